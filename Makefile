@@ -1,0 +1,99 @@
+# Everything a contributor does is `make <verb>`; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+
+.PHONY: help
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+## Set-up ---------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Make .venv with everything, from hashed requirements
+
+# The stamp holds until a requirement file or a project file changes.
+$(VENV)/.installed: requirements/dev.txt pyproject.toml services/sdk/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Patchbay needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || { grep -A60 -E '^uv==' requirements/dev.txt | awk 'NR==1 || /--hash/ {print; if (!/\\$$/) exit}' > $(VENV)/uv.txt && $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt; }
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e services/sdk -e .
+	@touch $@
+
+.PHONY: lock
+lock: setup ## Rewrite the hashed requirement files
+	requirements/compile.sh
+
+## Use ------------------------------------------------------------------------------------------
+
+.PHONY: run
+run: setup ## Start Patchbay on http://127.0.0.1:8080
+	@exec $(BIN)/patchbay up
+
+## Check ----------------------------------------------------------------------------------------
+
+.PHONY: check
+check: setup lint types imports proto-check ## All linters, types, layers and generated files
+
+.PHONY: lint
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+.PHONY: fmt
+fmt: setup ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+
+.PHONY: types
+types: setup
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: setup
+	$(BIN)/lint-imports
+
+.PHONY: proto
+proto: setup ## Generate the Python of the contract
+	proto/generate.sh >/dev/null
+
+.PHONY: proto-check
+proto-check: setup ## Lint the contract and prove that the generated code is current
+	scripts/proto-check
+
+## Test -----------------------------------------------------------------------------------------
+
+.PHONY: test
+test: setup ## Everything that this machine can run
+	$(PYTEST) tests
+
+.PHONY: test-unit test-golden test-contract test-integration test-faults
+test-unit: setup ## Pure logic
+	$(PYTEST) tests/unit
+test-golden: setup ## Files in, files out
+	$(PYTEST) tests/golden
+test-contract: setup ## The contract over real gRPC
+	$(PYTEST) tests/contract
+test-integration: setup ## Real processes
+	$(PYTEST) tests/integration
+test-faults: setup ## Kills, outages and bad clients at full length
+	$(PYTEST) tests/faults --full-length
+
+## Compose and images ---------------------------------------------------------------------------
+
+.PHONY: images up down
+images: ## Build the container images
+	docker/build
+up: ## Start under docker-compose
+	docker/compose up -d
+down: ## Stop docker-compose and remove its volumes
+	docker/compose down -v
+
+.PHONY: bench
+bench: setup ## Measure against named peers; results in bench/results
+	bench/run
