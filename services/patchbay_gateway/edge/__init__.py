@@ -1,0 +1,1 @@
+"""The edge: client HTTP, dialects, the pipeline of a request, plugin chains."""

@@ -1,0 +1,1 @@
+"""The built-in executors. They are plugins and use only the public SDK."""

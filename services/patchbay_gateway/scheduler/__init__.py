@@ -1,0 +1,1 @@
+"""The scheduler: credentials, selection, leases, journal, snapshot publishing."""

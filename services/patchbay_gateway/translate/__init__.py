@@ -1,0 +1,1 @@
+"""Pure translation between dialects: bytes in, bytes out, no I/O."""

@@ -1,0 +1,1 @@
+"""The usage service: ledger, sweeper, prices, reports."""

@@ -1,0 +1,1 @@
+"""Management HTTP on its own port: keys, usage, snapshot."""

@@ -1,0 +1,1 @@
+"""Client routes by dialect: from a path to an operation of the pipeline."""

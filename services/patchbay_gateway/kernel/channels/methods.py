@@ -1,0 +1,61 @@
+"""
+The methods of the contract as values, so that a caller names what it calls once and typed.
+
+Add a row with each RPC. Not here: who serves them.
+"""
+
+from __future__ import annotations
+
+from patchbay.plugin.v1 import executor_pb2, plugin_pb2
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay.usage.v1 import usage_pb2
+
+from patchbay_gateway.kernel.channels.port import Method
+
+_PLUGIN = "/patchbay.plugin.v1.PluginService/"
+CHALLENGE = Method(_PLUGIN + "Challenge", plugin_pb2.ChallengeRequest, plugin_pb2.ChallengeResponse)
+REGISTER = Method(_PLUGIN + "Register", plugin_pb2.RegisterRequest, plugin_pb2.RegisterResponse)
+RECONFIGURE = Method(
+    _PLUGIN + "Reconfigure", plugin_pb2.ReconfigureRequest, plugin_pb2.RegisterResponse
+)
+NOTIFY_REGISTRATION = Method(
+    _PLUGIN + "NotifyRegistration",
+    plugin_pb2.NotifyRegistrationRequest,
+    plugin_pb2.NotifyRegistrationResponse,
+)
+
+_EXECUTOR = "/patchbay.plugin.v1.ExecutorService/"
+IDENTIFIER = Method(
+    _EXECUTOR + "Identifier", executor_pb2.IdentifierRequest, executor_pb2.IdentifierResponse
+)
+EXECUTE = Method(_EXECUTOR + "Execute", executor_pb2.ExecutorRequest, executor_pb2.ExecutorResponse)
+EXECUTE_STREAM = Method(
+    _EXECUTOR + "ExecuteStream", executor_pb2.ExecutorRequest, executor_pb2.ExecutorStreamResponse
+)
+COUNT_TOKENS = Method(
+    _EXECUTOR + "CountTokens", executor_pb2.ExecutorRequest, executor_pb2.ExecutorResponse
+)
+HTTP_REQUEST = Method(
+    _EXECUTOR + "HttpRequest", executor_pb2.ExecutorHTTPRequest, executor_pb2.ExecutorHTTPResponse
+)
+
+_SCHEDULER = "/patchbay.scheduler.v1.SchedulerService/"
+ACQUIRE = Method(
+    _SCHEDULER + "Acquire", scheduler_pb2.AcquireRequest, scheduler_pb2.AcquireResponse
+)
+RENEW = Method(_SCHEDULER + "Renew", scheduler_pb2.RenewRequest, scheduler_pb2.RenewResponse)
+REPORT = Method(_SCHEDULER + "Report", scheduler_pb2.ReportRequest, scheduler_pb2.ReportResponse)
+LIST_MODELS = Method(
+    _SCHEDULER + "ListModels", scheduler_pb2.ListModelsRequest, scheduler_pb2.ListModelsResponse
+)
+LIST_CHANNEL_KEYS = Method(
+    _SCHEDULER + "ListChannelKeys",
+    scheduler_pb2.ListChannelKeysRequest,
+    scheduler_pb2.ListChannelKeysResponse,
+)
+
+_USAGE = "/patchbay.usage.v1.UsageService/"
+QUERY = Method(_USAGE + "Query", usage_pb2.QueryRequest, usage_pb2.QueryResponse)
+GET_PROGRESS = Method(
+    _USAGE + "GetProgress", usage_pb2.GetProgressRequest, usage_pb2.GetProgressResponse
+)
