@@ -161,6 +161,15 @@ def from_status(status: status_pb2.Status) -> errors.PatchbayError:
     )
 
 
+def from_code(
+    code: int, message: str, *, reason: str = "", retry_after: float | None = None
+) -> errors.PatchbayError:
+    """Return the error of a numeric canonical *code*; unknown codes become Internal."""
+    return _CLASSES.get(code, errors.Internal)(
+        message, reason=reason or None, retry_after=retry_after
+    )
+
+
 def from_rpc_error(
     code: grpc.StatusCode, message: str, trailing: Sequence[tuple[str, str | bytes]]
 ) -> errors.PatchbayError:

@@ -1,0 +1,133 @@
+"""
+One attempt from the edge's side: what is asked for, how it ended, and its one report.
+
+`Attempt` collects what the ledger needs and settles exactly once, whatever ends it. Not here: the loop
+over attempts (pipeline.py), what an error means (kernel/outcomes.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from patchbay import errors
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay.usage.v1 import journal_pb2
+from patchbay_gateway.kernel import outcomes
+
+if TYPE_CHECKING:
+    from patchbay_gateway.edge.leases import Leases, LiveLease
+    from patchbay_gateway.edge.outbox import Outbox
+    from patchbay_gateway.kernel.clock import Clock
+
+_NANO = 1_000_000_000
+
+
+class Attempt:
+    """An attempt that holds a lease until `settle`."""
+
+    __slots__ = (
+        "_clock",
+        "_first_byte",
+        "_leases",
+        "_outbox",
+        "_settled",
+        "_started",
+        "head_arrived",
+        "lease",
+        "live",
+    )
+
+    def __init__(self, live: LiveLease, *, leases: Leases, outbox: Outbox, clock: Clock) -> None:
+        self.live = live
+        self.lease = live.lease
+        self.head_arrived = False
+        """Whether the provider's answer head was seen."""
+        self._leases = leases
+        self._outbox = outbox
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._first_byte: float | None = None
+        self._settled = False
+
+    def mark_first_byte(self) -> None:
+        """Note that the answer's first chunk is here."""
+        if self._first_byte is None:
+            self._first_byte = self._clock.monotonic()
+
+    def succeed(self, client_status: int) -> None:
+        """Settle as a complete answer."""
+        self._settle(journal_pb2.OUTCOME_SUCCEEDED, errors.Sent.YES, client_status, 200, "")
+
+    def fail(self, error: errors.PatchbayError, client_status: int) -> None:
+        """
+        Settle as failed.
+
+        Args:
+            error: What ended it.
+            client_status: What the client got, 0 when another attempt follows.
+        """
+        sent = errors.Sent.YES if self.head_arrived else outcomes.reached(error)
+        http_status = error.http_status if isinstance(error, errors.UpstreamError) else 0
+        self._settle(
+            journal_pb2.OUTCOME_FAILED,
+            sent,
+            client_status,
+            http_status if sent is errors.Sent.YES else 0,
+            error.reason,
+        )
+
+    def cancel(self, reason: str, client_status: int = 0) -> None:
+        """Settle as given up by the client (CLIENT_GONE) or by us (SHUTDOWN)."""
+        sent = errors.Sent.YES if self.head_arrived else errors.Sent.UNKNOWN
+        self._settle(journal_pb2.OUTCOME_CANCELLED, sent, client_status, 0, reason)
+
+    def _settle(
+        self,
+        outcome: journal_pb2.Outcome.ValueType,
+        sent: errors.Sent,
+        client_status: int,
+        http_status: int,
+        reason: str,
+    ) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        self._leases.release(self.live)
+        item = scheduler_pb2.ReportItem(attempt=self.lease.attempt, usage=self.live.usage)
+        settlement = item.settlement
+        settlement.outcome = outcome
+        settlement.http_status = http_status
+        settlement.client_status = client_status
+        settlement.reason = reason
+        settlement.reached = sent.value  # type: ignore[assignment]
+        settlement.latency.FromNanoseconds(int((self._clock.monotonic() - self._started) * _NANO))
+        if self._first_byte is not None:
+            settlement.first_byte.FromNanoseconds(int((self._first_byte - self._started) * _NANO))
+        self._outbox.report(item)
+
+
+def orphaned(lease: scheduler_pb2.Lease) -> scheduler_pb2.ReportItem:
+    """Return the report of a lease that nobody waited for any more: nothing was sent."""
+    return scheduler_pb2.ReportItem(
+        attempt=lease.attempt,
+        settlement=journal_pb2.Settlement(
+            outcome=journal_pb2.OUTCOME_CANCELLED,
+            reason="CLIENT_GONE",
+            reached=errors.Sent.NO.value,  # type: ignore[arg-type]
+        ),
+    )
+
+
+def refused(
+    attempt: journal_pb2.AttemptInfo, error: errors.PatchbayError, client_status: int
+) -> scheduler_pb2.ReportItem:
+    """Return the report of a request that was refused before any attempt (number 0)."""
+    return scheduler_pb2.ReportItem(
+        attempt=attempt,
+        settlement=journal_pb2.Settlement(
+            outcome=journal_pb2.OUTCOME_FAILED,
+            client_status=client_status,
+            reason=error.reason,
+            reached=errors.Sent.NO.value,  # type: ignore[arg-type]
+        ),
+    )

@@ -1,0 +1,192 @@
+"""
+The edge's side of Acquire and Renew: requests that gather while a call is under way share the next one.
+
+`Leases.acquire` is called once per attempt. What gathered in one loop tick goes out together; at most
+`_CALLS` calls run at once, and while they run the rest gathers: batches grow with load and nobody waits
+for a timer. `Leases.run` renews every live lease each `renew_interval` with the usage so far. Not here:
+the end of an attempt (outbox.py) and which scheduler answers (kernel/channels, plugins/addresses.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from patchbay import errors, status
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay_gateway.kernel.channels import methods
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from patchbay.type.v1 import usage_pb2
+    from patchbay_gateway.edge.clients import SchedulerCalls
+    from patchbay_gateway.kernel.clock import Clock
+
+# Items of one AcquireRequest (scheduler.proto).
+_BATCH: Final = 256
+# Two calls at once: one is answered while the next is on its way; more would only make batches smaller.
+_CALLS: Final = 2
+# Requests that may wait for a lease; beyond it the edge is overloaded and says so.
+_WAITING: Final = 8192
+_DEADLINE: Final = 5.0
+_RENEW_BATCH: Final = 4096
+
+_Batch = list[tuple[scheduler_pb2.AcquireItem, asyncio.Future[scheduler_pb2.AcquireResult]]]
+
+
+@dataclass(slots=True)
+class LiveLease:
+    """A lease and what its attempt has consumed so far."""
+
+    lease: scheduler_pb2.Lease
+    usage: usage_pb2.Usage | None = None
+    renewed: int = 0
+    """Ordinal of the last renewal that carried usage."""
+    reported: usage_pb2.Usage | None = field(default=None)
+    """The usage that the last renewal carried."""
+
+
+class Leases:
+    """Permissions of this edge."""
+
+    def __init__(
+        self,
+        scheduler: SchedulerCalls,
+        *,
+        edge_id: str,
+        clock: Clock,
+        renew_interval: float,
+        orphaned: Callable[[scheduler_pb2.Lease], None],
+    ) -> None:
+        """Leases granted after their request had gone are handed to *orphaned*."""
+        self._orphaned = orphaned
+        self._scheduler = scheduler
+        self._edge_id = edge_id
+        self._clock = clock
+        self._renew_interval = renew_interval
+        self._waiting: deque[
+            tuple[scheduler_pb2.AcquireItem, asyncio.Future[scheduler_pb2.AcquireResult]]
+        ] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._live: dict[str, LiveLease] = {}
+
+    async def acquire(self, item: scheduler_pb2.AcquireItem) -> LiveLease:
+        """
+        Lease a credential for one attempt.
+
+        Raises:
+            PatchbayError: The refusal, by its code and reason; Unavailable with `retry_after` when no
+                scheduler answers.
+        """
+        if len(self._waiting) >= _WAITING:
+            raise errors.Unavailable(
+                "too many requests wait for a lease", reason="OVERLOADED", retry_after=1
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[scheduler_pb2.AcquireResult] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self._scheduled and len(self._calls) < _CALLS:
+            self._scheduled = True
+            loop.call_soon(self._flush)
+        result = await future
+        if result.HasField("refusal"):
+            refusal = result.refusal
+            raise status.from_code(
+                refusal.code,
+                refusal.message,
+                reason=refusal.reason,
+                retry_after=refusal.retry_after.ToMilliseconds() / 1000
+                if refusal.HasField("retry_after")
+                else None,
+            )
+        live = LiveLease(result.lease)
+        self._live[result.lease.attempt.attempt_uid] = live
+        return live
+
+    def release(self, live: LiveLease) -> None:
+        """Stop renewing; the Report ends the lease."""
+        self._live.pop(live.lease.attempt.attempt_uid, None)
+
+    async def run(self) -> None:
+        """Renew live leases until cancelled."""
+        while True:
+            await self._clock.sleep(self._renew_interval)
+            live = list(self._live.values())
+            for start in range(0, len(live), _RENEW_BATCH):
+                await self._renew(live[start : start + _RENEW_BATCH])
+
+    async def aclose(self) -> None:
+        """Cancel what runs; waiting attempts fail as cancelled."""
+        for task in self._calls:
+            task.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _renew(self, live: list[LiveLease]) -> None:
+        request = scheduler_pb2.RenewRequest(edge_id=self._edge_id)
+        for entry in live:
+            item = request.items.add(attempt=entry.lease.attempt, n=entry.renewed)
+            if entry.usage is not None and entry.usage is not entry.reported:
+                entry.renewed += 1
+                entry.reported = entry.usage
+                item.n = entry.renewed
+                item.usage.CopyFrom(entry.usage)
+        try:
+            await self._scheduler.call(methods.RENEW, request, deadline=_DEADLINE)
+        except errors.PatchbayError:
+            # The next round carries newer usage. A lease that ends meanwhile settles as lost and is
+            # corrected by the Report.
+            return
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._calls) < _CALLS:
+            batch: _Batch = []
+            while self._waiting and len(batch) < _BATCH:
+                entry = self._waiting.popleft()
+                if not entry[1].done():
+                    batch.append(entry)
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._call(batch))
+                self._calls.add(task)
+                task.add_done_callback(self._called)
+
+    def _called(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        if self._waiting:
+            self._flush()
+
+    async def _call(
+        self,
+        batch: _Batch,
+    ) -> None:
+        request = scheduler_pb2.AcquireRequest(
+            edge_id=self._edge_id, items=[item for item, _ in batch]
+        )
+        try:
+            response = await self._scheduler.call(methods.ACQUIRE, request, deadline=_DEADLINE)
+        except errors.PatchbayError as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(_no_scheduler(error))
+            return
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        for (_, future), result in zip(batch, response.results, strict=True):
+            if not future.done():
+                future.set_result(result)
+            elif result.HasField("lease"):
+                self._orphaned(result.lease)
+
+
+def _no_scheduler(cause: errors.PatchbayError) -> errors.PatchbayError:
+    error = errors.Unavailable(
+        "no scheduler answers; try again in a moment", reason="NO_SCHEDULER", retry_after=2
+    )
+    error.__cause__ = cause
+    return error
