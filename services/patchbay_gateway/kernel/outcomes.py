@@ -21,6 +21,9 @@ from patchbay import errors
 CONNECTION_FAILED = "UPSTREAM_CONNECTION"
 """Reason of an UpstreamError whose connection failed or broke before an answer head."""
 
+NO_EXECUTOR = "NO_EXECUTOR"
+"""Reason of an Unavailable: no address of the plugin is left to try."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -42,6 +45,8 @@ def decide(error: errors.PatchbayError) -> Decision:
     if isinstance(error, errors.UpstreamError):
         if error.sent is errors.Sent.NO or error.reason == CONNECTION_FAILED:
             return _OTHER_CREDENTIAL
+        return _GIVE_UP
+    if error.reason == NO_EXECUTOR:
         return _GIVE_UP
     if isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
         return _OTHER_ADDRESS

@@ -39,6 +39,8 @@ class StreamState:
     """Last `sequence_number` seen (OpenAI Responses)."""
     terminal: bool = False
     """The regular end was seen."""
+    last: bytes = b""
+    """The bytes written last, whole events: what `stream_error` looks at to go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,13 @@ class Dialect(Protocol):
         ...
 
     def stream_error(self, error: PatchbayError, state: StreamState, request_id: str) -> bytes:
-        """Return the terminal event for a failure after headers were committed."""
+        """
+        Return the terminal event for a failure after headers were committed.
+
+        Looks at `state.last` for the sequence number to go on from; nothing is appended after an error or
+        terminal event (then the result is a comment line). Empty: this form has no terminal error, the
+        connection must be cut.
+        """
         ...
 
     def keepalive(self) -> bytes:

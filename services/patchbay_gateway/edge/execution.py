@@ -1,0 +1,246 @@
+"""
+One attempt at one executor: the call, and its answer to the client.
+
+`Execution.run` ends in one of four ways: the attempt is settled as succeeded and the exchange finished;
+a PatchbayError, with `answer.answer_committed` saying whether anything can still be tried; ClientGone or
+CancelledError, the client left or we stop. Not here: whether to try again (pipeline.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from patchbay import errors, status
+from patchbay.plugin.v1 import executor_pb2
+from patchbay_gateway.edge import body, headers
+from patchbay_gateway.edge.dialects.port import ChunkKind
+from patchbay_gateway.edge.exchange import ClientGone
+from patchbay_gateway.kernel.channels import methods
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from patchbay_gateway.edge.attempts import Attempt
+    from patchbay_gateway.edge.owner import Owner
+    from patchbay_gateway.edge.request import Request
+    from patchbay_gateway.edge.stream import Answer
+    from patchbay_gateway.plugins.registry import Member, PluginRegistry
+
+
+class Execution:
+    """One attempt's call."""
+
+    def __init__(self, request: Request, attempt: Attempt, answer: Answer, owner: Owner) -> None:
+        self._request = request
+        self._attempt = attempt
+        self._answer = answer
+        self._owner = owner
+        self._hide_usage = False
+        """The client did not ask for usage; we did, and withhold the chunk that only carries it."""
+
+    async def run(self, registry: PluginRegistry, avoid_addresses: list[str]) -> None:
+        """
+        Pick an address of the lease's plugin, call it, answer the client.
+
+        Args:
+            registry: Where addresses come from.
+            avoid_addresses: Addresses that failed for this request; a new one is added.
+
+        Raises:
+            PatchbayError: What ended the attempt.
+            ClientGone: The client left.
+        """
+        info = self._attempt.lease.attempt
+        request = self._request
+        provider = request.provider = request.snapshot.provider_by_name[info.provider]
+        request.upstream_model = info.upstream_model
+        self._owner.drain = provider.drain
+        member = registry.pick(info.plugin_id, avoid_addresses)
+        if member is None:
+            raise errors.Unavailable(
+                "no executor for this model is ready; try again in a moment",
+                reason="NO_EXECUTOR",
+                retry_after=2,
+                sent=errors.Sent.NO,
+            )
+        message = self._message()
+        self._answer.begin_attempt()
+        failed_there = False
+        member.begin()
+        try:
+            await (self._stream if request.stream else self._unary)(member, message)
+        except asyncio.CancelledError:
+            if not self._answer.timed_out:
+                raise
+            self._answer.timed_out = False
+            self._owner.uncancel()
+            failed_there = True
+            avoid_addresses.append(member.address)
+            raise errors.DeadlineExceeded(
+                "the executor did not answer in time", reason="EXECUTOR_TIMEOUT"
+            ) from None
+        except (errors.Unavailable, errors.DeadlineExceeded):
+            failed_there = True
+            avoid_addresses.append(member.address)
+            raise
+        finally:
+            member.end(transport_failure=failed_there)
+
+    async def _unary(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
+        request, attempt, answer = self._request, self._attempt, self._answer
+        count = request.routed.operation == "count_tokens"
+        before = request.clock.monotonic()
+        response = await member.channel.unary(
+            methods.COUNT_TOKENS if count else methods.EXECUTE,
+            message,
+            deadline=None,
+            metadata=member.metadata(),
+        )
+        request.waited += request.clock.monotonic() - before
+        attempt.head_arrived = True
+        attempt.mark_first_byte()
+        if response.HasField("usage"):
+            attempt.live.usage = response.usage
+        if self._owner.left:
+            raise ClientGone
+        answer.answer_committed = True
+        code = response.status or 200
+        # Settled before the last byte goes out: what a client has seen whole is never `lost`.
+        attempt.succeed(code)
+        extra = [(b"content-type", (response.content_type or "application/json").encode())]
+        if not answer.headers_committed:
+            extra.append((b"content-length", b"%d" % len(response.payload)))
+        upstream = status.headers_from_map(response.headers)
+        await answer.commit_headers(code, request.answer_headers(extra, upstream))
+        await answer.write(response.payload)
+        await request.routed.exchange.finish()
+
+    async def _stream(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
+        """Hold chunks back until one has content, then pass them on as they are."""
+        request, attempt, answer = self._request, self._attempt, self._answer
+        before = request.clock.monotonic()
+        call = member.channel.stream(
+            methods.EXECUTE_STREAM, message, deadline=None, metadata=member.metadata()
+        )
+        head = executor_pb2.StreamHead()
+        held: list[bytes] = []
+        tail: executor_pb2.StreamTail | None = None
+        try:
+            async for part in call:
+                answer.heard()
+                if part.HasField("batch"):
+                    if part.batch.HasField("usage_so_far"):
+                        attempt.live.usage = part.batch.usage_so_far
+                    if self._owner.left:
+                        continue
+                    if answer.answer_committed:
+                        await self._write(part.batch.chunks)
+                        continue
+                    held.extend(part.batch.chunks)
+                    if self._deliverable(held):
+                        request.waited += request.clock.monotonic() - before
+                        await self._commit(head)
+                        await self._write(held)
+                elif part.HasField("head"):
+                    head = part.head
+                    attempt.head_arrived = True
+                elif part.HasField("tail"):
+                    tail = part.tail
+                    if tail.HasField("usage"):
+                        attempt.live.usage = tail.usage
+        finally:
+            await call.aclose()
+        if self._owner.left:
+            raise ClientGone
+        if tail is None or not (held or answer.answer_committed):
+            raise errors.UpstreamError(
+                502,
+                "the provider's stream ended before it was complete",
+                reason="UPSTREAM_TRUNCATED"
+                if held or answer.answer_committed
+                else "UPSTREAM_EMPTY",
+                sent=errors.Sent.YES,
+            )
+        attempt.succeed(200)
+        if not answer.answer_committed:
+            # Complete, but nothing in it counts as content: the client gets what there is.
+            await self._commit(head)
+            await self._write(held)
+        await request.routed.exchange.finish()
+
+    def _deliverable(self, held: list[bytes]) -> bool:
+        """
+        Say whether *held* has content.
+
+        Raises:
+            UpstreamError: An error event came before any content: the attempt failed inside a 200.
+        """
+        dialect = self._request.routed.dialect
+        for chunk in held:
+            kind = dialect.classify(chunk, self._request.state)
+            if kind is ChunkKind.ERROR:
+                raise dialect.in_stream_error(chunk)
+            if kind is not ChunkKind.LIFECYCLE:
+                return True
+        return False
+
+    async def _commit(self, head: executor_pb2.StreamHead) -> None:
+        request, answer = self._request, self._answer
+        self._attempt.mark_first_byte()
+        answer.answer_committed = True
+        if not answer.headers_committed:
+            upstream = status.headers_from_map(head.headers)
+            extra = request.stream_headers(head.content_type)
+            await answer.commit_headers(200, request.answer_headers(extra, upstream))
+
+    async def _write(self, chunks: Iterable[bytes]) -> None:
+        request = self._request
+        dialect = request.routed.dialect
+        data = b"".join(chunks)
+        if self._hide_usage and b'"usage"' in data:
+            data = b"".join(c for c in chunks if not dialect.is_usage_only(c))
+        if data:
+            request.state.last = data
+            await self._answer.write(data)
+
+    def _message(self) -> executor_pb2.ExecutorRequest:
+        request, lease = self._request, self._attempt.lease
+        routed, provider, document = request.routed, request.provider, request.document
+        assert provider is not None
+        assert document is not None
+        info = lease.attempt
+        self._hide_usage = (
+            request.stream
+            and provider.include_usage
+            and routed.dialect.name == "openai"
+            and not document.include_usage
+        )
+        limits = request.snapshot.settings.streaming
+        message = executor_pb2.ExecutorRequest(
+            auth_id=info.credential_id,
+            auth_provider=provider.name,
+            model=info.upstream_model,
+            format=routed.dialect.name,
+            stream=request.stream,
+            alt=routed.alt,
+            source_format=routed.dialect.name,
+            payload=body.rewrite(
+                document,
+                model=info.upstream_model if routed.model_from_path is None else None,
+                include_usage=self._hide_usage,
+            ),
+            operation=routed.operation,
+            attempt_uid=info.attempt_uid,
+            auth_attributes=lease.attributes,
+        )
+        status.headers_to_map(headers.for_plugins(routed.exchange.head.headers), message.headers)
+        if lease.HasField("secret"):
+            message.secret.CopyFrom(lease.secret)
+        settings = message.provider
+        settings.base_url = provider.base_url
+        settings.proxy_url = lease.proxy_url or provider.proxy_url
+        settings.attempt_header = provider.attempt_header
+        settings.first_byte_timeout.FromMilliseconds(int(limits.first_byte_timeout * 1000))
+        settings.idle_timeout.FromMilliseconds(int(limits.idle_timeout * 1000))
+        return message

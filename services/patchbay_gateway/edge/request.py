@@ -1,0 +1,106 @@
+"""
+What the edge knows of one request, and what it says of it: to the journal and in answer headers.
+
+Filled on the way down the pipeline. Not here: decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from patchbay.usage.v1 import journal_pb2
+from patchbay_gateway.edge import headers
+from patchbay_gateway.edge.dialects.port import StreamState
+from patchbay_gateway.kernel import uid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from patchbay.errors import Headers
+    from patchbay_gateway.edge.auth import Client
+    from patchbay_gateway.edge.body import Document
+    from patchbay_gateway.edge.routes.routed import RoutedRequest
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
+
+
+@dataclass(slots=True)
+class Request:
+    """One request."""
+
+    routed: RoutedRequest
+    uid: str
+    snapshot: Snapshot
+    clock: Clock
+    started: float
+    """Monotonic seconds."""
+    client: Client | None = None
+    document: Document | None = None
+    model: str = ""
+    stream: bool = False
+    state: StreamState = field(default_factory=StreamState)
+    number: int = 0
+    """Number of the current attempt; 0 before the first."""
+    provider: ProviderEntry | None = None
+    upstream_model: str = ""
+    waited: float = 0.0
+    """Seconds spent waiting for executors; the rest of the time is ours."""
+
+    def info(self, number: int, installation: str) -> journal_pb2.AttemptInfo:
+        """Return what the edge knows of attempt *number*; 0 for a refusal."""
+        client = self.client
+        info = journal_pb2.AttemptInfo(
+            attempt_uid=uid.attempt_uid(self.uid, number),
+            request_uid=self.uid,
+            number=number,
+            tenant=client.tenant if client is not None else "default",
+            installation=installation,
+            client_key=client.name if client is not None else "",
+            client_request_id=self.routed.client_request_id or "",
+            model=self.model,
+            format=self.routed.dialect.name,
+            operation=self.routed.operation,
+            stream=self.stream,
+            snapshot_version=self.snapshot.version,
+        )
+        info.opened_at.FromMilliseconds(int(self.clock.now() * 1000))
+        return info
+
+    def stream_headers(self, content_type: str = "") -> Headers:
+        """Return the headers that make a stream of an answer."""
+        return [
+            (b"content-type", content_type.encode() or self.routed.dialect.stream_content_type),
+            (b"cache-control", b"no-cache"),
+            # Nginx buffers event streams unless told not to.
+            (b"x-accel-buffering", b"no"),
+        ]
+
+    def early_headers(self) -> Headers:
+        """Return the headers of an early commit: what is not yet known is left out."""
+        kind = self.stream_headers() if self.stream else [(b"content-type", b"application/json")]
+        return [*kind, (b"x-request-id", self.routed.request_id.encode())]
+
+    def answer_headers(
+        self, extra: Iterable[tuple[bytes, bytes]], upstream: Headers | None = None
+    ) -> Headers:
+        """
+        Return the headers of the answer.
+
+        Args:
+            extra: Content type and the like.
+            upstream: The provider's headers; passed on where the configuration says so.
+        """
+        settings = self.snapshot.settings
+        result = [*extra, (b"x-request-id", self.routed.request_id.encode())]
+        if settings.headers_passthrough and upstream:
+            result += headers.from_upstream(upstream, taken=result)
+        if settings.headers_patchbay and self.provider is not None:
+            ours = self.clock.monotonic() - self.started - self.waited
+            result += [
+                (b"x-patchbay-model", headers.printable(self.upstream_model)),
+                (b"x-patchbay-provider", headers.printable(self.provider.name)),
+                (b"x-patchbay-attempts", b"%d" % self.number),
+                (b"x-patchbay-overhead-ms", b"%.2f" % (ours * 1000)),
+            ]
+        return result

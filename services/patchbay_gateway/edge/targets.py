@@ -1,0 +1,92 @@
+"""
+From a public model name to the providers that can serve it in this dialect.
+
+Pure over one snapshot and the registry's view. Not here: choosing a credential (scheduler).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from patchbay import errors
+
+if TYPE_CHECKING:
+    from patchbay.plugin.v1 import plugin_pb2
+    from patchbay_gateway.plugins.snapshot import Snapshot
+
+
+class Executors(Protocol):
+    """What is known of executor plugins: the registry's part of it."""
+
+    def executor(self, plugin_id: str) -> plugin_pb2.ExecutorCapability | None:
+        """Return what the plugin's ready addresses declare, None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Who may serve a request."""
+
+    providers: tuple[str, ...]
+    credentials: int
+    """Enabled credentials of these providers: how many different ones attempts can try."""
+
+
+def resolve(
+    snapshot: Snapshot, executors: Executors, *, model: str, dialect: str, operation: str
+) -> Candidates:
+    """
+    Return the candidates for *model*.
+
+    Raises:
+        NotFound: MODEL_NOT_FOUND, nobody serves a model of that name.
+        InvalidRequest: DIALECT_NOT_AVAILABLE, it is served, but not in this dialect or operation.
+        Unavailable: NO_EXECUTOR, no executor of its providers is registered now.
+    """
+    targets = snapshot.targets.get(model)
+    if not targets:
+        raise unknown_model(model)
+    providers: list[str] = []
+    credentials = 0
+    absent = False
+    for target in targets:
+        provider = snapshot.provider_by_name.get(target.provider)
+        if provider is None or provider.name in providers:
+            continue
+        capability = executors.executor(provider.plugin)
+        if capability is None:
+            absent = True
+        elif serves(capability, dialect, operation):
+            providers.append(provider.name)
+            credentials += sum(not c.disabled for c in provider.credentials)
+    if providers:
+        return Candidates(tuple(providers), credentials)
+    if absent:
+        raise errors.Unavailable(
+            f"no executor for model {model!r} is ready; try again in a moment",
+            reason="NO_EXECUTOR",
+            retry_after=2,
+            sent=errors.Sent.NO,
+        )
+    raise errors.InvalidRequest(
+        f"model {model!r} cannot be reached by {operation} in the {dialect} dialect; "
+        "use the dialect of its provider",
+        reason="DIALECT_NOT_AVAILABLE",
+    )
+
+
+def serves(capability: plugin_pb2.ExecutorCapability, dialect: str, operation: str) -> bool:
+    """Whether an executor takes *operation* in *dialect*."""
+    for entry in capability.operations:
+        if entry.format == dialect:
+            return operation in entry.operations
+    return not capability.operations and operation == "chat" and dialect in capability.input_formats
+
+
+def unknown_model(model: str) -> errors.NotFound:
+    """Return the error for a model that this client cannot see."""
+    return errors.NotFound(
+        f"the model {model!r} does not exist or you do not have access to it",
+        reason="MODEL_NOT_FOUND",
+        metadata={"param": "model"},
+    )
