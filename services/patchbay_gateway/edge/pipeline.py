@@ -149,8 +149,13 @@ class Pipeline:
                 except errors.PatchbayError as refusal:
                     if refusal.reason == "SNAPSHOT_UNKNOWN" and self._pin_anew(request):
                         continue
-                    if failure is None:
+                    if failure is None and not answer.headers_committed:
+                        # Set before any await: the answer's timer must not commit headers now.
+                        answer.headers_committed = True
                         raise
+                    if failure is None:
+                        self._refused(request, refusal)
+                    failure = failure or refusal
                     break
                 request.number += 1
                 attempt = attempts.Attempt(
