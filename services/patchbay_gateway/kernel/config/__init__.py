@@ -1,0 +1,81 @@
+"""
+Configuration: the model of `patchbay.yaml`, its loader, and the settings of one process.
+
+This file is the package's face; import from here. Nothing below knows a service.
+"""
+
+from patchbay_gateway.kernel.config.environment import (
+    for_up,
+    with_echo_provider,
+    with_environment_providers,
+)
+from patchbay_gateway.kernel.config.file import load, parse
+from patchbay_gateway.kernel.config.model import (
+    BUILTIN_PLUGINS,
+    CAPABILITIES,
+    Affinity,
+    ClientKey,
+    Config,
+    Credential,
+    HeaderRules,
+    HostAccess,
+    HttpAccess,
+    Key,
+    Limits,
+    ManagementKey,
+    Match,
+    ModelSpec,
+    OAuth2,
+    OnDisconnect,
+    Plugin,
+    Provider,
+    Retry,
+    RetryOverride,
+    Route,
+    RouteTarget,
+    Routing,
+    Streaming,
+    UsageConfig,
+)
+from patchbay_gateway.kernel.config.problems import ConfigError, Problem
+from patchbay_gateway.kernel.config.secrets import environment_secret, resolve_secret
+from patchbay_gateway.kernel.config.settings import ProcessSettings, is_loopback
+
+__all__ = [
+    "BUILTIN_PLUGINS",
+    "CAPABILITIES",
+    "Affinity",
+    "ClientKey",
+    "Config",
+    "ConfigError",
+    "Credential",
+    "HeaderRules",
+    "HostAccess",
+    "HttpAccess",
+    "Key",
+    "Limits",
+    "ManagementKey",
+    "Match",
+    "ModelSpec",
+    "OAuth2",
+    "OnDisconnect",
+    "Plugin",
+    "Problem",
+    "ProcessSettings",
+    "Provider",
+    "Retry",
+    "RetryOverride",
+    "Route",
+    "RouteTarget",
+    "Routing",
+    "Streaming",
+    "UsageConfig",
+    "environment_secret",
+    "for_up",
+    "is_loopback",
+    "load",
+    "parse",
+    "resolve_secret",
+    "with_echo_provider",
+    "with_environment_providers",
+]
