@@ -9,7 +9,6 @@ from __future__ import annotations
 from patchbay.plugin.v1 import executor_pb2, plugin_pb2
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay.usage.v1 import usage_pb2
-
 from patchbay_gateway.kernel.channels.port import Method
 
 _PLUGIN = "/patchbay.plugin.v1.PluginService/"

@@ -12,12 +12,17 @@ Not here: addresses, retries, breakers (plugins/addresses.py, plugins/breaker.py
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Sequence
+
+TRANSPORT: Final = "TRANSPORT"
+"""Reason of an Unavailable that the channel made: no answer of the peer stands behind it."""
+CALL_DEADLINE: Final = "CALL_DEADLINE"
+"""Reason of a DeadlineExceeded that the channel made because the caller's deadline passed."""
 
 Req = TypeVar("Req", bound=Message)
 Res = TypeVar("Res", bound=Message)
