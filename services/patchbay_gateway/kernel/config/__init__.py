@@ -6,6 +6,7 @@ This file is the package's face; import from here. Nothing below knows a service
 
 from patchbay_gateway.kernel.config.environment import (
     for_up,
+    load_for,
     with_echo_provider,
     with_environment_providers,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "for_up",
     "is_loopback",
     "load",
+    "load_for",
     "parse",
     "resolve_secret",
     "with_echo_provider",

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from patchbay_gateway.kernel.config.file import load
 from patchbay_gateway.kernel.config.model import BUILTIN_PLUGINS, Config, Provider
 from patchbay_gateway.kernel.config.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from patchbay_gateway.kernel.config.settings import ProcessSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,20 @@ def for_up(
     """
     completed = with_echo_provider(config) if not config.providers else config
     return with_environment_providers(completed, env, available=available, models=models)
+
+
+def load_for(settings: ProcessSettings, env: Mapping[str, str]) -> Config:
+    """
+    Return the configuration that a process of these settings runs on.
+
+    Its file with the environment's overrides and, for `patchbay up`, what `for_up` adds. Call it again
+    when the file has changed.
+
+    Raises:
+        ConfigError: All that is wrong.
+    """
+    config = load(settings.config_path, env)
+    return for_up(config, env) if settings.service == "up" else config
 
 
 def with_echo_provider(config: Config) -> Config:

@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
-from patchbay_gateway.kernel.config.model import check_address
+from patchbay_gateway.kernel.config.fields import check_address
 from patchbay_gateway.kernel.config.problems import ConfigError, Problem
 from patchbay_gateway.kernel.config.quantities import parse_duration
 from patchbay_gateway.kernel.config.secrets import environment_secret
