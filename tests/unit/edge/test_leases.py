@@ -1,0 +1,140 @@
+"""Acquire in batches, Renew in rounds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from patchbay import errors
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay.type.v1 import usage_pb2
+from patchbay.usage.v1 import journal_pb2
+from patchbay_gateway.edge.leases import Leases
+from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.kernel.clock import ManualClock
+
+
+class FakeScheduler:
+    """Answers when told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: errors.PatchbayError | None = None
+        self.refuse: scheduler_pb2.Refusal | None = None
+        self.renewed = asyncio.Event()
+
+    async def call(self, method, request, *, deadline):
+        self.requests.append(request)
+        if method is methods.RENEW:
+            self.renewed.set()
+            return scheduler_pb2.RenewResponse(alive=[True] * len(request.items))
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        results = []
+        for item in request.items:
+            if self.refuse:
+                results.append(scheduler_pb2.AcquireResult(refusal=self.refuse))
+            else:
+                lease = scheduler_pb2.Lease(attempt=item.attempt)
+                results.append(scheduler_pb2.AcquireResult(lease=lease))
+        return scheduler_pb2.AcquireResponse(results=results)
+
+
+def make_item(n: int = 1) -> scheduler_pb2.AcquireItem:
+    return scheduler_pb2.AcquireItem(attempt=journal_pb2.AttemptInfo(attempt_uid=f"r{n}-1"))
+
+
+def make_leases(scheduler: FakeScheduler, clock: ManualClock | None = None) -> Leases:
+    orphans: list[scheduler_pb2.Lease] = []
+    leases = Leases(
+        scheduler,
+        edge_id="e",
+        clock=clock or ManualClock(),
+        renew_interval=15,
+        orphaned=orphans.append,
+    )
+    leases.orphans = orphans  # type: ignore[attr-defined]
+    return leases
+
+
+async def test_acquire_together_shares_one_call() -> None:
+    scheduler = FakeScheduler()
+    leases = make_leases(scheduler)
+    got = await asyncio.gather(*(leases.acquire(make_item(n)) for n in range(5)))
+    assert [live.lease.attempt.attempt_uid for live in got] == [f"r{n}-1" for n in range(5)]
+    assert len(scheduler.requests) == 1
+
+
+async def test_acquire_while_calls_are_under_way_gathers() -> None:
+    """Two calls at most; what comes meanwhile goes out in one."""
+    scheduler = FakeScheduler()
+    scheduler.gate.clear()
+    leases = make_leases(scheduler)
+    tasks = []
+    for n in range(6):
+        tasks.append(asyncio.create_task(leases.acquire(make_item(n))))
+        for _ in range(4):
+            await asyncio.sleep(0)
+    assert len(scheduler.requests) == 2
+    scheduler.gate.set()
+    await asyncio.gather(*tasks)
+    assert [len(r.items) for r in scheduler.requests] == [1, 1, 4]
+
+
+async def test_acquire_refusal_becomes_the_error() -> None:
+    scheduler = FakeScheduler()
+    scheduler.refuse = scheduler_pb2.Refusal(code=8, reason="NO_CREDENTIAL", message="all cool")
+    scheduler.refuse.retry_after.FromMilliseconds(1500)
+    with pytest.raises(errors.ResourceExhausted) as caught:
+        await make_leases(scheduler).acquire(make_item())
+    assert (caught.value.reason, caught.value.retry_after) == ("NO_CREDENTIAL", 1.5)
+
+
+async def test_acquire_no_scheduler_says_when_to_come_back() -> None:
+    scheduler = FakeScheduler()
+    scheduler.error = errors.Unavailable("refused")
+    with pytest.raises(errors.Unavailable) as caught:
+        await make_leases(scheduler).acquire(make_item())
+    assert caught.value.reason == "NO_SCHEDULER"
+    assert caught.value.retry_after == 2
+
+
+async def test_acquire_cancelled_while_under_way_returns_the_lease() -> None:
+    """A lease that was granted for somebody who left is handed back, not left to expire."""
+    scheduler = FakeScheduler()
+    scheduler.gate.clear()
+    leases = make_leases(scheduler)
+    task = asyncio.create_task(leases.acquire(make_item()))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    scheduler.gate.set()
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert [o.attempt.attempt_uid for o in leases.orphans] == ["r1-1"]  # type: ignore[attr-defined]
+
+
+async def test_run_renews_with_new_usage_only_once() -> None:
+    clock, scheduler = ManualClock(), FakeScheduler()
+    leases = make_leases(scheduler, clock)
+    live = await leases.acquire(make_item())
+    live.usage = usage_pb2.Usage(items=[usage_pb2.UsageItem(unit="output_tokens", quantity=3)])
+    task = asyncio.create_task(leases.run())
+    await asyncio.sleep(0)
+    await clock.advance(15)
+    await scheduler.renewed.wait()
+    await clock.advance(15)
+    first, second = scheduler.requests[1:]
+    assert (first.items[0].n, first.items[0].HasField("usage")) == (1, True)
+    assert (second.items[0].n, second.items[0].HasField("usage")) == (1, False)
+    leases.release(live)
+    await clock.advance(15)
+    assert len(scheduler.requests) == 3
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
