@@ -39,7 +39,11 @@ from patchbay_gateway.kernel.config.model import (
     UsageConfig,
 )
 from patchbay_gateway.kernel.config.problems import ConfigError, Problem
-from patchbay_gateway.kernel.config.secrets import environment_secret, resolve_secret
+from patchbay_gateway.kernel.config.secrets import (
+    environment_secret,
+    missing_secrets,
+    resolve_secret,
+)
 from patchbay_gateway.kernel.config.settings import ProcessSettings, is_loopback
 
 __all__ = [
@@ -76,6 +80,7 @@ __all__ = [
     "is_loopback",
     "load",
     "load_for",
+    "missing_secrets",
     "parse",
     "resolve_secret",
     "with_echo_provider",

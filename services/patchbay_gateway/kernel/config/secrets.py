@@ -15,6 +15,8 @@ from patchbay_gateway.kernel.config.problems import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from patchbay_gateway.kernel.config.model import Config, Credential, Key
+
 
 def resolve_secret(
     value: str | None,
@@ -86,3 +88,29 @@ def environment_secret(name: str, environ: Mapping[str, str]) -> str | None:
     if value:
         return value.strip()
     return read_secret_file(file) or None if file else None
+
+
+def missing_secrets(config: Config, environ: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each key and credential whose source is not there to read."""
+    credentials = [c for p in config.providers for c in p.credentials if not c.disabled]
+    problems: list[Problem] = []
+    entries: list[Key | Credential] = [*config.client_keys, *config.management_keys, *credentials]
+    for entry in entries:
+        try:
+            entry.resolve(environ)
+        except ConfigError as error:
+            problems.extend(error.problems)
+    for credential in credentials:
+        if (oauth2 := credential.oauth2) is None:
+            continue
+        where = f"credential {credential.id}"
+        sources = (
+            (oauth2.refresh_token, oauth2.refresh_token_env, oauth2.refresh_token_file),
+            (oauth2.client_secret, oauth2.client_secret_env, oauth2.client_secret_file),
+        )
+        for value, variable, file in sources:
+            try:
+                resolve_secret(value, variable, file, environ, where=where)
+            except ConfigError as error:
+                problems.extend(error.problems)
+    return problems

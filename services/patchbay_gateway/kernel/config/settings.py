@@ -153,7 +153,8 @@ class ProcessSettings(BaseModel):
         }
         sources: dict[str, str] = {}
         for field in cls.model_fields:
-            if field in {"service", "config_path"}:
+            # PATCHBAY_PLUGINS is the list of the configuration file, not of what is served.
+            if field in {"service", "config_path", "plugins"}:
                 continue
             for name in (_PLAIN.get(field), f"PATCHBAY_{field.upper()}"):
                 if name and (found := _variable(name, field, env)):
@@ -192,8 +193,6 @@ def _variable(name: str, field: str, env: Mapping[str, str]) -> Any:
     if field.endswith("port") and "://" in value:
         # Kubernetes derives PATCHBAY_PORT=tcp://… from a Service called `patchbay`.
         return None
-    if field == "plugins":
-        return tuple(p.strip() for p in value.split(",") if p.strip())
     return value
 
 

@@ -1,0 +1,71 @@
+"""
+`patchbay config check` and `patchbay config schema`.
+
+Not here: the model and its loader (kernel/config).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchbay_gateway.commands.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `config`."""
+    group = typer.Typer(help="The configuration file.", no_args_is_help=True)
+    group.command()(check)
+    group.command()(schema)
+    app.add_typer(group, name="config")
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to check.")],
+    as_json: JsonOption = False,
+    secrets: Annotated[
+        bool, typer.Option("--secrets", help="Demand that every key can be read here and now.")
+    ] = False,
+) -> None:
+    """Tell everything that is wrong with a configuration file; status 1 if anything is."""
+    from patchbay_gateway.kernel import config as configuration  # noqa: PLC0415 - when it runs
+
+    problems: list[configuration.Problem] = []
+    loaded = configuration.Config()
+    try:
+        loaded = configuration.load(file, os.environ)
+    except configuration.ConfigError as error:
+        problems.extend(error.problems)
+    if secrets:
+        problems.extend(configuration.missing_secrets(loaded, os.environ))
+    if as_json:
+        found = [
+            {"source": p.source, "line": p.line, "path": p.path, "message": p.message}
+            for p in problems
+        ]
+        typer.echo(json.dumps({"ok": not problems, "problems": found}, indent=2))
+    elif problems:
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+    else:
+        parts = (
+            (len(loaded.providers), "provider"),
+            (sum(len(p.credentials) for p in loaded.providers), "credential"),
+            (len(loaded.routes), "route"),
+            (len(loaded.plugins), "plugin"),
+            (len(loaded.client_keys), "client key"),
+        )
+        counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in parts)
+        typer.echo(f"{file}: fine: {counted}")
+    raise typer.Exit(1 if problems else 0)
+
+
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors and other tools."""
+    from patchbay_gateway.kernel.config import schema as schemas  # noqa: PLC0415 - when it runs
+
+    typer.echo(json.dumps(schemas.json_schema(), indent=2))

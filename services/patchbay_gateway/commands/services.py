@@ -1,0 +1,206 @@
+"""
+Verbs that run something: `up`, and each service alone.
+
+A service's module has `run(config, settings)`, which returns the exit status after a drain. Not here:
+what they do (embedded.py and each service's main.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchbay_gateway.commands.options import (
+    ConfigOption,
+    DataDirOption,
+    HostOption,
+    ManagementPortOption,
+    PortOption,
+    RedisOption,
+)
+
+if TYPE_CHECKING:
+    from patchbay_gateway.kernel.config.settings import Service
+
+DEFAULT_FILE = Path("patchbay.yaml")
+
+GrpcPortOption = Annotated[
+    int | None, typer.Option("--grpc-port", min=0, max=65535, help="Port of its gRPC server.")
+]
+HealthPortOption = Annotated[
+    int | None,
+    typer.Option("--health-port", min=0, max=65535, help="Port of /livez, /readyz and /metrics."),
+]
+
+# Which extra brings what a service imports (pyproject.toml).
+_EXTRAS = {
+    "up": "up",
+    "edge": "edge",
+    "scheduler": "scheduler",
+    "executors": "executors",
+    "usage": "usage",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs, all but `usage`, which is a group of its own (reports.py)."""
+    app.command()(up)
+    app.command()(edge)
+    app.command()(scheduler)
+    app.command()(executors)
+
+
+def up(
+    *,
+    config: ConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    management_port: ManagementPortOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=64, help="Data processes.")
+    ] = None,
+    redis_url: RedisOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """
+    Run everything on this machine.
+
+    Listens on 127.0.0.1:8080 and, for management, on 8081. Without --redis-url it starts a Valkey of its
+    own. Reads patchbay.yaml of the working directory when there is one. Ctrl-C drains; twice cuts.
+    """
+    if config is None and DEFAULT_FILE.is_file():
+        config = DEFAULT_FILE
+        typer.echo(f"Using {DEFAULT_FILE} of this directory.", err=True)
+    flags = {
+        "host": host,
+        "port": port,
+        "management_port": management_port,
+        "workers": workers,
+        "redis_url": redis_url,
+        "data_dir": data_dir,
+    }
+    raise typer.Exit(start("up", config, flags))
+
+
+def edge(
+    *,
+    config: ConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    management_port: ManagementPortOption = None,
+    grpc_port: GrpcPortOption = None,
+    redis_url: RedisOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """
+    Run the edge: the client API on 8080 and management on 8081.
+
+    It finds the others by PATCHBAY_SCHEDULER_ADDRESS, PATCHBAY_USAGE_ADDRESS and
+    PATCHBAY_EXECUTORS_ADDRESS.
+    """
+    flags = {
+        "host": host,
+        "port": port,
+        "management_port": management_port,
+        "grpc_port": grpc_port,
+        "redis_url": redis_url,
+        "data_dir": data_dir,
+    }
+    raise typer.Exit(start("edge", config, flags))
+
+
+def scheduler(
+    *,
+    config: ConfigOption = None,
+    host: HostOption = None,
+    grpc_port: GrpcPortOption = None,
+    health_port: HealthPortOption = None,
+    redis_url: RedisOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Run a scheduler: credentials, selection, leases and the journal; gRPC on 7001."""
+    flags = {
+        "host": host,
+        "grpc_port": grpc_port,
+        "health_port": health_port,
+        "redis_url": redis_url,
+        "data_dir": data_dir,
+    }
+    raise typer.Exit(start("scheduler", config, flags))
+
+
+def executors(
+    *,
+    plugins: Annotated[
+        str | None,
+        typer.Option("--plugins", metavar="ID,ID…", help="Built-ins to serve; all when not given."),
+    ] = None,
+    config: ConfigOption = None,
+    host: HostOption = None,
+    grpc_port: GrpcPortOption = None,
+    health_port: HealthPortOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Run the built-in executors: every call to a provider; gRPC on 7003."""
+    chosen = None
+    if plugins is not None:
+        from patchbay_gateway.kernel.config import BUILTIN_PLUGINS  # noqa: PLC0415 - when it runs
+
+        chosen = tuple(p.strip() for p in plugins.split(",") if p.strip())
+        if unknown := sorted(set(chosen) - set(BUILTIN_PLUGINS)):
+            known = ", ".join(BUILTIN_PLUGINS)
+            raise typer.BadParameter(f"no built-in {', '.join(unknown)}; there are {known}")
+    flags = {
+        "plugins": chosen,
+        "host": host,
+        "grpc_port": grpc_port,
+        "health_port": health_port,
+        "data_dir": data_dir,
+    }
+    raise typer.Exit(start("executors", config, flags))
+
+
+def start(service: Service, config: Path | None, flags: dict[str, Any]) -> int:
+    """
+    Run *service* until it has drained and return its exit status.
+
+    Raises:
+        ConfigError: File, environment or flags are wrong.
+        FailedPrecondition: Its extra is not installed, or a port is taken.
+    """
+    from patchbay.errors import FailedPrecondition  # noqa: PLC0415 - loads gRPC, only to run
+    from patchbay_gateway.kernel.config import ProcessSettings, load_for  # noqa: PLC0415 - the same
+
+    if config is not None:
+        flags = {**flags, "config_path": config.expanduser().absolute()}
+    settings = ProcessSettings.load(service, os.environ, flags)
+    loaded = load_for(settings, os.environ)
+    name = "embedded" if service == "up" else f"{service}.main"
+    try:
+        module = importlib.import_module(f"patchbay_gateway.{name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("patchbay_gateway"):
+            raise
+        extra = _EXTRAS[service]
+        raise FailedPrecondition(
+            f"{error.name} is not installed: pip install 'patchbay-gateway[{extra}]'"
+        ) from error
+    try:
+        status: int = module.run(loaded, settings)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise FailedPrecondition(
+                f"a port is taken ({error.strerror or error}); stop what listens there, or choose "
+                "others (--port, --management-port, --grpc-port, --health-port)"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EROFS, errno.ENOSPC} and error.filename:
+            raise FailedPrecondition(
+                f"cannot write {error.filename}: {error.strerror}; choose another place with --data-dir"
+            ) from error
+        raise
+    return status
