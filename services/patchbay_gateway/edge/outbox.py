@@ -104,7 +104,16 @@ class Outbox:
         items, self._tick = self._tick, []
         if not items:
             return
-        sequence = self._file.append([item.SerializeToString() for item in items])
+        try:
+            sequence = self._file.append([item.SerializeToString() for item in items])
+        except errors.PatchbayError as error:
+            # A full disk must not stop traffic. Without the file these reports are as safe as this
+            # process; if it dies, their attempts settle as lost.
+            _log.error("reports are kept in memory only", reason=error.reason, error=str(error))
+            self._queue.extend((self._file.last_sequence, item) for item in items)
+            self._idle.clear()
+            self._wake.set()
+            return
         room = 0 if self._spilled else _IN_MEMORY - len(self._queue)
         self._queue.extend((sequence + i, item) for i, item in enumerate(items[:room]))
         self._spilled = self._spilled or room < len(items)
