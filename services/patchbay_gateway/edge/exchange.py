@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from patchbay.errors import Headers
 
@@ -45,13 +46,19 @@ class Exchange(Protocol):
     gone: asyncio.Future[None]
     """Done when the client has left (FIN, RST) or stalled. Never fails; watch it while waiting."""
 
-    async def body(self, limit: int, deadline: float) -> bytes:
+    committed: bool
+    """Whether `send_head` was called."""
+
+    async def body(
+        self, limit: int, deadline: float, charge: Callable[[int], None] | None = None
+    ) -> bytes:
         """
         Return the whole request body, as sent (content encoding untouched).
 
         Args:
             limit: Bytes.
             deadline: Seconds for the whole body.
+            charge: Told of bytes before they are held; what it raises ends the reading.
 
         Raises:
             InvalidRequest: reason BODY_TOO_LARGE (413) or BODY_TIMEOUT (408).

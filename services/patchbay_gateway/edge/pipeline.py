@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.budget import ByteBudget
     from patchbay_gateway.edge.leases import Leases
     from patchbay_gateway.edge.outbox import Outbox
-    from patchbay_gateway.edge.routes.routed import RoutedRequest
+    from patchbay_gateway.edge.routes.request import RoutedRequest
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.uid import UidSource
     from patchbay_gateway.plugins.distribution import SnapshotHolder

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from patchbay.errors import Headers
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.body import Document
-    from patchbay_gateway.edge.routes.routed import RoutedRequest
+    from patchbay_gateway.edge.routes.request import RoutedRequest
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
 
