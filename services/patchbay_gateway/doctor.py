@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from patchbay import errors
-from patchbay_gateway.commands.client import TOKEN_FILE, ManagementClient, connect
+from patchbay_gateway.commands.client import ManagementClient, connect
 from patchbay_gateway.kernel import config as configuration
+from patchbay_gateway.kernel.management_token import TOKEN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

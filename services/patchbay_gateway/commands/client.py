@@ -10,19 +10,18 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from patchbay import errors
 from patchbay_gateway.kernel.config import environment_secret, is_loopback
 from patchbay_gateway.kernel.config.settings import default_data_dir
+from patchbay_gateway.kernel.management_token import read_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-TOKEN_FILE: Final = "management-token"  # noqa: S105 - the name of a file
-"""In the data directory of a process that serves the management API; mode 0600."""
 TIMEOUT: Final = 10.0
 """Seconds for one question."""
 _MAX_ANSWER: Final = 64 << 20
@@ -106,18 +105,9 @@ def connect(url: str, env: Mapping[str, str], data_dir: Path | None = None) -> M
     key = environment_secret("PATCHBAY_MANAGEMENT_KEY", env)
     # The file's token opens this machine's gateway; no other host is told it.
     if key is None and is_loopback(urlsplit(url).hostname or ""):
-        key = _token(data_dir, env)
+        directory = data_dir or env.get("PATCHBAY_DATA_DIR") or default_data_dir(env)
+        key = read_token(Path(directory))
     return ManagementClient(url, key or "")
-
-
-def _token(data_dir: Path | None, env: Mapping[str, str]) -> str | None:
-    directory = data_dir or env.get("PATCHBAY_DATA_DIR") or default_data_dir(env)
-    try:
-        return (
-            (type(default_data_dir(env))(directory).expanduser() / TOKEN_FILE).read_text().strip()
-        )
-    except OSError:
-        return None
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

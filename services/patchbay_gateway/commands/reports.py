@@ -6,7 +6,6 @@ Not here: the sums (the usage service).
 
 from __future__ import annotations
 
-import enum
 import json
 import os
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,20 +23,10 @@ from patchbay_gateway.commands.options import (
     UrlOption,
 )
 from patchbay_gateway.commands.services import GrpcPortOption, HealthPortOption
+from patchbay_gateway.edge.management.port import Grouping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-
-class Grouping(enum.StrEnum):
-    """What a report sums by."""
-
-    MODEL = "model"
-    PROVIDER = "provider"
-    CREDENTIAL = "credential"
-    CLIENT_KEY = "client-key"
-    PLUGIN = "plugin"
-    HOUR = "hour"
 
 
 def register(app: typer.Typer) -> None:

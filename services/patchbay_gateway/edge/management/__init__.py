@@ -1,1 +1,6 @@
-"""Management HTTP on its own port: keys, usage, snapshot."""
+"""
+Management HTTP on its own port: health, metrics, usage, snapshot, models, plugins.
+
+`app.build_management_app` makes the ASGI application; whoever embeds it runs it over uvicorn. It asks
+everything of the functions in `port.ManagementPorts`.
+"""

@@ -1,0 +1,47 @@
+"""
+What the management API asks of the process that serves it.
+
+Not here: who may ask (access.py), the routes (routes.py).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from patchbay_gateway.plugins.snapshot import Snapshot
+
+
+class Grouping(enum.StrEnum):
+    """What usage can be summed by. In a row the key has underscores."""
+
+    MODEL = "model"
+    PROVIDER = "provider"
+    CREDENTIAL = "credential"
+    CLIENT_KEY = "client-key"
+    PLUGIN = "plugin"
+    HOUR = "hour"
+
+
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the Prometheus text format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementPorts:
+    """Functions of the process; each may raise an error of `patchbay.errors`."""
+
+    ready: Callable[[], Awaitable[Mapping[str, str]]]
+    """Check → why it fails, empty when it is fine. All empty: ready."""
+    snapshot: Callable[[], Snapshot | None]
+    """The snapshot that this process runs on; None before the first."""
+    usage: Callable[[float | None, str], Awaitable[Sequence[Mapping[str, Any]]]]
+    """(since in Unix seconds or None for all, a `Grouping`) → rows of a usage report."""
+    plugins: Callable[[], Sequence[Mapping[str, Any]]]
+    """What is registered and what is not, with the reasons (PluginRegistry.status)."""
+    metrics: Callable[[], bytes]
+    """The Prometheus text format; empty when metrics are off."""

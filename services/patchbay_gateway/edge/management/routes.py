@@ -1,0 +1,152 @@
+"""
+The routes of the management API, in FastAPI.
+
+Imported by the first request that needs it (app.py). Not here: who may ask, probes and metrics (app.py),
+what the plugins' own routes answer.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+
+from patchbay import errors
+from patchbay_gateway.edge.management import page, views
+from patchbay_gateway.edge.management.failures import STATUS, error_body
+from patchbay_gateway.edge.management.port import Grouping
+from patchbay_gateway.kernel.config.quantities import parse_duration
+
+if TYPE_CHECKING:
+    from patchbay_gateway.edge.management.port import ManagementPorts
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.snapshot import Snapshot
+
+
+def build_api(ports: ManagementPorts, clock: Clock) -> FastAPI:
+    """Return the FastAPI application behind the gate."""
+    api = FastAPI(
+        title="Patchbay management",
+        description="What a gateway runs on, what it has done, and what is wrong with it.",
+        version="v0",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    api.add_exception_handler(errors.PatchbayError, _on_error)
+    api.add_exception_handler(RequestValidationError, _on_invalid)
+    api.add_exception_handler(HTTPException, _on_status)
+    api.include_router(_management(ports, clock), prefix="/v0/management")
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page.render(api.openapi()))
+
+    @api.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return api
+
+
+def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
+    router = APIRouter()
+
+    def snapshot() -> Snapshot:
+        if (current := ports.snapshot()) is None:
+            raise errors.NotFound("no snapshot has been published yet", reason="NO_SNAPSHOT")
+        return current
+
+    @router.get("/usage", tags=["usage"])
+    async def usage(
+        since: Annotated[
+            str, Query(description="`24h`, an RFC 3339 instant, or Unix seconds; empty means all.")
+        ] = "",
+        by: Annotated[Grouping, Query(description="What to sum by.")] = Grouping.MODEL,
+    ) -> list[dict[str, Any]]:
+        """
+        Sums of the ledger, one object per value of the grouping key.
+
+        The key has the name of the grouping with underscores; `cost_nano` is in nano-units of currency.
+        """
+        rows = await ports.usage(instant(since, clock.now()), str(by.value))
+        return [dict(row) for row in rows]
+
+    @router.get("/snapshot", tags=["configuration"])
+    async def current_snapshot() -> dict[str, Any]:
+        """The configuration that this process runs on, without keys and without plugins' own."""
+        return views.snapshot_view(snapshot())
+
+    @router.get("/models", tags=["configuration"])
+    async def models() -> list[dict[str, Any]]:
+        """Every model that a client can name, and what stands behind it."""
+        return views.models_view(snapshot())
+
+    @router.get("/plugins", tags=["plugins"])
+    async def plugins() -> list[dict[str, Any]]:
+        """Every plugin with its addresses: what is registered, and why the others are not."""
+        return [dict(plugin) for plugin in ports.plugins()]
+
+    return router
+
+
+def instant(text: str, now: float) -> float | None:
+    """
+    Return Unix seconds; None for an empty *text*.
+
+    Args:
+        text: A duration back from *now*, an RFC 3339 instant, or Unix seconds.
+        now: Unix seconds.
+
+    Raises:
+        InvalidRequest: It is none of these.
+    """
+    if not text:
+        return None
+    try:
+        return now - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        # A `+` that nobody escaped arrives as a blank.
+        found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        pass
+    else:
+        return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+    try:
+        return float(text)
+    except ValueError:
+        raise errors.InvalidRequest(
+            f"{text!r} is no time; write 24h, 2026-01-31T00:00:00Z or Unix seconds"
+        ) from None
+
+
+async def _on_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.PatchbayError)
+    status = next((s for kind, s in STATUS.items() if isinstance(error, kind)), 500)
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if status == 500:
+        error = errors.Internal("internal error; the log has it")
+    return JSONResponse(error_body(error), status, headers)
+
+
+async def _on_status(_: Request, error: Exception) -> JSONResponse:
+    """What the router itself refuses: an unknown path, a wrong method."""
+    assert isinstance(error, HTTPException)
+    reason = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "REFUSED")
+    body = error_body(errors.InvalidRequest(str(error.detail), reason=reason))
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    message = f"{first['loc'][-1]}: {first['msg']}"
+    return JSONResponse(error_body(errors.InvalidRequest(message)), 400)
