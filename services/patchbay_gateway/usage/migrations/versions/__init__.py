@@ -1,0 +1,1 @@
+"""One module per revision; revisions never change once released."""
