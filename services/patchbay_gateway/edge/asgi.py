@@ -1,0 +1,312 @@
+"""
+The ASGI adapter: client exchanges as uvicorn's httptools protocol serves them.
+
+ASGI alone tells of a client's leaving only to somebody who waits in `receive` and cannot cut a
+connection, so `EdgeProtocol` adds both to uvicorn's protocol: it puts itself into the scope and calls the
+exchange from `connection_lost`, without a task. Not here: listening and draining (server.py), what an
+exchange is for (routes/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from patchbay.errors import InvalidRequest
+from patchbay_gateway.edge.exchange import ClientGone, Head
+from patchbay_gateway.edge.stall import CLOSE_GRACE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+    from patchbay.errors import Headers
+    from patchbay_gateway.edge.exchange import Exchange
+    from patchbay_gateway.edge.stall import StallSweeper
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+CONNECTION: Final = "patchbay.connection"
+"""Key of the protocol in the scope."""
+
+# A client that is refused in the middle of its body gets so long to finish sending: closing at once would
+# reset the connection, and the reset would take the answer with it.
+_LINGER: Final = 2.0
+
+# llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
+_MAX_HEAD: Final = 64 << 10
+_HEAD_DEADLINE: Final = 30.0
+_HEAD_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"connection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which knows the exchange that it carries."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        *,
+        sweeper: StallSweeper,
+        closed: Callable[[EdgeProtocol], None],
+    ) -> None:
+        super().__init__(config, server_state, {})
+        self.exchange: AsgiExchange | None = None
+        self._sweeper = sweeper
+        self._closed = closed
+        self._in_head = False
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Bound the size and the time of a head that does not come in one piece."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD:
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.cut()
+            elif self._head_bytes == len(data):
+                self._sweeper.watch(self.transport, _HEAD_DEADLINE)
+
+    def on_message_begin(self) -> None:
+        """Make the connection findable from the scope."""
+        super().on_message_begin()
+        self._in_head = True
+        cast("Scope", self.scope)[CONNECTION] = self
+
+    def on_headers_complete(self) -> None:
+        """Start the request."""
+        super().on_headers_complete()
+        self._in_head = False
+        if self._head_bytes:
+            self._head_bytes = 0
+            self._sweeper.unwatch(self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the exchange in this very tick."""
+        super().connection_lost(exc)
+        # An EOF that comes as an error leaves uvicorn's keep-alive timer armed.
+        self._unset_keepalive_if_required()
+        self._sweeper.unwatch(self.transport)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.connection_lost()
+        self._closed(self)
+
+    def pause_writing(self) -> None:
+        """Watch the client from here on."""
+        super().pause_writing()
+        self._sweeper.watch(self.transport)
+
+    def resume_writing(self) -> None:
+        """The client takes again."""
+        super().resume_writing()
+        self._sweeper.unwatch(self.transport)
+
+    def cut(self) -> None:
+        """
+        End the connection without a regular end of the answer.
+
+        What was sent before still leaves, but no terminating chunk follows it.
+        """
+        transport = self.transport
+        if transport.get_write_buffer_size():
+            transport.close()
+            self._sweeper.watch(transport, CLOSE_GRACE)
+        else:
+            transport.abort()
+
+
+class AsgiExchange:
+    """One request on an `EdgeProtocol`. See `Exchange` for what the methods promise."""
+
+    __slots__ = (
+        "_body_read",
+        "_connection",
+        "_cycle",
+        "_lost",
+        "_receive",
+        "_send",
+        "committed",
+        "gone",
+        "head",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope["client"]
+        self.head = Head(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            scope["headers"],
+            client[0] if client else "",
+            scope["scheme"],
+        )
+        self.committed = False
+        self._receive = receive
+        self._send = send
+        self._body_read = False
+        connection: EdgeProtocol = scope[CONNECTION]
+        self._connection = connection
+        # uvicorn hands out bound methods of its cycle; the protocol's own `cycle` is the newest request,
+        # which under pipelining is another one.
+        self._cycle: RequestResponseCycle = receive.__self__  # type: ignore[attr-defined]
+        self.gone: asyncio.Future[None] = connection.loop.create_future()
+        self._lost = connection.transport.is_closing()
+        if self._lost:
+            self.gone.set_result(None)
+        else:
+            connection.exchange = self
+
+    def connection_lost(self) -> None:
+        """Note that the client is away; called by the protocol."""
+        self._lost = True
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    async def body(
+        self, limit: int, deadline: float, charge: Callable[[int], None] | None = None
+    ) -> bytes:
+        """Read to the end of the body."""
+        announced = self._announced()
+        if announced > limit:
+            raise _too_large(limit)
+        if charge is not None and announced:
+            charge(announced)
+        message = await self._receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        data: bytes = message["body"]
+        if not message["more_body"]:
+            if len(data) > limit:
+                raise _too_large(limit)
+            if charge is not None and len(data) > announced:
+                charge(len(data) - announced)
+            self._body_read = True
+            return data
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._rest(data, limit, announced, charge)
+        except TimeoutError:
+            raise InvalidRequest(
+                f"the request body did not arrive within {deadline:g} s", reason="BODY_TIMEOUT"
+            ) from None
+
+    async def _rest(
+        self, first: bytes, limit: int, charged: int, charge: Callable[[int], None] | None
+    ) -> bytes:
+        parts, size, more = [first], len(first), True
+        while True:
+            if size > limit:
+                raise _too_large(limit)
+            if charge is not None and size > charged:
+                charge(size - charged)
+                charged = size
+            if not more:
+                self._body_read = True
+                return b"".join(parts)
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            parts.append(message["body"])
+            size += len(message["body"])
+            more = message["more_body"]
+
+    def _announced(self) -> int:
+        # The parser has refused what is no number already.
+        for name, value in self.head.headers:
+            if name == b"content-length":
+                return int(value)
+        return 0
+
+    async def send_head(self, status: int, headers: Headers) -> None:
+        """Send status and headers; with a body half read the connection is not used again."""
+        if self._lost:
+            raise ClientGone
+        self.committed = True
+        if not self._body_read and self._cycle.more_body:
+            headers = [*headers, (b"connection", b"close")]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes; waits while the transport's buffer is above its high water mark."""
+        if self._lost:
+            raise ClientGone
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._connection.flow.write_paused:
+            await self._connection.flow.drain()
+        if self._lost:
+            raise ClientGone
+
+    async def finish(self) -> None:
+        """End the answer."""
+        if self._lost:
+            raise ClientGone
+        if not self._body_read and self._cycle.more_body:
+            await self._linger()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._release()
+        if self._lost:
+            raise ClientGone
+
+    async def abort(self) -> None:
+        """Cut the connection."""
+        self._release()
+        if not self._lost:
+            self._lost = True
+            # Else uvicorn would complain of the missing end and write one for a 500.
+            self._cycle.disconnected = True
+            self._connection.cut()
+
+    def _release(self) -> None:
+        if self._connection.exchange is self:
+            self._connection.exchange = None
+
+    async def _linger(self) -> None:
+        # The answer has a content-length here, so the client knows that it is whole.
+        try:
+            async with asyncio.timeout(_LINGER):
+                while True:
+                    message = await self._receive()
+                    if message["type"] != "http.request" or not message["more_body"]:
+                        return
+        except TimeoutError:
+            return
+
+
+class EdgeApp:
+    """
+    The ASGI callable.
+
+    Args:
+        serve: Answers an exchange; raises nothing but cancellation.
+    """
+
+    def __init__(self, serve: Callable[[Exchange], Awaitable[None]]) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; an answer that was begun and not ended is cut."""
+        exchange = AsgiExchange(scope, receive, send)
+        try:
+            await self._serve(exchange)
+        except asyncio.CancelledError:
+            # This is the root of the task: it ends here, and uvicorn would only log a trace and write a 500.
+            await exchange.abort()
+        finally:
+            connection: EdgeProtocol = scope[CONNECTION]
+            if connection.exchange is exchange:
+                await exchange.abort()
+
+
+def _too_large(limit: int) -> InvalidRequest:
+    return InvalidRequest(f"the request body is larger than {limit} bytes", reason="BODY_TOO_LARGE")

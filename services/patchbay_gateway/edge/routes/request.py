@@ -1,0 +1,49 @@
+"""
+What a route hands to the pipeline.
+
+`RoutedRequest` says which dialect and operation a request is and what its path already decided; body,
+client key and model are the pipeline's to look at. Not here: how paths are read (router.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from patchbay_gateway.edge.dialects.port import Dialect
+    from patchbay_gateway.edge.exchange import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedRequest:
+    """A client request of which path and method are understood."""
+
+    dialect: Dialect
+    operation: str
+    """`chat`, `completions`, `embeddings` or `count_tokens`."""
+    exchange: Exchange
+    model_from_path: str | None
+    """The model, where the path names it (Gemini)."""
+    stream_from_path: bool | None
+    """Whether to stream, where the path decides it (Gemini)."""
+    alt: str
+    """Gemini's `alt` with `sse` written as the empty string; empty elsewhere."""
+    request_id: str
+    """What `x-request-id` answers: the client's own if sane, else new."""
+    client_request_id: str | None
+    """The client's own id, kept in the ledger; never a key of ours."""
+
+
+class Pipeline(Protocol):
+    """Serves one request to its end."""
+
+    async def run(self, routed: RoutedRequest) -> None:
+        """
+        Answer *routed* on its exchange.
+
+        Raises:
+            PatchbayError: Nothing was committed; the caller answers in the dialect.
+            ClientGone: The client left; nothing is to be answered.
+        """
+        ...
