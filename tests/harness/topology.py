@@ -13,6 +13,7 @@ import secrets
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import redis.asyncio
 import yaml
 from tests.harness.processes import PATCHBAY, Process, free_port
 
@@ -40,7 +41,7 @@ def make_config(upstream: str, **overrides: Any) -> dict[str, Any]:
                 "name": "fake",
                 "plugin": "openai-compatible",
                 "base_url": upstream,
-                "attempt_header": "x-attempt-uid",
+                "attempt_header": "x-patchbay-attempt",
                 "models": ["fake-model", {"name": "text-embedding-fake"}],
                 "credentials": [
                     {"id": "first", "api_key": "test-upstream-key-1"},
@@ -242,6 +243,11 @@ class Services(Gateway):
     def ledger_path(self) -> Path:
         """The SQLite file."""
         return self.directory / "data" / "usage" / "ledger.sqlite"
+
+    async def flush_redis(self) -> None:
+        """FLUSHALL."""
+        async with redis.asyncio.from_url(self.redis_url) as client:
+            await client.flushall()
 
     def _service(self, name: str, verb: str, env: Mapping[str, str], *, grpc_port: int) -> None:
         health_port = self.management_port if verb == "edge" else free_port()

@@ -1,0 +1,200 @@
+"""Clients that leave, stall, send half of it or too much."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from tests.harness.load import Load, Verdict
+from tests.harness.rawclient import RawClient, post
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.faults.conftest import Lengths
+    from tests.harness.judge import Judge
+    from tests.harness.topology import Services, Up
+    from tests.harness.upstream import Upstream
+
+CHAT = "/v1/chat/completions"
+
+
+def make_body(**fake: Any) -> dict[str, Any]:
+    return {
+        "model": "fake-model",
+        "stream": True,
+        "messages": [{"role": "user", "content": "hello"}],
+        "fake": {"chunks": 100, "delay_ms": 20, **fake},
+    }
+
+
+async def wait_for(condition: Callable[[], object], limit: float = 10.0) -> None:
+    """Poll another process until *condition* holds."""
+    deadline = time.monotonic() + limit
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, "did not happen in time"
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("way", ["reset", "close"])
+@pytest.mark.parametrize("topology", ["up", "services"])
+async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
+    way: str,
+    topology: str,
+    request: pytest.FixtureRequest,
+    upstream: Upstream,
+    judge: Callable[..., Judge],
+) -> None:
+    """Upstream is left within 100 ms; what was produced is billed as estimated."""
+    gateway: Up | Services = request.getfixturevalue(f"make_{topology}")()
+    client = RawClient(gateway.port)
+    await client.connect()
+    await client.send(post(CHAT, make_body(), gateway.headers()))
+    await client.read_until(b'"content"')
+    await asyncio.sleep(0.2)
+    getattr(client, way)()
+    left = time.time()
+    await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
+    (record,) = upstream.attempts()
+    assert record["ended_at"] - left < 0.1 + 0.05, "upstream was not cancelled in time"
+    verdict = judge(gateway)
+    verdict.check_ledger()
+    rows = verdict.rows("select outcome, reached, estimated, output_tokens from attempts")
+    ((outcome, reached, estimated, output),) = rows
+    assert (outcome, reached, bool(estimated)) == ("cancelled", "yes", True)
+    assert isinstance(output, int)
+    assert 1 <= output <= record["chunks_sent"] * 3
+
+
+async def test_clients_leave_at_every_stage_nothing_stays(
+    make_up: Callable[..., Up], judge: Callable[..., Judge]
+) -> None:
+    """In the head, in the body, before the first byte, in the stream: no task, lease or memory stays."""
+    gateway = make_up()
+    verdict = judge(gateway)
+    whole = post(CHAT, make_body(chunks=20, delay_ms=5), gateway.headers())
+    stalled = post(CHAT, make_body(stall="head", stall_s=30), gateway.headers())
+    verdict.check_answers()
+    verdict.remember_memory()
+    for turn in range(40):
+        for data, pause in (
+            (whole[:20], 0.0),
+            (whole[:-10], 0.0),
+            (whole, 0.0),
+            (whole, 0.005 * (turn % 20)),
+            (stalled, 0.02),
+        ):
+            client = RawClient(gateway.port)
+            await client.connect()
+            await client.send(data)
+            await asyncio.sleep(pause)
+            client.reset() if turn % 2 else client.close()
+    verdict.check_answers()
+    verdict.check_ledger()
+    verdict.check_memory()
+
+
+async def test_client_reads_a_byte_a_second_others_do_not_notice(
+    make_up: Callable[..., Up], judge: Callable[..., Judge]
+) -> None:
+    """A slow reader blocks its own upstream, not memory and nobody else."""
+    gateway = make_up()
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory()
+    slow = RawClient(gateway.port, receive_buffer=4096)
+    await slow.connect()
+    await slow.send(post(CHAT, make_body(chunks=60_000, delay_ms=0), gateway.headers()))
+    load = Load(gateway.base_url, gateway.headers(), clients=4, extra={"fake": {"chunks": 8}})
+    async with load.running():
+        for _ in range(4):
+            assert await slow.read(1)
+            await asyncio.sleep(1)
+    assert set(load.verdicts) == {Verdict.COMPLETE}, load.verdicts
+    slow.reset()
+    verdict.check_ledger()
+    verdict.check_memory()
+
+
+async def test_client_takes_nothing_is_gone_after_the_write_stall(
+    make_up: Callable[..., Up], judge: Callable[..., Judge], upstream: Upstream
+) -> None:
+    gateway = make_up(streaming={"write_stall": "2s"})
+    stalled = RawClient(gateway.port, receive_buffer=4096)
+    await stalled.connect()
+    await stalled.send(post(CHAT, make_body(chunks=200_000, delay_ms=0), gateway.headers()))
+    await wait_for(lambda: any(r["aborted"] for r in upstream.records()), 15)
+    judge(gateway).check_ledger()
+    stalled.close()
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_body_too_large_is_413_and_costs_no_memory(
+    encoding: str, make_up: Callable[..., Up], judge: Callable[..., Judge]
+) -> None:
+    """100 MiB as they are, and as a bomb of 100 KB."""
+    gateway = make_up()
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory()
+    head = b'{"model":"fake-model","messages":[{"role":"user","content":"'
+    body = head + b"a" * (100 << 20) + b'"}]}'
+    if encoding == "gzip":
+        body = gzip.compress(body, 6)
+    headers = {**gateway.headers(), "content-encoding": encoding}
+    async with httpx.AsyncClient(timeout=60) as client:
+        for _ in range(3):
+            try:
+                response = await client.post(gateway.base_url + CHAT, content=body, headers=headers)
+            except httpx.WriteError:
+                # The answer went out and the connection was closed while we still sent.
+                continue
+            assert response.status_code == 413, response.text
+            assert response.json()["error"]["message"]
+    verdict.check_answers()
+    verdict.check_memory()
+
+
+async def test_thousand_streams_on_one_edge_all_complete(
+    make_up: Callable[..., Up], judge: Callable[..., Judge], lengths: Lengths
+) -> None:
+    gateway = make_up()
+    verdict = judge(gateway)
+    load = Load(
+        gateway.base_url,
+        gateway.headers(),
+        clients=lengths.streams,
+        extra={"fake": {"chunks": 20, "delay_ms": 100}},
+    )
+    verdict.check_answers()
+    verdict.remember_memory()
+    import aiohttp  # noqa: PLC0415 - only here
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        verdicts = await asyncio.gather(
+            *(load.one(session, stream=True) for _ in range(lengths.streams))
+        )
+    assert verdicts.count(Verdict.COMPLETE) == lengths.streams, load.lies[:3]
+    report = verdict.check_ledger()
+    assert report.unknown == 0
+    verdict.check_memory()
+
+
+async def test_stream_of_three_lease_times_keeps_its_lease(
+    make_services: Callable[..., Services], judge: Callable[..., Judge], lengths: Lengths
+) -> None:
+    """It is renewed, never swept, and settled as what it was."""
+    gateway = make_services()
+    seconds = 3 * lengths.lease_ttl + lengths.lease_grace
+    body = make_body(chunks=int(seconds * 4), delay_ms=250)
+    async with httpx.AsyncClient(timeout=seconds * 3) as client:
+        response = await client.post(gateway.base_url + CHAT, json=body, headers=gateway.headers())
+    assert response.text.endswith("data: [DONE]\n\n")
+    verdict = judge(gateway)
+    verdict.check_ledger()
+    assert verdict.rows("select outcome, reached from attempts") == [("succeeded", "yes")]

@@ -1,0 +1,129 @@
+"""SIGKILL at random instants, under load: nothing is billed twice, nothing that was seen is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.harness.load import Load, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.faults.conftest import Lengths
+    from tests.harness.judge import Judge
+    from tests.harness.topology import Services, Up
+
+
+def make_load(gateway: Up | Services) -> Load:
+    return Load(
+        gateway.base_url,
+        gateway.headers(),
+        clients=8,
+        extra={"fake": {"chunks": 12, "delay_ms": 4}},
+    )
+
+
+async def hurt(gateway: Up | Services, victim: str, lengths: Lengths, seed: int) -> Load:
+    """Kill and restart *victim* under load, as often as asked, at instants that *seed* decides."""
+    rng = random.Random(seed)
+    load = make_load(gateway)
+    process = gateway.processes[victim]
+    async with load.running():
+        await asyncio.sleep(0.5)
+        for _ in range(lengths.kills):
+            await asyncio.sleep(rng.uniform(0.1, 1.0))
+            await asyncio.to_thread(process.kill)
+            await asyncio.sleep(rng.uniform(0.0, 0.5))
+            await asyncio.to_thread(process.start)
+        await asyncio.sleep(0.5)
+    return load
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed that a failure prints, to run the same instants again."""
+    value = random.SystemRandom().randrange(1 << 30)
+    request.node.add_report_section("setup", "seed", f"kill seed {value}")
+    return value
+
+
+async def test_up_killed_at_random_instants_ledger_agrees(
+    make_up: Callable[..., Up], judge: Callable[..., Judge], lengths: Lengths, seed: int
+) -> None:
+    gateway = make_up()
+    load = await hurt(gateway, "up", lengths, seed)
+    assert load.verdicts[Verdict.COMPLETE] > 20, (load.verdicts, load.statuses)
+    assert not load.lies
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.check_ledger()
+
+
+@pytest.mark.parametrize("victim", ["edge", "executor0", "scheduler0", "scheduler1", "usage"])
+async def test_service_killed_at_random_instants_ledger_agrees(
+    victim: str,
+    make_services: Callable[..., Services],
+    judge: Callable[..., Judge],
+    lengths: Lengths,
+    seed: int,
+) -> None:
+    gateway = make_services()
+    load = await hurt(gateway, victim, lengths, seed)
+    assert load.verdicts[Verdict.COMPLETE] > 20, (load.verdicts, load.statuses)
+    assert not load.lies
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.check_ledger()
+
+
+async def test_scheduler_killed_clients_see_nothing(
+    make_services: Callable[..., Services], judge: Callable[..., Judge]
+) -> None:
+    """With another scheduler there, a dead one costs no client an answer."""
+    gateway = make_services()
+    load = make_load(gateway)
+    async with load.running():
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(gateway.processes["scheduler0"].kill)
+        await asyncio.sleep(1.5)
+    assert set(load.verdicts) == {Verdict.COMPLETE}, (load.verdicts, load.statuses)
+    verdict = judge(gateway)
+    await asyncio.to_thread(gateway.processes["scheduler0"].start)
+    verdict.check_ledger()
+
+
+async def test_every_scheduler_dead_answers_503_with_retry_after(
+    make_services: Callable[..., Services], judge: Callable[..., Judge]
+) -> None:
+    """In the client's dialect, and open streams finish."""
+    import httpx  # noqa: PLC0415 - only here
+
+    gateway = make_services()
+    async with httpx.AsyncClient(base_url=gateway.base_url, headers=gateway.headers()) as client:
+        body = {
+            "model": "fake-model",
+            "stream": True,
+            "messages": [],
+            "fake": {"chunks": 40, "delay_ms": 50},
+        }
+        async with client.stream("POST", "/v1/chat/completions", json=body) as running:
+            chunks = running.aiter_bytes()
+            first = await anext(chunks)
+            for name in ("scheduler0", "scheduler1"):
+                await asyncio.to_thread(gateway.processes[name].kill)
+            refused = await client.post(
+                "/v1/chat/completions", json={**body, "stream": False}, timeout=20
+            )
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["message"]
+            rest = first + b"".join([c async for c in chunks])
+            assert rest.endswith(b"data: [DONE]\n\n")
+    for name in ("scheduler0", "scheduler1"):
+        await asyncio.to_thread(gateway.processes[name].start)
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.check_ledger()

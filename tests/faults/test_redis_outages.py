@@ -1,0 +1,115 @@
+"""Redis hung, stopped and flushed under load; the usage service away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.faults.test_kills import make_load
+from tests.harness.load import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.faults.conftest import Lengths
+    from tests.harness.judge import Judge
+    from tests.harness.topology import Services, Up
+
+
+async def hang(gateway: Services, seconds: float) -> None:
+    """SIGSTOP: connections stay, nothing answers."""
+    server = gateway.processes["valkey"]
+    server.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        server.signal(signal.SIGCONT)
+
+
+async def stop(gateway: Services, seconds: float) -> None:
+    """Killed, and started again from its append-only file."""
+    server = gateway.processes["valkey"]
+    await asyncio.to_thread(server.kill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(server.start)
+
+
+async def flush(gateway: Services, seconds: float) -> None:
+    """Everything gone, twice."""
+    for _ in range(2):
+        await gateway.flush_redis()
+        await asyncio.sleep(min(seconds, 3.0) / 2)
+
+
+@pytest.mark.parametrize("outage", [hang, stop, flush], ids=["hung", "stopped", "flushed"])
+async def test_redis_outage_traffic_goes_on_and_ledger_agrees(
+    outage: Callable[[Services, float], object],
+    make_services: Callable[..., Services],
+    judge: Callable[..., Judge],
+    lengths: Lengths,
+) -> None:
+    """Clients are served during the outage, and afterwards every attempt is in the ledger."""
+    gateway = make_services()
+    verdict = judge(gateway)
+    load = make_load(gateway)
+    async with load.running():
+        await asyncio.sleep(1.0)
+        verdict.remember_memory()
+        before = load.verdicts[Verdict.COMPLETE]
+        await outage(gateway, lengths.outage)  # type: ignore[misc]
+        during = load.verdicts[Verdict.COMPLETE] - before
+        await asyncio.sleep(1.5)
+    assert during > 20, (load.verdicts, load.statuses)
+    assert not load.lies
+    verdict.check_answers()
+    verdict.check_ledger()
+    verdict.check_memory()
+
+
+async def test_usage_service_away_ledger_catches_up(
+    make_services: Callable[..., Services], judge: Callable[..., Judge], lengths: Lengths
+) -> None:
+    gateway = make_services()
+    verdict = judge(gateway)
+    load = make_load(gateway)
+    async with load.running():
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(gateway.processes["usage"].kill)
+        await asyncio.sleep(lengths.usage_away)
+        await asyncio.to_thread(gateway.processes["usage"].start)
+        await asyncio.sleep(0.5)
+    assert set(load.verdicts) == {Verdict.COMPLETE}, (load.verdicts, load.statuses)
+    report = verdict.check_ledger()
+    assert report.unknown == 0
+
+
+def server_of(gateway: Up) -> int:
+    """Return the pid of the Valkey that `up` started."""
+    parent = str(gateway.processes["up"].pid)
+    lines = subprocess.run(
+        ["ps", "--ppid", parent, "-o", "pid=,comm="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    servers = [int(line.split()[0]) for line in lines if "valkey" in line or "redis" in line]
+    assert len(servers) == 1, lines
+    return servers[0]
+
+
+async def test_up_redis_killed_comes_back(
+    make_up: Callable[..., Up], judge: Callable[..., Judge]
+) -> None:
+    """The embedded server is started again by the process that owns it."""
+    gateway = make_up()
+    load = make_load(gateway)
+    async with load.running():
+        await asyncio.sleep(0.5)
+        os.kill(server_of(gateway), signal.SIGKILL)
+        await asyncio.sleep(3)
+    assert not load.lies
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.check_ledger()
+    assert server_of(gateway)
