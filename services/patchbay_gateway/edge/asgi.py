@@ -44,8 +44,10 @@ _LINGER: Final = 2.0
 # llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
 _MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
-_HEAD_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"connection: close\r\ncontent-length: 0\r\n\r\n"
+)
 
 
 class EdgeProtocol(HttpToolsProtocol):
