@@ -142,8 +142,7 @@ class RemoteChannel:
     ) -> _Stream[Res]:
         """Start a bidirectional stream (port.Channel)."""
         stub = self._stub("stream_stream", method)
-        source = _Requests(requests)
-        return _Stream(stub, source, deadline, self._with_own(metadata), source)
+        return _Stream(stub, None, deadline, self._with_own(metadata), requests)
 
     async def close(self) -> None:
         """Cancel what runs and release everything. Idempotent."""
@@ -152,32 +151,18 @@ class RemoteChannel:
         await self._channel.close()
 
 
-class _Requests:
-    """The caller's requests, remembering the error that they ended with, which gRPC only logs."""
-
-    def __init__(self, requests: AsyncIterable[Any]) -> None:
-        self._requests = requests
-        self.error: Exception | None = None
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
-            async for request in self._requests:
-                yield request
-        except Exception as error:
-            self.error = error
-            raise
-
-
 class _Stream(Generic[Res]):
     """One stream; the call begins with the first iteration."""
 
     __slots__ = (
         "_call",
         "_deadline",
+        "_error",
         "_messages",
         "_metadata",
+        "_pump",
         "_request",
-        "_source",
+        "_requests",
         "_stopped",
         "_stub",
     )
@@ -188,13 +173,15 @@ class _Stream(Generic[Res]):
         request: Any,
         deadline: float | None,
         metadata: Metadata | None,
-        source: _Requests | None = None,
+        requests: AsyncIterable[Any] | None = None,
     ) -> None:
         self._stub = stub
         self._request = request
         self._deadline = deadline
         self._metadata = metadata
-        self._source = source
+        self._requests = requests
+        self._pump: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._call: Any = None
         self._messages: Any = None
         self._stopped = False
@@ -208,11 +195,16 @@ class _Stream(Generic[Res]):
         try:
             # Not `read()`: that drops what has arrived once the status is known.
             message: Res = await self._messages.__anext__()
+        except StopAsyncIteration:
+            self._stop_pump()
+            raise
         except grpc.aio.AioRpcError as error:
+            self._stop_pump()
             raise _mapped(error) from None
         except asyncio.CancelledError:
-            if self._source is not None and self._source.error is not None:
-                raise self._source.error from None
+            self._stop_pump()
+            if self._error is not None:
+                raise self._error from None
             _raise_unless_ours("the call was cancelled")
             raise
         if message is None:
@@ -224,14 +216,38 @@ class _Stream(Generic[Res]):
         if self._stopped:
             raise errors.Cancelled("the call was cancelled")
         try:
-            self._call = self._stub(self._request, timeout=self._deadline, metadata=self._metadata)
+            if self._requests is None:
+                self._call = self._stub(
+                    self._request, timeout=self._deadline, metadata=self._metadata
+                )
+            else:
+                # gRPC's own pump outlives a call that the peer ended; ours does not.
+                self._call = self._stub(timeout=self._deadline, metadata=self._metadata)
+                self._pump = asyncio.create_task(self._feed(self._requests))
         except grpc.aio.UsageError:
             raise _closed() from None
         self._messages = self._call.__aiter__()
 
+    async def _feed(self, requests: AsyncIterable[Any]) -> None:
+        call = self._call
+        try:
+            async for request in requests:
+                await call.write(request)
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended; the reader learns how
+        except Exception as error:  # noqa: BLE001 - the caller's own error goes back to the caller
+            self._error = error
+            call.cancel()
+
+    def _stop_pump(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+
     def cancel(self) -> None:
         """Cancel the call without waiting. Idempotent."""
         self._stopped = True
+        self._stop_pump()
         if self._call is not None:
             self._call.cancel()
 
@@ -245,6 +261,8 @@ class _Stream(Generic[Res]):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._call.code()
         await self._messages.aclose()
+        if self._pump is not None:
+            await asyncio.wait([self._pump])
 
 
 def _mapped(error: grpc.aio.AioRpcError) -> errors.PatchbayError:
