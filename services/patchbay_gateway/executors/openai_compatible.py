@@ -1,0 +1,290 @@
+"""
+The executor for every provider that speaks OpenAI: chat, completions, responses, embeddings.
+
+Bytes pass unchanged both ways. What it adds: the credential, the provider's allow-list of headers, the
+attempt header where configured, and an account of what was consumed. Not here: the HTTP client
+(upstream.py), what a stream says (openai_stream.py), what usage means (openai_usage.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import orjson
+
+from patchbay import errors
+from patchbay.executor import (
+    Executor,
+    ExecutorHTTPResponse,
+    ExecutorResponse,
+    StreamHead,
+    StreamTail,
+)
+from patchbay.upstream_headers import HOP_BY_HOP, forwarded, header
+from patchbay_gateway.executors import openai_usage
+from patchbay_gateway.executors.openai_stream import OpenAIStream, reported_failure
+from patchbay_gateway.executors.upstream import Call, failure, read_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from patchbay.errors import Headers
+    from patchbay.executor import ExecutorHTTPRequest, ExecutorRequest, StreamItem
+    from patchbay_gateway.executors.upstream import Reply, Upstream
+
+DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
+USER_AGENT: Final = b"patchbay/0.1"
+
+# The allow-list: what a client may say to an OpenAI-like provider beside the body.
+_FORWARDED_NAMES = frozenset({"idempotency-key"})
+_FORWARDED_PREFIXES = ("openai-",)
+
+_PATHS = {
+    ("openai", "chat"): "/chat/completions",
+    ("openai", "completions"): "/completions",
+    ("openai", "embeddings"): "/embeddings",
+    ("openai-response", "chat"): "/responses",
+}
+
+# Fields of a whole body that hold what the model produced; embeddings produce no tokens.
+_WHOLE_FIELDS = {
+    "chat": (*openai_usage.CHAT_FIELDS, *openai_usage.COMPLETION_FIELDS),
+    "completions": openai_usage.COMPLETION_FIELDS,
+}
+
+# How a failure inside a 200 begins; `"error":null` is a part of sound answers.
+_ERROR_SIGNS = (b'"error":{', b'"error": {', b'"error":"', b'"error": "')
+
+# A provider that is read on after its caller left costs a connection; beyond this it is cut at once.
+_MAX_DRAINING = 100
+
+_logger = logging.getLogger("patchbay.executors.openai_compatible")
+
+
+class OpenAICompatibleExecutor(Executor):
+    """
+    Calls OpenAI and its likes.
+
+    Args:
+        upstream: How to reach providers.
+        now: Unix seconds.
+    """
+
+    id: ClassVar = "openai-compatible"
+    name: ClassVar = "OpenAI compatible"
+    version: ClassVar = "0.1.0"
+    author: ClassVar = "Patchbay"
+    input_formats: ClassVar[Sequence[str]] = ("openai", "openai-response")
+    output_formats: ClassVar[Sequence[str]] = input_formats
+    operations: ClassVar[Mapping[str, Sequence[str]]] = {
+        "openai": ("chat", "completions", "embeddings"),
+        "openai-response": ("chat",),
+    }
+
+    def __init__(self, upstream: Upstream, *, now: Callable[[], float] = time.time) -> None:
+        self._upstream = upstream
+        self._now = now
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
+        """Run one non-streamed call."""
+        reply = await self._upstream.send(self._call(request))
+        try:
+            if reply.status >= 300:
+                raise await failure(reply, self._now)
+            body = await read_all(reply)
+        finally:
+            reply.close()
+        if any(sign in body for sign in _ERROR_SIGNS):
+            _refuse_error_body(body)
+        usage = openai_usage.usage_of_body(body) if openai_usage.has_usage(body) else None
+        if usage is None:
+            counter = openai_usage.OutputCounter(_WHOLE_FIELDS.get(request.operation, ()))
+            counter.add(body)
+            usage = openai_usage.estimate(len(request.payload), counter.total)
+        return ExecutorResponse(
+            body,
+            status=reply.status,
+            headers=reply.headers,
+            content_type=header(reply.headers, b"content-type").decode("latin-1"),
+            usage=usage,
+        )
+
+    async def execute_stream(self, request: ExecutorRequest) -> AsyncGenerator[StreamItem, None]:
+        """Run one streamed call."""
+        call = self._call(request)
+        reply = await self._upstream.send(call)
+        stream = OpenAIStream(
+            responses=request.format == "openai-response",
+            completions=request.operation == "completions",
+            payload=len(call.body),
+        )
+        draining = False
+        try:
+            if reply.status >= 300:
+                raise await failure(reply, self._now)
+            content_type = header(reply.headers, b"content-type").decode("latin-1")
+            if content_type.startswith("application/json"):
+                raise await _not_a_stream(reply)
+            yield StreamHead(reply.status, reply.headers, content_type)
+            while data := await _next(reply, stream):
+                batch = stream.take(data)
+                if batch is not None:
+                    yield batch
+            last = stream.end()
+            if last is not None:
+                yield last
+            yield StreamTail(stream.usage)
+        except (asyncio.CancelledError, GeneratorExit):
+            if request.drain and not stream.done and len(self._draining) < _MAX_DRAINING:
+                draining = True
+                self._drain(reply, stream, request)
+            raise
+        finally:
+            if not draining:
+                reply.close()
+
+    async def http_request(self, request: ExecutorHTTPRequest) -> ExecutorHTTPResponse:
+        """Run one plain request with the credential; any status is an answer, redirects too."""
+        message = request.message
+        secret = request.secret()
+        headers: Headers = [
+            (name, value)
+            for name, value in request.headers()
+            if name not in HOP_BY_HOP and name not in _OWN_HEADERS
+        ]
+        if secret is not None:
+            secret.check(message.url)
+            headers.append((b"authorization", b"Bearer " + secret["api_key"].encode()))
+        reply = await self._upstream.send(
+            Call(
+                message.method.upper(),
+                message.url,
+                headers,
+                message.body,
+                request.first_byte_timeout,
+                request.idle_timeout,
+                request.provider.proxy_url,
+            )
+        )
+        try:
+            body = await read_all(reply)
+        finally:
+            reply.close()
+        content_type = header(reply.headers, b"content-type").decode("latin-1")
+        return ExecutorHTTPResponse(reply.status, reply.headers, body, content_type)
+
+    async def aclose(self) -> None:
+        """Cut what is still being read for callers that left."""
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
+
+    def _call(self, request: ExecutorRequest) -> Call:
+        message = request.message
+        path = _PATHS.get((message.format, message.operation))
+        if path is None:
+            raise errors.InvalidRequest(
+                f"openai-compatible does not serve {message.operation} in format {message.format}",
+                reason="OPERATION_NOT_SUPPORTED",
+            )
+        provider = message.provider
+        url = (provider.base_url or DEFAULT_BASE_URL).rstrip("/") + path
+        headers = forwarded(message.headers, names=_FORWARDED_NAMES, prefixes=_FORWARDED_PREFIXES)
+        headers += (
+            (b"content-type", (message.content_type or "application/json").encode("latin-1")),
+            (b"accept", b"text/event-stream" if message.stream else b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", USER_AGENT),
+        )
+        secret = request.secret()
+        if secret is not None:
+            secret.check(url)
+            headers.append((b"authorization", b"Bearer " + secret["api_key"].encode()))
+        if provider.attempt_header:
+            headers.append(
+                (
+                    provider.attempt_header.lower().encode("latin-1"),
+                    message.attempt_uid.encode("latin-1"),
+                )
+            )
+        return Call(
+            "POST",
+            url,
+            headers,
+            message.payload,
+            request.first_byte_timeout,
+            request.idle_timeout,
+            provider.proxy_url,
+        )
+
+    def _drain(self, reply: Reply, stream: OpenAIStream, request: ExecutorRequest) -> None:
+        """Read on for a while after the caller left, to learn what the call consumed."""
+        task = asyncio.get_running_loop().create_task(
+            self._read_on(reply, stream, request.drain, request.attempt_uid)
+        )
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def _read_on(
+        self, reply: Reply, stream: OpenAIStream, seconds: float, attempt_uid: str
+    ) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while data := await reply.read():
+                    stream.take(data)
+        except (TimeoutError, errors.UpstreamError) as e:
+            _logger.info("attempt %s: drained without an end: %s", attempt_uid, e)
+        else:
+            _logger.info("attempt %s: drained, consumed %s", attempt_uid, stream.usage.items)
+        finally:
+            reply.close()
+
+
+_OWN_HEADERS = frozenset({b"host", b"content-length", b"authorization", b"accept-encoding"})
+
+
+async def _next(reply: Reply, stream: OpenAIStream) -> bytes:
+    """Return the next bytes; a provider that breaks off or hangs after its last word has ended."""
+    try:
+        return await reply.read()
+    except errors.UpstreamError:
+        if stream.done:
+            return b""
+        raise
+
+
+def _refuse_error_body(body: bytes) -> None:
+    """Raise the failure that *body*, a 200's, reports: an `error` and nothing of an answer."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    if (
+        isinstance(document, dict)
+        and document.get("error")
+        and not any(document.get(key) for key in ("choices", "output", "data", "status"))
+    ):
+        raise reported_failure(document, body)
+
+
+async def _not_a_stream(reply: Reply) -> errors.UpstreamError:
+    """Return the error of a JSON body where a stream was asked for."""
+    body = await read_all(reply)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    if isinstance(document, dict) and document.get("error"):
+        return reported_failure(document, body)
+    return errors.UpstreamError(
+        502,
+        "the provider answered a streamed request with a body that is not a stream",
+        body=body[: 64 << 10],
+        content_type="application/json",
+        sent=errors.Sent.YES,
+        reason="UPSTREAM_NOT_A_STREAM",
+    )
