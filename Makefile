@@ -66,6 +66,10 @@ proto: setup ## Generate the Python of the contract
 proto-check: setup ## Lint the contract and prove that the generated code is current
 	scripts/proto-check
 
+.PHONY: docs
+docs: setup ## Generate the pages that are made from code
+	$(BIN)/python -m patchbay_gateway.kernel.config.schema > docs/configuration.md
+
 ## Test -----------------------------------------------------------------------------------------
 
 .PHONY: test

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors
 from patchbay_gateway.edge.management.failures import STATUS, error_body
-from patchbay_gateway.edge.management.port import METRICS_TYPE
 from patchbay_gateway.kernel.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -76,11 +75,9 @@ class _Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"]
-        if path == "/livez":
-            await _answer(send, 200, b"ok\n", b"text/plain; charset=utf-8")
-            return
-        if path == "/readyz":
-            await self._readyz(send)
+        if path in {"/livez", "/readyz"}:
+            # A kubelet asks by the pod's address; there is nothing to steal.
+            await self._ports.health(scope, receive, send)
             return
         try:
             if path == "/metrics" or path in _PUBLIC:
@@ -91,20 +88,9 @@ class _Gate:
             await _refuse(send, error)
             return
         if path == "/metrics":
-            await _answer(send, 200, self._ports.metrics(), METRICS_TYPE.encode())
+            await self._ports.health(scope, receive, send)
             return
         await (self._api or await self._load())(scope, receive, _with_safety(send))
-
-    async def _readyz(self, send: Send) -> None:
-        """200 when every check is fine, else 503; the body names the checks either way."""
-        checks = await self._ports.ready()
-        failing = {name: why for name, why in checks.items() if why}
-        body = {
-            "ready": not failing,
-            "checks": {name: why or "ok" for name, why in checks.items()},
-        }
-        data = json.dumps(body).encode() + b"\n"
-        await _answer(send, 503 if failing else 200, data, b"application/json")
 
     async def _load(self) -> Application:
         """Build the API once; the import runs in a thread, off the loop that serves streams."""
@@ -130,23 +116,14 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 async def _refuse(send: Send, error: errors.PatchbayError) -> None:
     status = STATUS.get(type(error), 500)
-    extra = [(b"www-authenticate", b'Bearer realm="patchbay management"')] if status == 401 else []
-    await _answer(send, status, json.dumps(error_body(error)).encode(), b"application/json", extra)
-
-
-async def _answer(
-    send: Send,
-    status: int,
-    body: bytes,
-    content_type: bytes,
-    extra: list[tuple[bytes, bytes]] | None = None,
-) -> None:
+    body = json.dumps(error_body(error)).encode()
     headers = [
-        (b"content-type", content_type),
+        (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *_SAFETY,
-        *(extra or ()),
     ]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="patchbay management"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

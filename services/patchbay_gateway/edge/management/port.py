@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from patchbay_gateway.kernel.health import HealthApp
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 
@@ -27,21 +28,15 @@ class Grouping(enum.StrEnum):
     HOUR = "hour"
 
 
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""Content type of the Prometheus text format."""
-
-
 @dataclass(frozen=True, slots=True)
 class ManagementPorts:
     """Functions of the process; each may raise an error of `patchbay.errors`."""
 
-    ready: Callable[[], Awaitable[Mapping[str, str]]]
-    """Check → why it fails, empty when it is fine. All empty: ready."""
+    health: HealthApp
+    """Answers /livez, /readyz and /metrics."""
     snapshot: Callable[[], Snapshot | None]
     """The snapshot that this process runs on; None before the first."""
     usage: Callable[[float | None, str], Awaitable[Sequence[Mapping[str, Any]]]]
     """(since in Unix seconds or None for all, a `Grouping`) → rows of a usage report."""
     plugins: Callable[[], Sequence[Mapping[str, Any]]]
     """What is registered and what is not, with the reasons (PluginRegistry.status)."""
-    metrics: Callable[[], bytes]
-    """The Prometheus text format; empty when metrics are off."""

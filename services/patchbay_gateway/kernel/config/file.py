@@ -180,6 +180,9 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return "must be a list"
     if kind in {"model_type", "model_attributes_type", "dict_type"}:
         return "must be a mapping of keys"
+    if kind == "string_type":
+        # YAML reads yes, off, 12 and 2026-01-31 as something else.
+        return "must be text; put it in quotes"
     message = str(error["msg"])
     return message.removeprefix("Value error, ").removeprefix("Input ")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import sys
 from typing import TYPE_CHECKING, Any
 
 from patchbay_gateway.kernel.config import model
@@ -155,3 +156,7 @@ def _default(field: Mapping[str, Any]) -> str:
     if isinstance(default, list):
         return "`[" + ", ".join(f'"{v}"' for v in default) + "]`"
     return f"`{default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
