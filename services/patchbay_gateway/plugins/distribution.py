@@ -1,0 +1,436 @@
+"""
+How snapshots travel: from one publisher through Redis to every process, and over restarts on disk.
+
+A snapshot is a manifest (version, least reader, hash of each section) and sections, JSON each; client keys
+are cut into 256 sections by the first byte of their digest, so that a new key moves one of them. A process
+fetches the sections that changed, puts the whole together and only then shows it (`SnapshotHolder.set`).
+
+- Publishing is a compare-and-set on the version: the new one is max(current + 1, Unix milliseconds). What is
+  there already is not published again.
+- Watching is pub/sub for speed and a look at the version each second for certainty.
+- The last one is kept on disk. With Redis away a process starts from there; when Redis was emptied, a
+  process that has a publisher puts its own one back under its old version.
+
+Keys: `snapshot:version`, `snapshot:manifest`, `snapshot:section:{hash}`; the channel is `snapshot`.
+
+Not here: what is in a snapshot (snapshot.py), how it is made from a configuration (scheduler/publish.py),
+heartbeats (instances.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from patchbay.errors import Aborted, FailedPrecondition, PatchbayError, Unavailable
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.redis import Script
+from patchbay_gateway.plugins.snapshot import (
+    ClientKeyEntry,
+    PluginEntry,
+    PriceEntry,
+    ProviderEntry,
+    RouteEntry,
+    SettingsEntry,
+    Snapshot,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.redis import Store
+
+READER: Final = 1
+"""The form of sections that this release reads; a manifest may ask for a newer one."""
+
+KEPT: Final = 3
+"""Versions that a process still knows, for requests that began with an older one."""
+
+POLL_EVERY: Final = 1.0
+_RETRIES: Final = 5
+
+_log = logs.get_logger("plugins.distribution")
+
+_SECTIONS: Final[Mapping[str, Any]] = {
+    "plugins": tuple[PluginEntry, ...],
+    "routes": tuple[RouteEntry, ...],
+    "providers": tuple[ProviderEntry, ...],
+    "prices": tuple[PriceEntry, ...],
+    "settings": SettingsEntry,
+}
+_KEYS: Final = "client_keys/"
+
+# KEYS: version, manifest, new sections, stale sections. ARGV: expected version ("" for none), new version,
+# manifest, number of new sections, their contents, the channel. Returns 1 if set.
+_SWAP: Final = Script("""
+local current = redis.call('GET', KEYS[1]) or ''
+if current ~= ARGV[1] then return 0 end
+local count = tonumber(ARGV[4])
+for i = 1, count do redis.call('SET', KEYS[2 + i], ARGV[4 + i]) end
+redis.call('SET', KEYS[2], ARGV[3])
+redis.call('SET', KEYS[1], ARGV[2])
+for i = 3 + count, #KEYS do redis.call('DEL', KEYS[i]) end
+redis.call('PUBLISH', ARGV[5 + count], ARGV[2])
+return 1
+""")
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a version consists of."""
+
+    version: int
+    hashes: dict[str, str]
+    """Section → hex SHA-256 of its content."""
+    min_reader: int = 1
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """The file on disk."""
+
+    manifest: Manifest
+    sections: dict[str, msgspec.Raw]
+
+
+def encode_sections(snapshot: Snapshot) -> dict[str, bytes]:
+    """Return the sections of *snapshot*; equal snapshots have equal ones, whatever their versions."""
+    encode = msgspec.json.Encoder(order="deterministic").encode
+    sections = {name: encode(getattr(snapshot, name)) for name in _SECTIONS}
+    shards: dict[str, list[ClientKeyEntry]] = {}
+    for key in sorted(snapshot.client_keys, key=lambda k: (k.digest, k.name)):
+        shards.setdefault(key.digest[:2], []).append(key)
+    for shard, entries in shards.items():
+        sections[_KEYS + shard] = encode(entries)
+    return sections
+
+
+def decode_sections(version: int, sections: Mapping[str, bytes | msgspec.Raw]) -> Snapshot:
+    """
+    Put a snapshot together. Unknown sections and fields are a newer release's and left alone.
+
+    Raises:
+        FailedPrecondition: A section is not what it should be.
+    """
+    try:
+        parts = {
+            name: msgspec.json.decode(sections[name], type=kind)
+            for name, kind in _SECTIONS.items()
+            if name in sections
+        }
+        keys = [
+            key
+            for name in sorted(sections)
+            if name.startswith(_KEYS)
+            for key in msgspec.json.decode(sections[name], type=list[ClientKeyEntry])
+        ]
+    except msgspec.DecodeError as error:
+        raise FailedPrecondition(
+            f"snapshot {version} cannot be read: {error}", reason="SNAPSHOT_UNREADABLE"
+        ) from error
+    return Snapshot(version=version, client_keys=tuple(keys), **parts)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class SnapshotHolder:
+    """The snapshots of this process: the current one and the two before it."""
+
+    def __init__(self) -> None:
+        self._versions: dict[int, Snapshot] = {}
+        self._current: Snapshot | None = None
+        self._callbacks: list[Callable[[Snapshot], None]] = []
+        self._first = asyncio.Event()
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The newest; None before the first."""
+        return self._current
+
+    def get(self, version: int) -> Snapshot | None:
+        """Return *version* if it is one of the last three."""
+        return self._versions.get(version)
+
+    def set(self, snapshot: Snapshot) -> None:
+        """Make *snapshot* the current one. An older version than the current one is not taken."""
+        current = self._current
+        if current is not None and snapshot.version <= current.version:
+            return
+        self._versions[snapshot.version] = snapshot
+        while len(self._versions) > KEPT:
+            del self._versions[min(self._versions)]
+        self._current = snapshot
+        self._first.set()
+        for callback in list(self._callbacks):
+            callback(snapshot)
+
+    def on_change(self, callback: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Call *callback* with each new snapshot, in `set`; the returned function ends that."""
+        self._callbacks.append(callback)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                self._callbacks.remove(callback)
+
+        return forget
+
+    async def first(self) -> Snapshot:
+        """Wait until there is one and return it."""
+        await self._first.wait()
+        assert self._current is not None
+        return self._current
+
+
+class SnapshotPublisher:
+    """
+    Puts snapshots into Redis.
+
+    Args:
+        store: Redis.
+        clock: Versions are its Unix milliseconds.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def read(self) -> Snapshot | None:
+        """
+        Return what is published now; None when nothing is.
+
+        Raises:
+            Unavailable: Redis is away.
+            FailedPrecondition: A newer release published it.
+        """
+        manifest = await _read_manifest(self._store)
+        if manifest is None:
+            return None
+        return decode_sections(manifest.version, await _fetch(self._store, manifest, {}))
+
+    async def publish(self, draft: Snapshot) -> Snapshot:
+        """
+        Publish *draft*, whose own version does not matter, unless just that is published already.
+
+        Returns:
+            The published snapshot with its version.
+
+        Raises:
+            Unavailable: Redis is away.
+            Aborted: Others published again and again meanwhile.
+        """
+        sections = encode_sections(draft)
+        hashes = {name: _hash(content) for name, content in sections.items()}
+        for _ in range(_RETRIES):
+            manifest = await _read_manifest(self._store)
+            if manifest is not None and manifest.hashes == hashes:
+                return msgspec.structs.replace(draft, version=manifest.version)
+            current = manifest.version if manifest is not None else 0
+            version = max(current + 1, int(self._clock.now() * 1000))
+            if await self._swap(manifest, Manifest(version, hashes), sections):
+                return msgspec.structs.replace(draft, version=version)
+        raise Aborted("others publish snapshots at the same time", reason="SNAPSHOT_RACE")
+
+    async def restore(self, snapshot: Snapshot) -> bool:
+        """
+        Put *snapshot* back under its own version, if Redis has none or an older one.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        sections = encode_sections(snapshot)
+        hashes = {name: _hash(content) for name, content in sections.items()}
+        manifest = await _read_manifest(self._store)
+        if manifest is not None and manifest.version >= snapshot.version:
+            return False
+        return await self._swap(manifest, Manifest(snapshot.version, hashes), sections)
+
+    async def _swap(
+        self, old: Manifest | None, new: Manifest, sections: Mapping[str, bytes]
+    ) -> bool:
+        key = self._store.key
+        known = set(old.hashes.values()) if old is not None else set()
+        content = {new.hashes[name]: data for name, data in sections.items()}
+        fresh = [h for h in content if h not in known]
+        stale = sorted(known - set(content))
+        done = await self._store.script(
+            _SWAP,
+            [
+                key("snapshot", "version"),
+                key("snapshot", "manifest"),
+                *[key("snapshot", "section", h) for h in (*fresh, *stale)],
+            ],
+            [
+                str(old.version) if old is not None else "",
+                str(new.version),
+                msgspec.json.encode(new),
+                len(fresh),
+                *[content[h] for h in fresh],
+                key("snapshot"),
+            ],
+        )
+        return bool(done)
+
+
+async def _read_manifest(store: Store) -> Manifest | None:
+    found = await store.call("GET", store.key("snapshot", "manifest"))
+    if found is None:
+        return None
+    try:
+        manifest = msgspec.json.decode(found, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise FailedPrecondition(
+            f"the snapshot's manifest cannot be read: {error}", reason="SNAPSHOT_UNREADABLE"
+        ) from error
+    if manifest.min_reader > READER:
+        raise FailedPrecondition(
+            f"snapshot {manifest.version} was published by a newer release; update this process",
+            reason="SNAPSHOT_TOO_NEW",
+        )
+    return manifest
+
+
+async def _fetch(store: Store, manifest: Manifest, known: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return section → content, asking only for hashes that are not *known*."""
+    contents = {h: known[h] for h in manifest.hashes.values() if h in known}
+    missing = [h for h in dict.fromkeys(manifest.hashes.values()) if h not in contents]
+    if missing:
+        keys = [store.key("snapshot", "section", h) for h in missing]
+        for name, content in zip(missing, await store.call("MGET", *keys), strict=True):
+            if content is None:
+                raise Aborted("the snapshot changed meanwhile", reason="SNAPSHOT_RACE")
+            contents[name] = content
+    return {name: contents[h] for name, h in manifest.hashes.items()}
+
+
+class SnapshotWatcher:
+    """
+    Keeps a holder up to date.
+
+    Args:
+        store: Redis.
+        holder: What is kept up to date.
+        disk_path: File of the last snapshot; None keeps none.
+        clock: Paces the looks.
+        publisher: Given to processes that put the snapshot back when Redis was emptied: schedulers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        holder: SnapshotHolder,
+        disk_path: Path | None,
+        clock: Clock,
+        *,
+        publisher: SnapshotPublisher | None = None,
+    ) -> None:
+        self._store = store
+        self._holder = holder
+        self._path = disk_path
+        self._clock = clock
+        self._publisher = publisher
+        self._contents: dict[str, bytes] = {}
+        self._nudged = asyncio.Event()
+        self._complaint = ""
+
+    async def boot(self) -> None:
+        """Look once; with Redis away or empty, begin with the file on disk, if there is one."""
+        await self._look()
+        if self._holder.current is None and self._path is not None:
+            stored = await asyncio.to_thread(_read_file, self._path)
+            if stored is not None:
+                self._holder.set(stored)
+                _log.info("snapshot from disk", version=stored.version)
+                await self._look()
+
+    async def run(self) -> None:
+        """Follow what is published until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="snapshot-listen")
+            while True:
+                self._nudged.clear()
+                await self._look()
+                await self._pause()
+
+    async def _listen(self) -> None:
+        async for _ in self._store.subscribe(self._store.key("snapshot")):
+            self._nudged.set()
+
+    async def _pause(self) -> None:
+        sleeping = asyncio.ensure_future(self._clock.sleep(POLL_EVERY))
+        waking = asyncio.ensure_future(self._nudged.wait())
+        try:
+            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleeping, waking):
+                task.cancel()
+            await asyncio.gather(sleeping, waking, return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Fetch and show what is newer; keep what there is when that is impossible."""
+        try:
+            await self._follow()
+            self._complaint = ""
+        except (Unavailable, Aborted):
+            pass  # the next look is a second away
+        except PatchbayError as error:
+            if error.message != self._complaint:
+                self._complaint = error.message
+                _log.error("the published snapshot is not taken", why=error.message)
+
+    async def _follow(self) -> None:
+        current = self._holder.current
+        found = await self._store.call("GET", self._store.key("snapshot", "version"))
+        version = int(found) if found is not None else 0
+        if current is not None and version == current.version:
+            return
+        if current is not None and version < current.version:
+            if self._publisher is not None and await self._publisher.restore(current):
+                _log.warning("Redis had lost the snapshot; put back", version=current.version)
+            return
+        if not version:
+            return
+        manifest = await _read_manifest(self._store)
+        if manifest is None:
+            return
+        sections = await _fetch(self._store, manifest, self._contents)
+        snapshot = decode_sections(manifest.version, sections)
+        self._contents = {manifest.hashes[name]: content for name, content in sections.items()}
+        self._holder.set(snapshot)
+        _log.info("snapshot", version=snapshot.version)
+        if self._path is not None:
+            stored = _Stored(manifest, {n: msgspec.Raw(c) for n, c in sections.items()})
+            try:
+                await asyncio.to_thread(_write_file, self._path, msgspec.json.encode(stored))
+            except OSError as error:
+                _log.warning("the snapshot cannot be kept on disk", why=str(error))
+
+
+def _read_file(path: Path) -> Snapshot | None:
+    try:
+        stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
+        if stored.manifest.min_reader > READER:
+            return None
+        return decode_sections(stored.manifest.version, stored.sections)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, FailedPrecondition) as error:
+        _log.warning("the snapshot on disk is not used", path=str(path), why=str(error))
+        return None
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,385 @@
+"""
+Leases in Redis, and the one script call that carries everything a scheduler has to say.
+
+A lease is the key `lease:{attempt_uid}` with what was chosen as its value and the lease's time as its TTL.
+Acquires, renewals, ends and journal events that gather while a call is under way share the next one: under
+load a call serves dozens of attempts. An end waits up to `_LINGER` for company, because nobody waits for it:
+its event is in the write-ahead file already.
+
+When Redis does not answer within the store's timeout, leases are local to this scheduler (`Local`) and the
+journal falls behind; attempts go on. The script refuses to work on a server of another epoch, so events
+never enter an emptied stream before those that it lost.
+
+Not here: choosing (selection.py), sending what waits in the file (redelivery.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from patchbay.errors import PatchbayError, ResourceExhausted, Unavailable
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.redis import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.scheduler.journal import Journal
+
+_log = logs.get_logger("scheduler.leases")
+
+# Attempts and events of one script call: about 2 ms of the server's time.
+_BATCH: Final = 512
+_EVENTS: Final = 1024
+# Attempts that may wait for a call; beyond it the scheduler is overloaded and says so.
+_WAITING: Final = 16_384
+_LINGER: Final = 0.005
+# Leases given while Redis was away; the oldest are forgotten first, which only costs idempotence.
+_LOCAL: Final = 65_536
+
+# KEYS: epoch, journal, then leases to take, to renew, to end.
+# ARGV: epoch, number to take, number to renew, TTL in ms, a value per lease to take, then the events.
+# Returns -1 for another epoch, else {index, value that stands, …} of leases that were taken before and
+# negative indices of renewed ones that had ended.
+APPLY: Final = Script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local takes, renews, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local out = {}
+for i = 1, takes do
+  local key = KEYS[2 + i]
+  if not redis.call('SET', key, ARGV[4 + i], 'PX', ttl, 'NX') then
+    out[#out + 1] = i
+    out[#out + 1] = redis.call('GET', key)
+  end
+end
+local base = 2 + takes
+for i = 1, renews do
+  if redis.call('PEXPIRE', KEYS[base + i], ttl) == 0 then out[#out + 1] = -i end
+end
+base = base + renews
+if #KEYS > base then redis.call('DEL', unpack(KEYS, base + 1)) end
+for i = 5 + takes, #ARGV do redis.call('XADD', KEYS[2], '*', 'e', ARGV[i]) end
+return out
+""")
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch found."""
+
+    standing: dict[int, str]
+    """Index of a lease to take → the value of the one that stands already."""
+    ended: set[int]
+    """Indices of leases to renew that had ended."""
+
+
+class EpochChanged(Exception):
+    """The server is not the one that we knew: flushed, or another one. Nothing was done."""
+
+
+class LeaseStore(Protocol):
+    """Where leases and events go."""
+
+    async def apply(
+        self,
+        take: Sequence[tuple[str, str]],
+        renew: Sequence[str],
+        end: Sequence[str],
+        events: Sequence[bytes],
+    ) -> Applied:
+        """
+        Take, renew and end leases and append events, all or nothing.
+
+        Args:
+            take: (attempt_uid, value) of each lease.
+            renew: Attempts that live.
+            end: Attempts that ended.
+            events: Serialised, in the order of their sequences.
+
+        Raises:
+            Unavailable: No answer; whether it was done is unknown.
+            EpochChanged: Another server or a flushed one.
+        """
+        ...
+
+
+class RedisLeases:
+    """
+    The adapter for Redis.
+
+    Args:
+        store: The server.
+        ttl: Seconds that a lease lives without renewal.
+    """
+
+    def __init__(self, store: Store, *, ttl: float) -> None:
+        self._store = store
+        self._ttl = int(ttl * 1000)
+        self._lease = store.key("lease", "")
+        self._keys = [store.key("epoch"), store.key("journal")]
+        self.epoch = ""
+        """The epoch that calls demand; set it before the first one."""
+
+    async def apply(
+        self,
+        take: Sequence[tuple[str, str]],
+        renew: Sequence[str],
+        end: Sequence[str],
+        events: Sequence[bytes],
+    ) -> Applied:
+        """Run the script."""
+        lease = self._lease
+        keys = [
+            *self._keys,
+            *[lease + uid for uid, _ in take],
+            *[lease + uid for uid in renew],
+            *[lease + uid for uid in end],
+        ]
+        args: list[str | bytes | int | float] = [
+            self.epoch,
+            len(take),
+            len(renew),
+            self._ttl,
+            *[value for _, value in take],
+            *events,
+        ]
+        reply = await self._store.script(APPLY, keys, args)
+        if reply == -1:
+            raise EpochChanged
+        applied = Applied({}, set())
+        position = 0
+        while position < len(reply):
+            index = reply[position]
+            if index > 0:
+                applied.standing[index - 1] = reply[position + 1].decode()
+                position += 2
+            else:
+                applied.ended.add(-index - 1)
+                position += 1
+        return applied
+
+
+class Local:
+    """Leases given while Redis was away, so that a repeated Acquire gets the same one."""
+
+    def __init__(self, *, clock: Clock, ttl: float) -> None:
+        self._clock = clock
+        self._ttl = ttl
+        self._leases: OrderedDict[str, tuple[float, str]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def take(self, uid: str, value: str) -> str | None:
+        """Take a lease; return the value of the one that stands already, if any."""
+        if (standing := self.standing(uid)) is not None:
+            return standing
+        now = self._clock.monotonic()
+        while self._leases:
+            oldest = next(iter(self._leases.values()))
+            if oldest[0] > now and len(self._leases) < _LOCAL:
+                break
+            self._leases.popitem(last=False)
+        self._leases[uid] = (now + self._ttl, value)
+        return None
+
+    def standing(self, uid: str) -> str | None:
+        """Return the value of a lease that lives."""
+        found = self._leases.get(uid)
+        return found[1] if found is not None and found[0] > self._clock.monotonic() else None
+
+    def renew(self, uid: str) -> bool:
+        """Extend a lease; return whether it lives."""
+        standing = self._leases.pop(uid, None)
+        now = self._clock.monotonic()
+        if standing is None or standing[0] <= now:
+            return False
+        self._leases[uid] = (now + self._ttl, standing[1])
+        return True
+
+    def end(self, uid: str) -> None:
+        """Forget a lease."""
+        self._leases.pop(uid, None)
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What one Acquire or Renew call waits for."""
+
+    take: list[tuple[str, str]]
+    renew: list[str]
+    done: asyncio.Future[Applied | None]
+    """None: Redis did not answer."""
+
+
+class LeaseBook:
+    """
+    The leases of this scheduler, in Redis or local.
+
+    `run` is its one worker; whoever builds it owns that task. Waiting calls end when it ends.
+    """
+
+    def __init__(
+        self, store: LeaseStore, journal: Journal, local: Local, *, on_behind: asyncio.Event
+    ) -> None:
+        """A call that fails sets *on_behind*."""
+        self._store = store
+        self._journal = journal
+        self._local = local
+        self._on_behind = on_behind
+        self._queue: deque[_Wanted] = deque()
+        self._queued = 0
+        self._ends: list[str] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    async def take(self, leases: list[tuple[str, str]]) -> list[str | None]:
+        """
+        Take a lease for each (attempt_uid, value), whose opened events are recorded already.
+
+        Returns:
+            For each, None when it is the caller's, or the value of the lease that the attempt already has.
+
+        Raises:
+            ResourceExhausted: Too many wait.
+        """
+        applied = await self._submit(leases, [])
+        if applied is not None and not applied.standing and not len(self._local):
+            return [None] * len(leases)
+        standing = applied.standing if applied is not None else {}
+        found: list[str | None] = []
+        for index, (uid, value) in enumerate(leases):
+            if applied is None:
+                found.append(self._local.take(uid, value))
+            else:
+                found.append(standing.get(index) or self._local.standing(uid))
+        if applied is None:
+            await self._journal.durable()
+        return found
+
+    async def renew(self, uids: list[str]) -> list[bool]:
+        """
+        Extend the leases of *uids*; return which were alive. While Redis is away all are.
+
+        Raises:
+            ResourceExhausted: Too many wait.
+        """
+        applied = await self._submit([], uids)
+        local = [self._local.renew(uid) for uid in uids] if len(self._local) else None
+        if applied is None:
+            return [True] * len(uids)
+        return [
+            index not in applied.ended or (local is not None and local[index])
+            for index in range(len(uids))
+        ]
+
+    def end(self, uids: Sequence[str]) -> None:
+        """End leases with one of the next calls, and let recorded events go out."""
+        if len(self._local):
+            for uid in uids:
+                self._local.end(uid)
+        # While Redis is away nobody takes these; the leases expire by themselves.
+        if len(self._ends) < _WAITING:
+            self._ends.extend(uids)
+        if self._timer is None and not self._ended:
+            self._timer = asyncio.get_running_loop().call_later(_LINGER, self._due)
+
+    async def _submit(self, take: list[tuple[str, str]], renew: list[str]) -> Applied | None:
+        if self._ended:
+            raise Unavailable("this scheduler is shutting down", reason="DRAINING")
+        if self._queued >= _WAITING:
+            raise ResourceExhausted(
+                "too many attempts wait for a lease", reason="SCHEDULER_BUSY", retry_after=1.0
+            )
+        wanted = _Wanted(take, renew, asyncio.get_running_loop().create_future())
+        self._queue.append(wanted)
+        self._queued += len(take) + len(renew)
+        self.nudge()
+        return await wanted.done
+
+    def _due(self) -> None:
+        self._timer = None
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Look whether something waits."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def run(self) -> None:
+        """Make calls until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                if not self._queue and (self._timer is not None or not self._something()):
+                    self._wake = loop.create_future()
+                    await self._wake
+                    self._wake = None
+                await self._call()
+        finally:
+            self._ended = True
+            if self._timer is not None:
+                self._timer.cancel()
+            while self._queue:
+                self._queue.popleft().done.cancel()
+
+    async def flush(self) -> None:
+        """Send what waits now, for a graceful end; `run` must have ended."""
+        while self._something():
+            await self._call()
+
+    def _something(self) -> bool:
+        return bool(self._queue or self._ends or self._journal.waiting)
+
+    async def _call(self) -> None:
+        batch: list[_Wanted] = []
+        size = 0
+        while self._queue and size < _BATCH:
+            wanted = self._queue.popleft()
+            size += len(wanted.take) + len(wanted.renew)
+            batch.append(wanted)
+        self._queued -= size
+        ends, self._ends = self._ends[:_BATCH], self._ends[_BATCH:]
+        parcel = self._journal.take(_EVENTS)
+        take = [lease for wanted in batch for lease in wanted.take]
+        renew = [uid for wanted in batch for uid in wanted.renew]
+        try:
+            applied = await self._store.apply(take, renew, ends, parcel.events)
+        except (EpochChanged, PatchbayError) as error:
+            if not isinstance(error, EpochChanged | Unavailable):
+                _log.error("the lease script failed", error=str(error))
+            self._journal.fall_behind()
+            self._on_behind.set()
+            self._answer(batch, None)
+        except BaseException:
+            # The worker ends; nobody else would tell those who wait.
+            self._journal.fall_behind()
+            for wanted in batch:
+                wanted.done.cancel()
+            raise
+        else:
+            self._journal.delivered(parcel)
+            self._answer(batch, applied)
+
+    def _answer(self, batch: list[_Wanted], applied: Applied | None) -> None:
+        if applied is None or not (applied.standing or applied.ended):
+            for wanted in batch:
+                if not wanted.done.done():
+                    wanted.done.set_result(applied)
+            return
+        take = renew = 0
+        for wanted in batch:
+            takes, renews = len(wanted.take), len(wanted.renew)
+            part = Applied(
+                {i - take: v for i, v in applied.standing.items() if take <= i < take + takes},
+                {i - renew for i in applied.ended if renew <= i < renew + renews},
+            )
+            take, renew = take + takes, renew + renews
+            if not wanted.done.done():
+                wanted.done.set_result(part)

@@ -1,0 +1,178 @@
+"""
+Builds a scheduler and runs it: within another process (`running_scheduler`) or as one (`run`).
+
+The only module of the scheduler that knows how its parts fit together. Not here: what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from patchbay.errors import PatchbayError, Unavailable
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.appendlog import AppendLog
+from patchbay_gateway.kernel.config import load_for
+from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
+from patchbay_gateway.plugins.distribution import SnapshotPublisher, SnapshotWatcher
+from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.scheduler.catalogue import Catalogue
+from patchbay_gateway.scheduler.credentials import Credentials
+from patchbay_gateway.scheduler.journal import Journal
+from patchbay_gateway.scheduler.leases import EpochChanged, LeaseBook, Local, RedisLeases
+from patchbay_gateway.scheduler.redelivery import Redelivery
+from patchbay_gateway.scheduler.selection import Selector
+from patchbay_gateway.scheduler.service import SchedulerServicer
+from patchbay_gateway.scheduler.watching import Configuration, Source
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.config import Config, ProcessSettings
+    from patchbay_gateway.kernel.keys import Roots
+    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.plugins.distribution import SnapshotHolder
+
+_log = logs.get_logger("scheduler")
+
+SERVICE = "patchbay.scheduler.v1.SchedulerService"
+"""Full name of the service, for channels and servers."""
+
+
+@contextlib.asynccontextmanager
+async def running_scheduler(
+    config: Config,
+    settings: ProcessSettings,
+    *,
+    store: Store,
+    holder: SnapshotHolder,
+    roots: Roots,
+    clock: Clock,
+    shutdown: Shutdown | None = None,
+    publish: bool = True,
+    journal_dir: Path | None = None,
+    reload: Callable[[], Config] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> AsyncIterator[SchedulerServicer]:
+    """
+    Run a scheduler's parts around the servicer that it yields.
+
+    Args:
+        config: What to begin with.
+        settings: Of this process.
+        store: Redis; stays the caller's.
+        holder: Filled and kept up to date, from the file and from Redis.
+        roots: All three.
+        clock: Time.
+        shutdown: Told when a part crashes; None: only the log says so.
+        publish: Whether this process publishes snapshots; otherwise it follows those of others.
+        journal_dir: Directory of the write-ahead file; default `journal` in the data directory. No two
+            processes share one.
+        reload: Reads the configuration anew when the file changes; default by *settings*.
+        environ: The environment; default the process's.
+
+    Raises:
+        ConfigError: The configuration names what cannot be used.
+        FailedPrecondition: The journal's directory is another process's.
+    """
+    environ = os.environ if environ is None else environ
+    log = AppendLog(journal_dir or settings.data_dir / "journal")
+    tasks = Tasks(shutdown or Shutdown())
+    try:
+        journal = Journal(log, clock=clock, installation=settings.installation)
+        leases = RedisLeases(store, ttl=settings.lease_ttl)
+        behind = asyncio.Event()
+        book = LeaseBook(
+            leases, journal, Local(clock=clock, ttl=settings.lease_ttl), on_behind=behind
+        )
+        redelivery = Redelivery(
+            store, journal, leases, clock=clock, behind=behind, nudge=book.nudge
+        )
+        with contextlib.suppress(Unavailable, EpochChanged):
+            await redelivery.look()
+
+        publisher = SnapshotPublisher(store, clock=clock)
+        watcher = SnapshotWatcher(
+            store, holder, settings.data_dir / "snapshot.json", clock, publisher=publisher
+        )
+        await watcher.boot()
+        credentials = Credentials(roots.plugins, clock=clock)
+        configuration = Configuration(
+            Source(
+                load=reload or (lambda: load_for(settings, environ)),
+                path=settings.config_path,
+                environ=environ,
+                roots=roots,
+                open_access=lambda c: (
+                    settings.service == "up" and settings.loopback and not c.client_keys
+                ),
+            ),
+            credentials=credentials,
+            holder=holder,
+            publisher=publisher if publish else None,
+            store=store,
+            clock=clock,
+        )
+        await configuration.start(config)
+
+        def problems() -> list[str]:
+            missing = [] if holder.current is not None else ["no snapshot yet"]
+            return [*missing, *configuration.problems]
+
+        heartbeat = Heartbeat(
+            store,
+            clock=clock,
+            describe=lambda: Instance(
+                id=f"scheduler-{journal.writer}",
+                kind="scheduler",
+                snapshot=holder.current.version if holder.current is not None else 0,
+                ready=holder.current is not None,
+            ),
+        )
+        servicer = SchedulerServicer(
+            holder=holder,
+            selector=Selector(credentials.usable),
+            credentials=credentials,
+            catalogue=Catalogue(credentials),
+            journal=journal,
+            book=book,
+            plugins_roots=roots.plugins,
+            clock=clock,
+            installation=settings.installation,
+            lease_ttl=settings.lease_ttl,
+            problems=problems,
+        )
+        tasks.start("scheduler-leases", book.run())
+        tasks.start("scheduler-journal", redelivery.run())
+        tasks.start("scheduler-snapshot", watcher.run())
+        tasks.start("scheduler-configuration", configuration.run())
+        tasks.start("scheduler-heartbeat", heartbeat.run())
+        with _on_hangup(configuration.look):
+            yield servicer
+        await tasks.aclose()
+        await book.flush()
+        with contextlib.suppress(PatchbayError):
+            await heartbeat.beat(alive=False)
+    finally:
+        await tasks.aclose()
+        log.close()
+
+
+@contextlib.contextmanager
+def _on_hangup(callback: Callable[[], None]) -> Iterator[None]:
+    """Call *callback* at SIGHUP where the loop can do that (the main thread of a Unix process)."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGHUP, callback)
+    except (NotImplementedError, RuntimeError, ValueError, AttributeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)

@@ -1,0 +1,250 @@
+"""
+The configuration file, followed: what changes in it reaches credentials and snapshot within a second or two.
+
+Looked at each second by what `stat` says of the file behind all links (a mounted ConfigMap is a link that is
+swapped), and of every file it names; SIGHUP looks at once. A file that cannot be used keeps what there is,
+and says so in the log and in `problems`. Schedulers that share a Redis publish one after the other, under a
+lock, each building on what the others published, so that equal files lead to one snapshot.
+
+Not here: reading YAML (kernel/config), what a snapshot is made of (publish.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from patchbay.errors import Aborted, PatchbayError, Unavailable
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.redis import Script
+from patchbay_gateway.plugins.prices import load_prices
+from patchbay_gateway.scheduler.credentials import read_material
+from patchbay_gateway.scheduler.publish import build_snapshot, digest_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.config import Config
+    from patchbay_gateway.kernel.keys import Roots
+    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotPublisher
+    from patchbay_gateway.plugins.snapshot import PriceEntry, Snapshot
+    from patchbay_gateway.scheduler.credentials import Credentials, Material
+
+_log = logs.get_logger("scheduler.configuration")
+
+LOOK_EVERY: Final = 1.0
+_LOCK_MS: Final = 10_000
+
+_UNLOCK: Final = Script(
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A configuration with all that it names."""
+
+    config: Config
+    material: dict[str, Material]
+    digests: dict[str, str]
+    prices: tuple[PriceEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the configuration comes from."""
+
+    load: Callable[[], Config]
+    """Reads it anew; raises ConfigError. Blocking."""
+    path: Path | None
+    """The file; None when there is none to watch."""
+    environ: Mapping[str, str]
+    roots: Roots
+    open_access: Callable[[Config], bool]
+    """Whether clients without key are answered under a configuration."""
+
+
+class Configuration:
+    """
+    Keeps credentials, and if it publishes the snapshot, in step with the file.
+
+    Args:
+        source: The file and what is needed to understand it.
+        credentials: Told of new material.
+        holder: Shows the snapshot at once, without the way through Redis.
+        publisher: None in a process that only follows what others publish.
+        store: For the lock between publishers.
+        clock: Paces looks and stamps versions.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        credentials: Credentials,
+        holder: SnapshotHolder,
+        publisher: SnapshotPublisher | None,
+        store: Store,
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._credentials = credentials
+        self._holder = holder
+        self._publisher = publisher
+        self._store = store
+        self._clock = clock
+        self._read: _Read | None = None
+        self._seen: tuple[object, ...] = ()
+        self._unpublished = False
+        self._looked_for = asyncio.Event()
+        self._problem = ""
+
+    @property
+    def problems(self) -> list[str]:
+        """Why what is in the file is not what is served; empty when it is."""
+        return [self._problem] if self._problem else []
+
+    async def start(self, config: Config) -> None:
+        """
+        Take *config*, and publish it if Redis is there.
+
+        Raises:
+            ConfigError: A secret or prices file that it names cannot be used.
+        """
+        self._seen = self._signature(config)
+        await self._take(config)
+        if self._publisher is not None and self._holder.current is None:
+            # Redis is away and nothing is on disk: serve from the file alone until it is back.
+            draft = self._build(None)
+            version = int(self._clock.now() * 1000)
+            self._holder.set(msgspec.structs.replace(draft, version=version))
+
+    def look(self) -> None:
+        """Look at the file now (SIGHUP)."""
+        self._seen = ()
+        self._looked_for.set()
+
+    async def run(self) -> None:
+        """Follow the file until cancelled."""
+        while True:
+            await self._pause()
+            await self._follow()
+
+    async def _follow(self) -> None:
+        assert self._read is not None
+        seen = self._signature(self._read.config)
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                config = await asyncio.to_thread(self._source.load)
+                await self._take(config)
+            except PatchbayError as error:
+                self._problem = f"the configuration is not used: {error.message}"
+                _log.error("the configuration is not used; the former stays", why=error.message)
+            else:
+                # The files that it names may be others now.
+                self._seen = self._signature(config)
+                self._problem = ""
+                _log.info("configuration taken")
+        elif self._unpublished:
+            await self._publish()
+
+    async def _take(self, config: Config) -> None:
+        self._read = await asyncio.to_thread(self._complete, config)
+        self._credentials.replace(self._read.material)
+        self._unpublished = self._publisher is not None
+        await self._publish()
+
+    def _complete(self, config: Config) -> _Read:
+        source = self._source
+        return _Read(
+            config=config,
+            material=read_material(config, source.environ, source.roots.store[0]),
+            digests=digest_keys(config, source.environ, source.roots.cluster[0]),
+            prices=load_prices(config.usage.prices) if config.usage.prices else (),
+        )
+
+    def _build(self, previous: Snapshot | None) -> Snapshot:
+        read = self._read
+        assert read is not None
+        return build_snapshot(
+            read.config,
+            material=read.material,
+            digests=read.digests,
+            prices=read.prices,
+            previous=previous,
+            now=self._clock.now(),
+            open_access=self._source.open_access(read.config),
+        )
+
+    async def _publish(self) -> None:
+        """Publish what was read; what cannot be done now is done at one of the next looks."""
+        publisher = self._publisher
+        if publisher is None:
+            return
+        lock, token = self._store.key("snapshot", "lock"), secrets.token_hex(8)
+        try:
+            if not await self._store.call("SET", lock, token, "NX", "PX", _LOCK_MS):
+                return
+            try:
+                previous = await publisher.read() or self._holder.current
+                published = await publisher.publish(self._build(previous))
+            finally:
+                await self._store.script(_UNLOCK, [lock], [token])
+        except (Unavailable, Aborted):
+            return
+        except PatchbayError as error:
+            self._problem = f"the snapshot is not published: {error.message}"
+            _log.error("the snapshot is not published", why=error.message)
+            return
+        self._unpublished = False
+        self._holder.set(published)
+
+    async def _pause(self) -> None:
+        sleeping = asyncio.ensure_future(self._clock.sleep(LOOK_EVERY))
+        waking = asyncio.ensure_future(self._looked_for.wait())
+        try:
+            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+            self._looked_for.clear()
+        finally:
+            for task in (sleeping, waking):
+                task.cancel()
+            await asyncio.gather(sleeping, waking, return_exceptions=True)
+
+    def _signature(self, config: Config) -> tuple[object, ...]:
+        """Return what tells a changed file from an unchanged one, for all files concerned."""
+        paths = [self._source.path, *_named(config)]
+        return tuple(_stat(path) for path in paths if path is not None)
+
+
+def _named(config: Config) -> Iterator[Path | None]:
+    """Yield the files that *config* names and that are read with it."""
+    for provider in config.providers:
+        for credential in provider.credentials:
+            yield credential.api_key_file
+    for key in config.client_keys:
+        yield key.key_file
+    yield config.usage.prices
+
+
+def _stat(path: Path) -> tuple[str, object]:
+    try:
+        found = path.stat()
+        # The name behind all links: a swapped link shows even where inodes are used again.
+        return str(path), (
+            os.path.realpath(path),
+            found.st_ino,
+            found.st_dev,
+            found.st_mtime_ns,
+            found.st_size,
+        )
+    except OSError as error:
+        return str(path), error.errno
