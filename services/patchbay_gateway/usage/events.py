@@ -168,7 +168,7 @@ def lost(info: Info, at: int) -> Event:
 
 
 def _info(a: Any, at: int) -> Info:
-    texts: tuple[str, ...] = (
+    texts = [
         a.tenant,
         a.installation,
         a.client_key,
@@ -181,19 +181,21 @@ def _info(a: Any, at: int) -> Info:
         a.upstream_model,
         a.format,
         a.operation,
-    )
+    ]
     joined = "".join(texts)
     # One look at all of them: nearly always none is too long or has a NUL.
     if len(joined) > _TEXT_LIMIT or "\0" in joined:
-        texts = tuple([_text(text) for text in texts])
-    return Info(
-        _text(a.attempt_uid),
-        _text(a.request_uid),
-        a.number,
-        *texts,
-        int(a.stream),
-        a.snapshot_version,
-        _micros(a.opened_at) or at,
+        texts = [_text(text) for text in texts]
+    return Info._make(
+        (
+            _text(a.attempt_uid),
+            _text(a.request_uid),
+            a.number,
+            *texts,
+            int(a.stream),
+            a.snapshot_version,
+            _micros(a.opened_at) or at,
+        )
     )
 
 

@@ -1,0 +1,200 @@
+"""
+Builds the usage service: within another process (`running_usage`) or as one (`run`).
+
+The only module here that knows how its parts fit together. Not here: what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+from patchbay.errors import FailedPrecondition, PatchbayError, Unavailable
+from patchbay_gateway.kernel import lifecycle, logs
+from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
+from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.usage.consumer import LINGER, Consumer
+from patchbay_gateway.usage.ledger import Ledger
+from patchbay_gateway.usage.price_feed import PriceFeed
+from patchbay_gateway.usage.service import SERVICE, UsageServicer
+from patchbay_gateway.usage.stream import RedisStream
+from patchbay_gateway.usage.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.config import Config, ProcessSettings
+    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.plugins.distribution import SnapshotHolder
+
+__all__ = ["SERVICE", "database_url", "run", "running_usage"]
+
+_GRACE: Final = 5.0
+_RETRY_EVERY: Final = 1.0
+
+_log = logs.get_logger("usage")
+
+
+def database_url(config: Config, settings: ProcessSettings) -> str:
+    """Return where the ledger is: as configured, else `ledger.db` in the data directory."""
+    return config.usage.database_url or f"sqlite:///{settings.data_dir / 'ledger.db'}"
+
+
+@contextlib.asynccontextmanager
+async def running_usage(
+    config: Config,
+    settings: ProcessSettings,
+    *,
+    store: Store,
+    holder: SnapshotHolder,
+    clock: Clock,
+    shutdown: Shutdown | None = None,
+    consumer: str | None = None,
+    linger: float = LINGER,
+) -> AsyncIterator[UsageServicer]:
+    """
+    Run consumer and sweeper around the servicer that it yields.
+
+    Args:
+        config: Where the ledger is.
+        settings: Of this process.
+        store: Redis; stays the caller's.
+        holder: Snapshots, for prices; somebody else fills it.
+        clock: Time.
+        shutdown: Told when a part crashes; None: only the log says so.
+        consumer: Name in the journal's group; default the host's. No two running services share one.
+        linger: Seconds between batches that are not full.
+
+    Raises:
+        FailedPrecondition: The database's URL or schema is not for us; the text says what to do.
+        Unavailable: The database is away.
+    """
+    ledger = await Ledger.open(database_url(config, settings))
+    tasks = Tasks(shutdown or Shutdown())
+    feed = PriceFeed(holder, ledger, clock=clock)
+    try:
+        name = consumer or socket.gethostname()
+        stream = RedisStream(store, consumer=name)
+        reader = Consumer(stream, ledger, feed, clock=clock, linger=linger)
+        sweeper = Sweeper(
+            stream,
+            ledger,
+            reader,
+            clock=clock,
+            lease_ttl=settings.lease_ttl,
+            lease_grace=settings.lease_grace,
+        )
+        heartbeat = Heartbeat(
+            store,
+            clock=clock,
+            describe=lambda: Instance(
+                id=f"usage-{name}",
+                kind="usage",
+                snapshot=holder.current.version if holder.current is not None else 0,
+                ready=not reader.trouble,
+            ),
+        )
+        tasks.start("usage-consumer", reader.run())
+        tasks.start("usage-sweeper", sweeper.run())
+        tasks.start("usage-heartbeat", heartbeat.run())
+        yield UsageServicer(ledger, stream, reader)
+        await tasks.aclose()
+        with contextlib.suppress(PatchbayError):
+            await heartbeat.beat(alive=False)
+    finally:
+        await tasks.aclose()
+        feed.close()
+        await ledger.aclose()
+
+
+def run(config: Config, settings: ProcessSettings) -> int:
+    """Run the usage service as this process and return its exit status."""
+
+    async def main(shutdown: Shutdown) -> None:
+        await _serve(config, settings, shutdown)
+
+    return lifecycle.run(main)
+
+
+async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) -> None:
+    # Only the process needs the network's side; `patchbay up` has it elsewhere.
+    from patchbay.server import Server  # noqa: PLC0415 - see above
+    from patchbay.tokens import ServiceAuthenticator  # noqa: PLC0415 - see above
+    from patchbay_gateway.kernel.health import serve_health  # noqa: PLC0415 - see above
+    from patchbay_gateway.kernel.keys import load_roots, service_key  # noqa: PLC0415 - see above
+    from patchbay_gateway.kernel.redis import Store  # noqa: PLC0415 - see above
+    from patchbay_gateway.kernel.telemetry import make_metrics  # noqa: PLC0415 - see above
+    from patchbay_gateway.plugins.distribution import (  # noqa: PLC0415 - see above
+        SnapshotHolder,
+        SnapshotWatcher,
+    )
+
+    logs.configure(settings.log_format, settings.log_level)
+    if not settings.redis_url:
+        raise FailedPrecondition(
+            "the usage service reads the journal from Redis; set REDIS_URL", reason="NO_REDIS"
+        )
+    clock = SystemClock()
+    roots = load_roots(os.environ, ["cluster"], settings.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        store = Store(settings.redis_url, installation=settings.installation, clock=clock)
+        stack.push_async_callback(store.aclose)
+        tasks = Tasks(shutdown)
+        stack.push_async_callback(tasks.aclose)
+        with contextlib.suppress(Unavailable):  # it may come later; the consumer waits for it
+            await store.check_server()
+        holder = SnapshotHolder()
+        watcher = SnapshotWatcher(store, holder, settings.data_dir / "usage-snapshot.json", clock)
+        await watcher.boot()
+        tasks.start("usage-snapshot", watcher.run())
+        servicer = await _entered(stack, config, settings, store, holder, clock, shutdown)
+        if servicer is None:
+            return
+        port = await stack.enter_async_context(
+            serve_health(
+                settings.host,
+                settings.health_port,
+                {"journal": servicer.health},
+                make_metrics(enabled=True),
+            )
+        )
+        server = Server(
+            {SERVICE: servicer},
+            authenticate=ServiceAuthenticator([service_key(root) for root in roots.cluster]),
+        )
+        grpc_port = await server.start(f"{settings.host}:{settings.grpc_port}")
+        _log.info("usage service is up", grpc_port=grpc_port, health_port=port)
+        try:
+            await shutdown.wait()
+        finally:
+            await server.drain(_GRACE, notice=0.0)
+
+
+async def _entered(
+    stack: contextlib.AsyncExitStack,
+    config: Config,
+    settings: ProcessSettings,
+    store: Store,
+    holder: SnapshotHolder,
+    clock: Clock,
+    shutdown: Shutdown,
+) -> UsageServicer | None:
+    """Start the service when its database answers; None when the process is to end before."""
+    while not shutdown.draining.is_set():
+        try:
+            return await stack.enter_async_context(
+                running_usage(
+                    config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
+                )
+            )
+        except Unavailable as error:
+            _log.warning("waits for the ledger's database", why=error.message)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_EVERY):
+                    await shutdown.wait()
+    return None
