@@ -1,0 +1,229 @@
+"""
+Serving plugins: `serve(MyPlugin())` is a whole program.
+
+    from patchbay.serve import serve
+    serve(MyExecutor(), address="[::]:7003")
+
+`build_servicers` makes the same servicers for calls within a process. Keys come from PATCHBAY_PLUGIN_KEY
+or the file that PATCHBAY_PLUGIN_KEY_FILE names. Not here: what a plugin does (`patchbay.executor`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from patchbay import errors, keys
+from patchbay.executor import Executor, ExecutorServicer, Plugin
+from patchbay.handshake import Configurations, PluginServicer
+from patchbay.secrets import SecretOpener
+from patchbay.server import Server
+from patchbay.tokens import PluginAuthenticator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    PluginKeys = Mapping[str, Sequence[bytes]]
+    """Plugin id to its keys, the newest first."""
+
+_logger = logging.getLogger("patchbay.serve")
+
+PLUGIN_SERVICE: Final = "patchbay.plugin.v1.PluginService"
+EXECUTOR_SERVICE: Final = "patchbay.plugin.v1.ExecutorService"
+DEFAULT_ADDRESS: Final = "[::]:7003"
+GRACE: Final = 600.0
+"""Seconds that calls in flight may go on after SIGTERM."""
+
+
+def load_plugin_keys(environ: Mapping[str, str], plugin_ids: Iterable[str]) -> PluginKeys:
+    """
+    Return the keys of PATCHBAY_PLUGIN_KEY or PATCHBAY_PLUGIN_KEY_FILE.
+
+    The text is one key for all *plugin_ids*, or lines `id=key`; a second line for an id is the previous
+    generation. A key is 32 bytes in hex or base64url.
+
+    Raises:
+        FailedPrecondition: Neither is set, the file cannot be read, or a key is malformed.
+    """
+    ids = list(plugin_ids)
+    text, source = environ.get("PATCHBAY_PLUGIN_KEY", ""), "PATCHBAY_PLUGIN_KEY"
+    if not text and (path := environ.get("PATCHBAY_PLUGIN_KEY_FILE")):
+        source = path
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise errors.FailedPrecondition(
+                f"PATCHBAY_PLUGIN_KEY_FILE {path} cannot be read: {error.strerror}",
+                reason="PLUGIN_KEY_MISSING",
+            ) from error
+    found: dict[str, list[bytes]] = {}
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        name, separator, value = line.partition("=")
+        # Base64 may end in "=", so a line names a plugin only if something follows.
+        if separator and value.strip("="):
+            found.setdefault(name.strip(), []).append(parse_key(value.strip(), source))
+        else:
+            for id_ in ids:
+                found.setdefault(id_, []).append(parse_key(line, source))
+    missing = [id_ for id_ in ids if id_ not in found]
+    if missing:
+        raise errors.FailedPrecondition(
+            f"no key for plugin {', '.join(missing)}: set PATCHBAY_PLUGIN_KEY or "
+            "PATCHBAY_PLUGIN_KEY_FILE to what `patchbay plugin key ID` prints",
+            reason="PLUGIN_KEY_MISSING",
+        )
+    return found
+
+
+def parse_key(text: str, source: str) -> bytes:
+    """
+    Return the 32 bytes of a key in hex or base64url.
+
+    Raises:
+        FailedPrecondition: It is neither; the message names *source* and not the text.
+    """
+    key = b""
+    with contextlib.suppress(ValueError):
+        if len(text) == 2 * keys.KEY_BYTES:
+            key = bytes.fromhex(text)
+        else:
+            bare = text.rstrip("=").replace("-", "+").replace("_", "/")
+            key = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    if len(key) != keys.KEY_BYTES:
+        raise errors.FailedPrecondition(
+            f"{source} holds no key of {keys.KEY_BYTES} bytes in hex or base64url",
+            reason="PLUGIN_KEY_INVALID",
+        )
+    return key
+
+
+class _ConfiguredExecutors(ExecutorServicer):
+    """Executors in the configuration that each call names."""
+
+    def __init__(self, configurations: Configurations, opener: SecretOpener) -> None:
+        super().__init__((), opener=opener)
+        self._configurations = configurations
+
+    def _executor(self, context: Any) -> Executor:
+        plugin = self._configurations.called(context)
+        if not isinstance(plugin, Executor):
+            raise errors.NotFound(
+                f"plugin {plugin.id} is no executor", reason="CAPABILITY_NOT_SERVED"
+            )
+        return plugin
+
+
+def build_servicers(plugins: Sequence[Plugin], plugin_keys: PluginKeys) -> dict[str, object]:
+    """
+    Return full service name → servicer for *plugins*, for a server or an in-process channel.
+
+    Args:
+        plugins: With different ids.
+        plugin_keys: Their keys (not channel or sealing keys), the newest first.
+    """
+    return _build(Configurations(plugins), plugin_keys)
+
+
+def _build(configurations: Configurations, plugin_keys: PluginKeys) -> dict[str, object]:
+    ids = configurations.plugin_ids
+    channel_keys = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
+    servicers: dict[str, object] = {PLUGIN_SERVICE: PluginServicer(configurations, channel_keys)}
+    if any(isinstance(configurations.plugin(id_), Executor) for id_ in ids):
+        opener = SecretOpener(
+            keys.sealing_key(key) for id_ in ids for key in plugin_keys.get(id_, ())
+        )
+        servicers[EXECUTOR_SERVICE] = _ConfiguredExecutors(configurations, opener)
+    return servicers
+
+
+class PluginServer:
+    """
+    Plugins at one address: servicers, tokens, health, drain.
+
+    Args:
+        plugins: With different ids.
+        plugin_keys: Their keys, the newest first.
+    """
+
+    def __init__(self, plugins: Sequence[Plugin], plugin_keys: PluginKeys) -> None:
+        self._configurations = Configurations(plugins)
+        ids = self._configurations.plugin_ids
+        channel = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
+        self._server = Server(
+            _build(self._configurations, plugin_keys),
+            authenticate=PluginAuthenticator(lambda id_: channel.get(id_, ()), ids),
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that run now."""
+        return self._server.in_flight
+
+    async def start(self, *addresses: str) -> int:
+        """Listen and return the last port."""
+        return await self._server.start(*addresses)
+
+    async def drain(self, grace: float = GRACE, *, notice: float = 1.0) -> None:
+        """Let calls in flight finish, then close the plugins (patchbay.server.Server.drain)."""
+        await self._server.drain(grace, notice=notice)
+        await self._configurations.aclose()
+
+    async def stop(self) -> None:
+        """Cancel what runs and close the plugins."""
+        await self._server.stop()
+        await self._configurations.aclose()
+
+
+async def serve_async(
+    *plugins: Plugin,
+    address: str = DEFAULT_ADDRESS,
+    plugin_keys: PluginKeys | None = None,
+    grace: float = GRACE,
+    stopping: asyncio.Event | None = None,
+) -> None:
+    """
+    Serve *plugins* at *address* until SIGTERM, SIGINT or *stopping*; then drain.
+
+    Args:
+        plugins: With different ids.
+        address: `host:port` or `unix:/path`.
+        plugin_keys: Default: `load_plugin_keys` of the environment.
+        grace: Seconds that calls in flight may go on.
+        stopping: Set to stop; with it, signals are left to the caller.
+
+    Raises:
+        FailedPrecondition: No key, or the address is taken.
+    """
+    if plugin_keys is None:
+        plugin_keys = load_plugin_keys(os.environ, [plugin.id for plugin in plugins])
+    loop = asyncio.get_running_loop()
+    signals = () if stopping is not None else (signal.SIGTERM, signal.SIGINT)
+    stop = stopping or asyncio.Event()
+    server = PluginServer(plugins, plugin_keys)
+    port = await server.start(address)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    _logger.info("serving %s at %s (port %d)", [p.id for p in plugins], address, port)
+    try:
+        await stop.wait()
+        # A second signal ends the process at once.
+        for number in signals:
+            loop.remove_signal_handler(number)
+        await server.drain(grace)
+    finally:
+        await server.stop()
+
+
+def serve(*plugins: Plugin, address: str = DEFAULT_ADDRESS, grace: float = GRACE) -> None:
+    """Serve *plugins* until SIGTERM, as `serve_async` does, on an event loop of its own."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        from uvloop import new_event_loop as factory  # noqa: PLC0415 - faster where installed
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve_async(*plugins, address=address, grace=grace))
