@@ -36,9 +36,11 @@ class StreamState:
     """What one streamed answer has shown so far."""
 
     sequence: int = -1
-    """Last `sequence_number` seen (OpenAI Responses)."""
+    """Last `sequence_number` known; the dialect may know a later one from `last`."""
     terminal: bool = False
     """The regular end was seen."""
+    content: bool = False
+    """Model content was seen; from then on chunks are looked at less closely."""
     last: bytes = b""
     """The bytes written last, whole events: what `stream_error` looks at to go on from there."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from patchbay import errors
+from patchbay_gateway.edge.dialects.table import GEMINI_JSON
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.edge.routes import answers, paths
 from patchbay_gateway.edge.routes.request import RoutedRequest
@@ -65,7 +66,7 @@ class Router:
     Args:
         pipeline: Serves POSTs that run a model.
         lists: Answers model lists.
-        dialects: By name; all four.
+        dialects: By name, from dialects/table.py.
         mint: Makes a request id.
         on_bug: Told of an exception outside the error tree; returns the id that the client sees.
     """
@@ -95,6 +96,9 @@ class Router:
             target = paths.resolve(head.method, head.path)
             dialect = self._dialects[target.dialect]
             if target.kind == "run":
+                alt = _alt(head.query) if target.dialect == "gemini" else ""
+                if alt and target.stream:
+                    dialect = self._dialects[GEMINI_JSON]
                 await self._pipeline.run(
                     RoutedRequest(
                         dialect=dialect,
@@ -102,7 +106,7 @@ class Router:
                         exchange=exchange,
                         model_from_path=target.model,
                         stream_from_path=target.stream,
-                        alt=_alt(head.query) if target.dialect == "gemini" else "",
+                        alt=alt,
                         request_id=request_id,
                         client_request_id=own_id,
                     )
@@ -122,7 +126,7 @@ class Router:
         except errors.PatchbayError as error:
             await self._refuse(exchange, dialect, error, request_id)
         except Exception as error:  # noqa: BLE001 - the boundary: on_bug logs it, the client gets its id
-            bug = errors.Internal(f"internal error {self._on_bug(error)}")
+            bug = errors.Internal(repr(error), metadata={"error_id": self._on_bug(error)})
             await self._refuse(exchange, dialect, bug, request_id)
 
     async def _refuse(

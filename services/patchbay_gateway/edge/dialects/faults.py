@@ -1,0 +1,281 @@
+"""
+What an error means to a client, before a dialect dresses it: status, message, retry advice.
+
+The status table:
+
+| error | status |
+|---|---|
+| InvalidRequest | 400; BODY_TOO_LARGE 413, BODY_TIMEOUT 408, UNSUPPORTED_MEDIA 415 |
+| reason DIALECT_NOT_AVAILABLE | 400 |
+| Unauthenticated · PermissionDenied · NotFound | 401 · 403 · 404 |
+| a method that a path does not have | 405 |
+| ResourceExhausted · FailedPrecondition | 429 · 400 |
+| Unavailable, Aborted · DeadlineExceeded · Cancelled | 503 · 504 · 499 |
+| UpstreamError | the provider's, but 401, 403 and 407 become 502 |
+| all else | 500, with an id instead of the text |
+
+A provider's 401 and 403 speak of the gateway's credential. Passed on they would tell the client that *its*
+key is bad, and SDKs and people would throw away a good key; so they become 502, and the provider's body is
+not shown. Not here: what is retried (kernel/outcomes.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from patchbay import errors
+
+if TYPE_CHECKING:
+    from patchbay.errors import Headers, PatchbayError
+
+_BY_CLASS: Final[dict[type[errors.PatchbayError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.PermissionDenied: 403,
+    errors.NotFound: 404,
+    errors.ResourceExhausted: 429,
+    errors.FailedPrecondition: 400,
+    errors.Aborted: 503,
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.Cancelled: 499,
+}
+_BY_REASON: Final = {
+    "BODY_TOO_LARGE": 413,
+    "BODY_TIMEOUT": 408,
+    "UNSUPPORTED_MEDIA": 415,
+    "DIALECT_NOT_AVAILABLE": 400,
+    "METHOD_NOT_ALLOWED": 405,
+}
+_CREDENTIAL_REFUSED: Final = frozenset({401, 403, 407})
+_MAX_MESSAGE: Final = 2048
+_DEFAULT_RETRY_AFTER: Final = 1.0
+# A provider's message may quote what it was sent.
+_SECRETS: Final = re.compile(
+    r"(?i)(\b(?:api[_-]?key|access[_-]?token|token|authorization|secret)\b[\"']?\s*[:=]\s*[\"']?(?:bearer\s+)?"
+    r"|\bbearer\s+)[^\s\"',;}]{6,}"
+)
+
+
+def refuses_credential(error: PatchbayError) -> bool:
+    """Whether a provider refused the gateway's own credential."""
+    return isinstance(error, errors.UpstreamError) and error.http_status in _CREDENTIAL_REFUSED
+
+
+def status_of(error: PatchbayError) -> int:
+    """Return the HTTP status that a client sees, 400 to 599."""
+    if isinstance(error, errors.UpstreamError):
+        if error.http_status in _CREDENTIAL_REFUSED:
+            return 502
+        return error.http_status if 400 <= error.http_status <= 599 else 502
+    found = _BY_REASON.get(error.reason)
+    if found is not None:
+        return found
+    for cls in type(error).__mro__:
+        if cls in _BY_CLASS:
+            return _BY_CLASS[cls]
+    return 500
+
+
+def code_of(error: PatchbayError, status: int) -> str:
+    """Return the machine-readable code of an error of our own making; '' where the status says it all."""
+    if error.reason == "DIALECT_NOT_AVAILABLE":
+        return "dialect_not_available"
+    if isinstance(error, errors.NotFound):
+        return {"NO_ROUTE": "unknown_url", "NO_ACTION": "unknown_url"}.get(
+            error.reason, "model_not_found"
+        )
+    if status in {405, 408, 413, 415}:
+        return error.reason.lower()
+    return ""
+
+
+def message_of(error: PatchbayError, status: int, request_id: str) -> str:
+    """Return what the client reads: never an internal text, never a secret of the provider's answer."""
+    if isinstance(error, errors.UpstreamError):
+        if error.http_status in _CREDENTIAL_REFUSED:
+            return (
+                f"the provider refused the gateway's credential (HTTP {error.http_status}); "
+                "your own API key was accepted"
+            )
+        return clean(upstream_message(error) or error.message)
+    if status == 500:
+        error_id = error.metadata.get("error_id", "")
+        return f"internal error {error_id or request_id}"
+    return error.message
+
+
+def clean(text: str) -> str:
+    """Return *text* cut to 2048 characters and without what follows the word for a secret."""
+    text = _SECRETS.sub(r"\1[REDACTED]", text)
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+
+
+def upstream_object(error: errors.UpstreamError) -> Any:
+    """Return the provider's body as JSON, or None."""
+    if error.body.lstrip()[:1] not in {b"{", b"["}:
+        return None
+    try:
+        return orjson.loads(error.body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def upstream_message(error: errors.UpstreamError) -> str:
+    """Return the sentence in a provider's body, whatever its shape; '' if there is none."""
+    found = upstream_object(error)
+    if isinstance(found, list) and found:
+        found = found[0]
+    if isinstance(found, dict):
+        for place in (found.get("error"), found, (found.get("response") or {})):
+            if isinstance(place, dict):
+                if isinstance(place.get("error"), dict):
+                    place = place["error"]  # noqa: PLW2901 - one level deeper, the same question
+                for key in ("message", "detail", "error_description"):
+                    if isinstance(text := place.get(key), str) and text:
+                        return text
+            elif isinstance(place, str) and place:
+                return place
+        return ""
+    # A web server's page says nothing to a client that the status does not.
+    if "html" in error.content_type or error.body.lstrip()[:1] == b"<":
+        return ""
+    return error.body[: 4 * _MAX_MESSAGE].decode("utf-8", "replace").strip()
+
+
+def upstream_code(error: PatchbayError) -> tuple[str, str]:
+    """Return (type, code) that a provider's JSON names, '' for what it does not."""
+    if not isinstance(error, errors.UpstreamError) or refuses_credential(error):
+        return "", ""
+    found = upstream_object(error)
+    inner = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(inner, dict):
+        return "", ""
+    kind, code = inner.get("type"), inner.get("code")
+    return (kind if isinstance(kind, str) else "", code if isinstance(code, str) else "")
+
+
+def retry_headers(error: PatchbayError, status: int, *, milliseconds: bool) -> Headers:
+    """
+    Return `retry-after` wherever a wait is known, and what SDKs obey beside it.
+
+    Args:
+        error: The error.
+        status: What the client sees.
+        milliseconds: Whether the dialect's SDKs read `retry-after-ms` and `x-should-retry`.
+    """
+    wait = error.retry_after
+    if wait is None and status == 503 and not isinstance(error, errors.UpstreamError):
+        wait = _DEFAULT_RETRY_AFTER
+    headers: Headers = []
+    if wait is not None and wait >= 0:
+        headers.append((b"retry-after", b"%d" % max(math.ceil(wait), 1 if wait else 0)))
+        if milliseconds:
+            headers.append((b"retry-after-ms", b"%d" % math.ceil(wait * 1000)))
+    if milliseconds:
+        advice = _should_retry(error)
+        if advice:
+            headers.append((b"x-should-retry", advice))
+    return headers
+
+
+def _should_retry(error: PatchbayError) -> bytes:
+    if refuses_credential(error):
+        # SDKs repeat a 502 by themselves, and a refused credential is refused again.
+        return b"false"
+    if isinstance(error, errors.UpstreamError):
+        for name, value in error.headers:
+            if name == b"x-should-retry" and value in {b"true", b"false"}:
+                return value
+        return b""
+    if isinstance(error, errors.Unavailable | errors.Aborted | errors.ResourceExhausted):
+        return b"true"
+    return b""
+
+
+def event_data(chunk: bytes) -> bytes:
+    """Return the joined `data:` lines of one SSE event, or the chunk itself if it is plain JSON."""
+    stripped = chunk.lstrip()
+    if stripped[:1] in {b"{", b"["}:
+        return stripped
+    return b"\n".join(
+        line[5:].removeprefix(b" ") for line in chunk.splitlines() if line.startswith(b"data:")
+    )
+
+
+def event_json(chunk: bytes) -> Any:
+    """Return the JSON of one SSE event, or None."""
+    try:
+        return orjson.loads(event_data(chunk))
+    except orjson.JSONDecodeError:
+        return None
+
+
+_STATUS_BY_CODE: Final = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "resource_exhausted": 429,
+    "tokens": 429,
+    "requests": 429,
+    "invalid_request_error": 400,
+    "invalid_argument": 400,
+    "failed_precondition": 400,
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "unauthenticated": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "permission_denied": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "not_found": 404,
+    "request_too_large": 413,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "api_error": 500,
+    "internal": 500,
+    "unavailable": 503,
+    "timeout_error": 504,
+    "deadline_exceeded": 504,
+    "overloaded_error": 529,
+}
+
+
+def status_in(*places: Any) -> int:
+    """Return the status that in-stream error objects name by number or by a known word, else 502."""
+    for place in places:
+        if isinstance(place, dict):
+            for key in ("status", "status_code", "code"):
+                number = place.get(key)
+                if isinstance(number, str) and number.isdigit():
+                    number = int(number)
+                if isinstance(number, int) and 400 <= number <= 599:
+                    return number
+    for place in places:
+        if isinstance(place, dict):
+            for key in ("code", "type", "status"):
+                word = place.get(key)
+                if isinstance(word, str) and word.lower() in _STATUS_BY_CODE:
+                    return _STATUS_BY_CODE[word.lower()]
+    return 502
+
+
+def in_stream(status: int, shaped: dict[str, Any]) -> errors.UpstreamError:
+    """Return the error that a 200's stream reported; *shaped* is its HTTP form in the dialect."""
+    error = errors.UpstreamError(
+        status,
+        body=orjson.dumps(shaped),
+        content_type="application/json",
+        sent=errors.Sent.YES,
+        reason="IN_STREAM_ERROR",
+    )
+    if text := upstream_message(error):
+        error.message = clean(text)
+    return error
