@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from patchbay.errors import FailedPrecondition, Unavailable
+from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.redis_address import connect, parse_address
 from patchbay_gateway.kernel.resp import ConnectionLost
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 START_LIMIT: Final = 30.0
 """Seconds that loading an append-only file may take."""
 STOP_LIMIT: Final = 5.0
+KEEP_EVERY: Final = 0.25
+"""Seconds between looks whether the server still runs; the breaker of its clients probes as often."""
+
+_log = logs.get_logger("kernel.valkey")
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, the ending NUL included.
 _SOCKET_PATH_LIMIT: Final = 100
@@ -79,6 +84,7 @@ class EmbeddedValkey:
         self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket_dir: Path | None = None
+        self._socket = ""
 
     @property
     def pid(self) -> int | None:
@@ -93,22 +99,38 @@ class EmbeddedValkey:
             FailedPrecondition: No program, or the data directory is in use.
             Unavailable: The server did not come up; the text has the end of its log.
         """
-        program = find_server()
         self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._take_lock()
         try:
             await self._end_orphan()
-            socket = self._socket_path()
-            log = self._dir / "valkey.log"
-            # Not kept from earlier lives: it would grow without bound.
-            with log.open("wb") as output:
-                self._process = self._spawn(program, socket, output)
-            (self._dir / "pid").write_text(str(self._process.pid))
-            await self._wait_ready(f"unix://{socket}", log)
+            self._socket = self._socket_path()
+            await self._launch()
         except BaseException:
             await self.stop()
             raise
-        return f"unix://{socket}"
+        return f"unix://{self._socket}"
+
+    async def keep(self) -> None:
+        """Start the server again, at the same URL, whenever it ends without us. Runs until cancelled."""
+        while True:
+            await self._clock.sleep(KEEP_EVERY)
+            process = self._process
+            if process is None or process.poll() is None:
+                continue
+            _log.error("the embedded Valkey ended, it is started again", status=process.returncode)
+            Path(self._socket).unlink(missing_ok=True)
+            try:
+                await self._launch()
+            except Unavailable as error:
+                _log.error(error.message)  # noqa: TRY400 - the text has the end of the server's log
+
+    async def _launch(self) -> None:
+        log = self._dir / "valkey.log"
+        # Not kept from earlier lives: it would grow without bound.
+        with log.open("wb") as output:
+            self._process = self._spawn(find_server(), self._socket, output)
+        (self._dir / "pid").write_text(str(self._process.pid))
+        await self._wait_ready(f"unix://{self._socket}", log)
 
     async def stop(self) -> None:
         """End the server after it has written its file; kill it after 5 s. Idempotent."""
