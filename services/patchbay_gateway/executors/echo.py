@@ -103,7 +103,7 @@ class EchoExecutor(Executor):
             await self._sleep(wishes.delay)
         if wishes.fail_after is not None:
             raise _failure(request, 502, "echo broke off, as x-echo-fail-after asked")
-        if request.operation == "embeddings":
+        if request.operation == "embeddings" and request.format == "openai":
             answer, tokens = dialects.embeddings(body, request.model)
             return ExecutorResponse(orjson.dumps(answer), usage=_usage(tokens, 0))
         dialect = self._dialect(request)
