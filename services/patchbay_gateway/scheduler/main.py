@@ -10,14 +10,25 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from patchbay.errors import PatchbayError, Unavailable
-from patchbay_gateway.kernel import logs
+from patchbay.errors import FailedPrecondition, PatchbayError, Unavailable
+from patchbay.server import Server
+from patchbay.tokens import ServiceAuthenticator
+from patchbay_gateway.kernel import lifecycle, logs
 from patchbay_gateway.kernel.appendlog import AppendLog
+from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.config import load_for
+from patchbay_gateway.kernel.health import serve_health
+from patchbay_gateway.kernel.keys import ROOTS, load_roots, service_key
 from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
-from patchbay_gateway.plugins.distribution import SnapshotPublisher, SnapshotWatcher
+from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.telemetry import make_metrics
+from patchbay_gateway.plugins.distribution import (
+    SnapshotHolder,
+    SnapshotPublisher,
+    SnapshotWatcher,
+)
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials
@@ -35,12 +46,15 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.keys import Roots
-    from patchbay_gateway.kernel.redis import Store
-    from patchbay_gateway.plugins.distribution import SnapshotHolder
 
 _log = logs.get_logger("scheduler")
 
-SERVICE = "patchbay.scheduler.v1.SchedulerService"
+# Calls take milliseconds; what is not done by then hangs on Redis and is answered by its timeout.
+_DRAIN: Final = 5.0
+# Clients connect anew now and then, so that added schedulers get their share.
+_CONNECTION_AGE: Final = 300.0
+
+SERVICE: Final = "patchbay.scheduler.v1.SchedulerService"
 """Full name of the service, for channels and servers."""
 
 
@@ -161,6 +175,66 @@ async def running_scheduler(
     finally:
         await tasks.aclose()
         log.close()
+
+
+def run(config: Config, settings: ProcessSettings) -> int:
+    """
+    Run a scheduler as a process of its own, gRPC and health, until it has drained; return its exit status.
+
+    Raises:
+        FailedPrecondition: A root key or the URL of Redis is missing; the text has the remedy.
+    """
+    if settings.redis_url is None:
+        raise FailedPrecondition(
+            "a scheduler needs Redis or Valkey: set REDIS_URL, for example redis://127.0.0.1:6379",
+            reason="REDIS_URL_MISSING",
+        )
+    logs.configure(settings.log_format, settings.log_level)
+    url, roots = settings.redis_url, load_roots(os.environ, ROOTS, settings.data_dir)
+    return lifecycle.run(lambda shutdown: _serve(config, settings, url, roots, shutdown))
+
+
+async def _serve(
+    config: Config, settings: ProcessSettings, url: str, roots: Roots, shutdown: Shutdown
+) -> None:
+    clock = SystemClock()
+    holder = SnapshotHolder()
+    store = Store(url, installation=settings.installation, clock=clock)
+    try:
+        try:
+            await store.check_server()
+        except Unavailable as error:
+            _log.warning("starting without Redis", why=error.message)
+        async with running_scheduler(
+            config,
+            settings,
+            store=store,
+            holder=holder,
+            roots=roots,
+            clock=clock,
+            shutdown=shutdown,
+        ) as servicer:
+            server = Server(
+                {SERVICE: servicer},
+                authenticate=ServiceAuthenticator([service_key(root) for root in roots.cluster]),
+                max_connection_age=_CONNECTION_AGE,
+            )
+            checks = {"scheduler": lambda: "; ".join(servicer.problems()) or None}
+            metrics = make_metrics(enabled=True)
+            async with serve_health(settings.host, settings.health_port, checks, metrics) as health:
+                port = await server.start(f"{_bracketed(settings.host)}:{settings.grpc_port}")
+                try:
+                    _log.info("scheduler listens", grpc=port, health=health)
+                    await shutdown.wait()
+                    await server.drain(_DRAIN)
+                finally:
+                    await server.stop()
+    finally:
+        await store.aclose()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Schedulers as a process has them, on a real Valkey; what a client of theirs sends; what the ledger would read."""
+"""Schedulers as a process has them, on a real Valkey; what an edge sends; what the ledger would read."""
 
 from __future__ import annotations
 
@@ -144,5 +144,5 @@ async def events(store: Store) -> list[journal_pb2.JournalEvent]:
 async def eventually(check: Callable[[], Awaitable[bool]], limit: float = 10.0) -> None:
     """Wait until *check* holds; for what another process or server does in its own time."""
     async with asyncio.timeout(limit):
-        while not await check():
+        while not await check():  # noqa: ASYNC110 - the other side has no event for us
             await asyncio.sleep(0.01)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patchbay.scheduler.v1 import scheduler_pb2
+from tests.integration.scheduler.conftest import acquire, events, eventually, report
+
 from patchbay.usage.v1 import journal_pb2
-from tests.integration.scheduler.conftest import acquire, eventually, events, report
 
 if TYPE_CHECKING:
     from tests.integration.scheduler.conftest import Gateway
