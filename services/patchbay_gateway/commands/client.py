@@ -44,7 +44,7 @@ class ManagementClient:
             PatchbayError: What the gateway says.
         """
         status, body = self.fetch(path, query)
-        if status < 400:
+        if status == 200:
             try:
                 return json.loads(body)
             except ValueError as error:

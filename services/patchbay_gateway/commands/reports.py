@@ -57,7 +57,7 @@ def usage(
         "redis_url": redis_url,
         "data_dir": data_dir,
     }
-    raise typer.Exit(services.start("usage", config, flags))
+    services.finish(context, "usage", config, flags)
 
 
 def report(

@@ -11,7 +11,7 @@ import errno
 import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,7 +25,11 @@ from patchbay_gateway.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from patchbay_gateway.kernel.config.settings import Service
+
+    Starter = Callable[[Service, Path | None, dict[str, Any]], int]
 
 DEFAULT_FILE = Path("patchbay.yaml")
 
@@ -56,6 +60,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
+    context: typer.Context,
     *,
     config: ConfigOption = None,
     host: HostOption = None,
@@ -84,10 +89,11 @@ def up(
         "redis_url": redis_url,
         "data_dir": data_dir,
     }
-    raise typer.Exit(start("up", config, flags))
+    finish(context, "up", config, flags)
 
 
 def edge(
+    context: typer.Context,
     *,
     config: ConfigOption = None,
     host: HostOption = None,
@@ -111,10 +117,11 @@ def edge(
         "redis_url": redis_url,
         "data_dir": data_dir,
     }
-    raise typer.Exit(start("edge", config, flags))
+    finish(context, "edge", config, flags)
 
 
 def scheduler(
+    context: typer.Context,
     *,
     config: ConfigOption = None,
     host: HostOption = None,
@@ -131,10 +138,11 @@ def scheduler(
         "redis_url": redis_url,
         "data_dir": data_dir,
     }
-    raise typer.Exit(start("scheduler", config, flags))
+    finish(context, "scheduler", config, flags)
 
 
 def executors(
+    context: typer.Context,
     *,
     plugins: Annotated[
         str | None,
@@ -162,12 +170,32 @@ def executors(
         "health_port": health_port,
         "data_dir": data_dir,
     }
-    raise typer.Exit(start("executors", config, flags))
+    finish(context, "executors", config, flags)
 
 
-def start(service: Service, config: Path | None, flags: dict[str, Any]) -> int:
+def finish(
+    context: typer.Context, service: Service, config: Path | None, flags: dict[str, Any]
+) -> NoReturn:
+    """Start *service*, by the context's own starter if it has one, and exit with its status."""
+    starter: Starter = context.obj or start
+    raise typer.Exit(starter(service, config, flags))
+
+
+def start(
+    service: Service,
+    config: Path | None,
+    flags: dict[str, Any],
+    *,
+    find: Callable[[str], Any] = importlib.import_module,
+) -> int:
     """
     Run *service* until it has drained and return its exit status.
+
+    Args:
+        service: Which.
+        config: Its file; None: none.
+        flags: Setting → value of the command line, None where not given.
+        find: Imports a module by name.
 
     Raises:
         ConfigError: File, environment or flags are wrong.
@@ -182,7 +210,7 @@ def start(service: Service, config: Path | None, flags: dict[str, Any]) -> int:
     loaded = load_for(settings, os.environ)
     name = "embedded" if service == "up" else f"{service}.main"
     try:
-        module = importlib.import_module(f"patchbay_gateway.{name}")
+        module = find(f"patchbay_gateway.{name}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("patchbay_gateway"):
             raise

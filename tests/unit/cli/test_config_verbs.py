@@ -1,0 +1,82 @@
+"""`patchbay config check` and `config schema`."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from typer.testing import CliRunner
+
+from patchbay import cli
+
+GATEWAY = EntryPoint("gateway", "patchbay_gateway.cli:register", "patchbay.commands")
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.build([GATEWAY]), [str(a) for a in arguments])
+
+
+def test_fine_file_is_counted(tmp_path):
+    file = tmp_path / "patchbay.yaml"
+    file.write_text("providers: [{name: a, plugin: echo, credentials: [{id: c, api_key_env: E}]}]")
+
+    result = invoke("config", "check", file)
+
+    assert result.exit_code == 0
+    assert "fine: 1 provider, 1 credential, 0 routes" in result.stdout
+
+
+def test_wrong_file_is_told_line_by_line(tmp_path):
+    file = tmp_path / "patchbay.yaml"
+    file.write_text("limits:\n  in_flght: 1MiB\nfancy: 1\n")
+
+    result = invoke("config", "check", file)
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == (
+        f"{file}:2: limits.in_flght: unknown key; did you mean in_flight?"
+    )
+    assert f"{file}:3: fancy: unknown key" in result.stderr
+
+
+def test_problems_are_printed_as_json(tmp_path):
+    file = tmp_path / "patchbay.yaml"
+    file.write_text("limits:\n  in_flght: 1MiB\n")
+
+    result = invoke("config", "check", file, "--json")
+
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "ok": False,
+        "problems": [
+            {
+                "source": str(file),
+                "line": 2,
+                "path": "limits.in_flght",
+                "message": "unknown key; did you mean in_flight?",
+            }
+        ],
+    }
+
+
+def test_secrets_are_demanded_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.delenv("GONE", raising=False)
+    file = tmp_path / "patchbay.yaml"
+    file.write_text("client_keys: [{name: a, key_env: GONE}]")
+
+    assert invoke("config", "check", file).exit_code == 0
+    result = invoke("config", "check", file, "--secrets")
+    assert result.exit_code == 1
+    assert "GONE is not set" in result.stderr
+
+
+def test_missing_file_exits_with_1(tmp_path):
+    result = invoke("config", "check", tmp_path / "none.yaml")
+
+    assert result.exit_code == 1
+    assert "cannot be read" in result.stderr
+
+
+def test_schema_is_json():
+    assert json.loads(invoke("config", "schema").stdout)["title"] == "Patchbay configuration"

@@ -1,0 +1,129 @@
+"""`patchbay doctor`: each check and its remedy."""
+
+from __future__ import annotations
+
+import json
+import socket
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from patchbay import cli
+from patchbay_gateway.doctor import Check, Subject, examine
+from patchbay_gateway.kernel.config import ProcessSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GATEWAY = EntryPoint("gateway", "patchbay_gateway.cli:register", "patchbay.commands")
+
+
+def examine_with(
+    tmp_path: Path, env: dict[str, str] | None = None, **flags: object
+) -> dict[str, Check]:
+    env = {"HOME": str(tmp_path), **(env or {})}
+    flags = {"port": 0, "management_port": 0, "data_dir": tmp_path / "data", **flags}
+    settings = ProcessSettings.load("up", env, flags)
+    return {c.name: c for c in examine(Subject(settings, env, "http://127.0.0.1:9"))}
+
+
+def test_sound_machine_has_no_failure(tmp_path):
+    checks = examine_with(tmp_path)
+
+    assert [c for c in checks.values() if c.status == "fail"] == []
+    assert set(checks) >= {
+        "configuration",
+        "keys",
+        "data directory",
+        "file descriptors",
+        "redis",
+        "gateway",
+        "port 0",
+    }
+    assert not (tmp_path / "data").exists()
+
+
+def test_every_check_that_is_not_fine_has_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    env = {
+        "OPENAI_API_KEY_FILE": str(tmp_path / "gone"),
+        "PATCHBAY_SCHEDULER_ADDRESS": "127.0.0.1:9",
+    }
+    checks = examine_with(
+        tmp_path,
+        env,
+        data_dir=tmp_path / "file" / "data",
+        redis_url="redis://127.0.0.1:9",
+        host="0.0.0.0",
+    )
+
+    bad = {c.name for c in checks.values() if c.status != "ok"}
+    assert bad >= {"keys", "client keys", "data directory", "redis", "scheduler"}
+    assert all(c.remedy for c in checks.values() if c.status != "ok")
+
+
+def test_wrong_file_is_a_failure_and_the_rest_is_still_checked(tmp_path):
+    (tmp_path / "f.yaml").write_text("fancy: 1")
+
+    checks = examine_with(tmp_path, config_path=tmp_path / "f.yaml")
+
+    assert checks["configuration"].status == "fail"
+    assert "fancy: unknown key" in checks["configuration"].detail
+    assert "data directory" in checks
+
+
+def test_key_file_that_others_can_read_is_a_failure(tmp_path):
+    keys = tmp_path / "data" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "store").write_text("x")
+    (keys / "store").chmod(0o644)
+
+    check = examine_with(tmp_path)["file modes"]
+
+    assert check.status == "fail"
+    assert check.remedy == f"chmod 600 {keys / 'store'}"
+
+
+def test_taken_port_is_a_failure(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        check = examine_with(tmp_path, port=port)[f"port {port}"]
+
+    assert check.status == "fail"
+    assert "--port" in check.remedy
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch, free_port):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATCHBAY_DATA_DIR", str(tmp_path / "data"))
+    for name in ("REDIS_URL", "PATCHBAY_REDIS_URL", "PATCHBAY_CONFIG", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> Any:
+        fixed = ["--port", "0", "--management-port", str(free_port)]
+        return CliRunner().invoke(cli.build([GATEWAY]), ["doctor", *fixed, *arguments])
+
+    return run
+
+
+def test_doctor_exits_with_0_when_nothing_fails(invoke):
+    result = invoke()
+
+    assert result.exit_code == 0, result.output
+    assert "ok   configuration: no file, defaults; providers: echo" in result.stdout
+
+
+def test_doctor_exits_with_1_and_prints_the_remedy(invoke):
+    result = invoke("--redis-url", "redis://127.0.0.1:9")
+
+    assert result.exit_code == 1
+    assert "→ start it, or correct REDIS_URL" in result.stdout
+
+
+def test_doctor_prints_json(invoke):
+    checks = json.loads(invoke("--json").stdout)
+
+    assert {"name", "status", "detail", "remedy"} == set(checks[0])

@@ -1,0 +1,203 @@
+"""Verbs that run a service: what reaches it, and what is said when it cannot start."""
+
+from __future__ import annotations
+
+import errno
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from patchbay import cli
+from patchbay.errors import FailedPrecondition
+from patchbay_gateway.commands import services
+from patchbay_gateway.kernel.config import Config, ConfigError, ProcessSettings
+
+GATEWAY = EntryPoint("gateway", "patchbay_gateway.cli:register", "patchbay.commands")
+
+
+class Starter:
+    """Stands for `services.start` and keeps what it was told."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+        self.service = ""
+        self.config: Any = None
+        self.flags: dict[str, Any] = {}
+
+    def __call__(self, service: str, config: Any, flags: dict[str, Any]) -> int:
+        self.service, self.config = service, config
+        self.flags = {name: value for name, value in flags.items() if value is not None}
+        return self.status
+
+
+def invoke(starter: Starter, *arguments: str) -> Any:
+    return CliRunner().invoke(cli.build([GATEWAY]), list(arguments), obj=starter)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PATCHBAY_CONFIG", raising=False)
+
+
+def test_up_passes_its_flags_on():
+    starter = Starter()
+
+    result = invoke(
+        starter, "up", "--config", "f.yaml", "--host", "::1", "--port", "0", "--management-port",
+        "1", "--workers", "2", "--redis-url", "redis://r", "--data-dir", "d",
+    )  # fmt: skip
+
+    assert result.exit_code == 0
+    assert (starter.service, str(starter.config)) == ("up", "f.yaml")
+    assert {name: str(value) for name, value in starter.flags.items()} == {
+        "host": "::1",
+        "port": "0",
+        "management_port": "1",
+        "workers": "2",
+        "redis_url": "redis://r",
+        "data_dir": "d",
+    }
+
+
+def test_up_takes_the_file_of_the_working_directory(tmp_path):
+    starter = Starter()
+    (tmp_path / "patchbay.yaml").write_text("")
+
+    result = invoke(starter, "up")
+
+    assert str(starter.config) == "patchbay.yaml"
+    assert "Using patchbay.yaml" in result.stderr
+
+
+def test_up_without_a_file_takes_none():
+    starter = Starter()
+
+    invoke(starter, "up")
+
+    assert starter.config is None
+
+
+def test_configuration_file_may_be_named_by_the_environment(monkeypatch):
+    monkeypatch.setenv("PATCHBAY_CONFIG", "/etc/patchbay.yaml")
+    starter = Starter()
+
+    invoke(starter, "scheduler")
+
+    assert str(starter.config) == "/etc/patchbay.yaml"
+
+
+@pytest.mark.parametrize("service", ["edge", "scheduler", "executors", "usage"])
+def test_service_runs_alone(service):
+    starter = Starter()
+
+    result = invoke(starter, service, "--config", "f.yaml", "--grpc-port", "0")
+
+    assert result.exit_code == 0
+    assert (starter.service, starter.flags) == (service, {"grpc_port": 0})
+
+
+def test_executors_serve_the_chosen_built_ins():
+    starter = Starter()
+
+    invoke(starter, "executors", "--plugins", "openai-compatible, echo")
+
+    assert starter.flags == {"plugins": ("openai-compatible", "echo")}
+
+
+def test_status_of_the_service_is_the_status_of_the_verb():
+    assert invoke(Starter(status=1), "edge").exit_code == 1
+
+
+def test_usage_report_does_not_start_the_service(monkeypatch):
+    monkeypatch.setenv("PATCHBAY_MANAGEMENT_URL", "http://127.0.0.1:9")
+    starter = Starter()
+
+    invoke(starter, "usage", "report")
+
+    assert starter.service == ""
+
+
+class Service:
+    """A module with `run`, found instead of the real one."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self._failure = failure
+        self.name = ""
+        self.config: Config | None = None
+        self.settings: ProcessSettings | None = None
+
+    def find(self, name: str) -> Any:
+        self.name = name
+        return SimpleNamespace(run=self.run)
+
+    def run(self, config: Config, settings: ProcessSettings) -> int:
+        self.config, self.settings = config, settings
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+
+def test_start_loads_the_file_and_runs_the_service(tmp_path):
+    (tmp_path / "f.yaml").write_text("providers: [{name: mine, plugin: echo}]")
+    service = Service()
+
+    status = services.start("edge", tmp_path / "f.yaml", {"port": 1}, find=service.find)
+
+    assert (status, service.name) == (0, "patchbay_gateway.edge.main")
+    assert service.config is not None
+    assert service.settings is not None
+    assert service.config.providers[0].name == "mine"
+    assert service.settings.config_path == tmp_path / "f.yaml"
+    assert service.settings.port == 1
+
+
+def test_start_of_up_runs_the_embedded_gateway_with_echo():
+    service = Service()
+
+    services.start("up", None, {}, find=service.find)
+
+    assert service.name == "patchbay_gateway.embedded"
+    assert service.config is not None
+    assert "echo" in [p.name for p in service.config.providers]
+
+
+def test_wrong_configuration_stops_before_the_service(tmp_path):
+    (tmp_path / "f.yaml").write_text("fancy: 1")
+    service = Service()
+
+    with pytest.raises(ConfigError):
+        services.start("up", tmp_path / "f.yaml", {}, find=service.find)
+
+    assert service.name == ""
+
+
+def test_missing_extra_says_what_to_install():
+    def find(_: str) -> Any:
+        raise ModuleNotFoundError("No module named 'sqlalchemy'", name="sqlalchemy")
+
+    with pytest.raises(FailedPrecondition, match=r"pip install 'patchbay-gateway\[usage\]'"):
+        services.start("usage", None, {}, find=find)
+
+
+def test_missing_module_of_ours_is_a_bug():
+    def find(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    with pytest.raises(ModuleNotFoundError):
+        services.start("usage", None, {}, find=find)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (OSError(errno.EADDRINUSE, "Address already in use"), "a port is taken"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/keys"), "--data-dir"),
+    ],
+)
+def test_start_that_the_machine_refuses_says_what_to_do(failure, message):
+    with pytest.raises(FailedPrecondition, match=message):
+        services.start("up", None, {}, find=Service(failure).find)
