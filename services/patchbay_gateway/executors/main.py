@@ -11,23 +11,28 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from aiohttp import web
+
 from patchbay import errors
-from patchbay.executor import ExecutorServicer
-from patchbay.keys import sealing_key
-from patchbay.secrets import SecretOpener
+from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
 from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
 from patchbay_gateway.executors.echo import EchoExecutor
 from patchbay_gateway.executors.openai_compatible import OpenAICompatibleExecutor
 from patchbay_gateway.executors.proxies import Proxies
-from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.kernel import lifecycle, logs
+from patchbay_gateway.kernel.health import HealthApp
+from patchbay_gateway.kernel.keys import load_roots, plugin_key
+from patchbay_gateway.kernel.telemetry import make_metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from patchbay.executor import Executor
     from patchbay_gateway.executors.upstream import Upstream
+    from patchbay_gateway.kernel.config import Config, ProcessSettings
 
-SERVICE: Final = "patchbay.plugin.v1.ExecutorService"
+_log = logs.get_logger("executors")
 
 _BUILDERS: Final[Mapping[str, Callable[[Upstream], Executor]]] = {
     OpenAICompatibleExecutor.id: OpenAICompatibleExecutor,
@@ -90,12 +95,76 @@ async def running_executors(
 
     Args:
         plugins: Ids; none means all built-ins.
-        roots: The `plugins` roots, newest first; the executors' sealing keys are derived from them.
+        roots: The `plugins` roots, newest first; the executors' keys are derived from them.
         env: The environment, for its proxies.
     """
     async with built_executors(plugins, env=env) as executors:
-        keys = [
-            sealing_key(plugin_key(root, executor.id)) for root in roots for executor in executors
-        ]
-        servicer = ExecutorServicer(executors, opener=SecretOpener(keys))
-        yield RunningExecutors(executors, {SERVICE: servicer})
+        yield RunningExecutors(executors, build_servicers(executors, _derived(executors, roots)))
+
+
+def run(config: Config, settings: ProcessSettings) -> int:
+    """
+    Run the executors as a process of their own, gRPC and health, until drained; return its exit status.
+
+    Keys are the plugins' own (PATCHBAY_PLUGIN_KEY[_FILE]), or derived from the `plugins` root where this
+    process was given that (PATCHBAY_PLUGINS_KEY[_FILE], or the data directory's).
+
+    Raises:
+        FailedPrecondition: There is neither; the text has the remedy.
+    """
+    logs.configure(settings.log_format, settings.log_level)
+    return lifecycle.run(lambda shutdown: _serve(settings, shutdown))
+
+
+async def _serve(settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> None:
+    async with built_executors(settings.plugins) as executors:
+        server = PluginServer(executors, _keys(executors, settings.data_dir))
+        metrics = make_metrics(enabled=True)
+        checks = {"executors": lambda: "draining" if shutdown.draining.is_set() else None}
+        app = HealthApp(checks, metrics)
+        async with _serving_health(app, settings.host, settings.health_port) as health:
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            port = await server.start(f"{host}:{settings.grpc_port}")
+            try:
+                _log.info(
+                    "executors listen", plugins=[e.id for e in executors], grpc=port, health=health
+                )
+                await shutdown.wait()
+                await server.drain()
+            finally:
+                await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def _serving_health(app: HealthApp, host: str, port: int) -> AsyncIterator[int]:
+    """Serve *app* with what executors have anyway: aiohttp, so that their image needs no other server."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        status, kind, body = app.answer(request.method, request.path)
+        return web.Response(status=status, body=body, headers={"content-type": kind})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def _keys(executors: Sequence[Executor], data_dir: Path) -> Mapping[str, Sequence[bytes]]:
+    env = os.environ
+    if env.get("PATCHBAY_PLUGIN_KEY") or env.get("PATCHBAY_PLUGIN_KEY_FILE"):
+        return load_plugin_keys(env, [executor.id for executor in executors])
+    # A root is never made here: it would be another one than the scheduler's.
+    made = (data_dir / "keys" / "plugins").exists()
+    roots = load_roots(env, ["plugins"], data_dir if made else None)
+    return _derived(executors, roots.plugins)
+
+
+def _derived(
+    executors: Iterable[Executor], roots: Sequence[bytes]
+) -> Mapping[str, Sequence[bytes]]:
+    return {
+        executor.id: [plugin_key(root, executor.id) for root in roots] for executor in executors
+    }
