@@ -80,7 +80,7 @@ class ManagementClient:
         if self.key:
             request.add_header("authorization", f"Bearer {self.key}")
         try:
-            with _opener(self.url).open(request, timeout=TIMEOUT) as answer:
+            with direct_opener(self.url).open(request, timeout=TIMEOUT) as answer:
                 return answer.status, answer.read(_MAX_ANSWER)
         except urllib.error.HTTPError as error:
             with error:
@@ -110,12 +110,12 @@ def connect(url: str, env: Mapping[str, str], data_dir: Path | None = None) -> M
     return ManagementClient(url, key or "")
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def direct_opener(url: str) -> urllib.request.OpenerDirector:
     """Return an opener that uses no proxy for this machine and follows no redirect with our key."""
     handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
     if is_loopback(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener(*handlers)
+    return urllib.request.builddirect_opener(*handlers)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

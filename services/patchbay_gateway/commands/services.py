@@ -202,10 +202,14 @@ def start(
         FailedPrecondition: Its extra is not installed, or a port is taken.
     """
     from patchbay.errors import FailedPrecondition  # noqa: PLC0415 - loads gRPC, only to run
+    from patchbay_gateway.commands.discovery import discover_models  # noqa: PLC0415 - the same
     from patchbay_gateway.kernel.config import ProcessSettings, load_for  # noqa: PLC0415 - the same
 
     if config is not None:
         flags = {**flags, "config_path": config.expanduser().absolute()}
+    if service == "up":
+        models = discover_models(os.environ, lambda text: typer.echo(text, err=True))
+        flags = {**flags, "environment_models": models or None}
     settings = ProcessSettings.load(service, os.environ, flags)
     loaded = load_for(settings, os.environ)
     name = "embedded" if service == "up" else f"{service}.main"

@@ -40,7 +40,8 @@ def invoke(starter: Starter, *arguments: str) -> Any:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PATCHBAY_CONFIG", raising=False)
+    for name in ("PATCHBAY_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_up_passes_its_flags_on():

@@ -105,7 +105,9 @@ def load_for(settings: ProcessSettings, env: Mapping[str, str]) -> Config:
         ConfigError: All that is wrong.
     """
     config = load(settings.config_path, env)
-    return for_up(config, env) if settings.service == "up" else config
+    if settings.service != "up":
+        return config
+    return for_up(config, env, models=settings.environment_models)
 
 
 def with_echo_provider(config: Config) -> Config:

@@ -105,6 +105,8 @@ class ProcessSettings(BaseModel):
     """host:port at which plugins reach this process."""
     plugins: tuple[str, ...] = ()
     """Built-ins that the executors service serves; empty means all."""
+    environment_models: dict[str, tuple[str, ...]] = {}
+    """Provider of the environment → its models, where `up` was told them by the provider."""
     log_format: Literal["json", "text"] = "text"
     """Form of log lines."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -154,7 +156,7 @@ class ProcessSettings(BaseModel):
         sources: dict[str, str] = {}
         for field in cls.model_fields:
             # PATCHBAY_PLUGINS is the list of the configuration file, not of what is served.
-            if field in {"service", "config_path", "plugins"}:
+            if field in {"service", "config_path", "plugins", "environment_models"}:
                 continue
             for name in (_PLAIN.get(field), f"PATCHBAY_{field.upper()}"):
                 if name and (found := _variable(name, field, env)):
