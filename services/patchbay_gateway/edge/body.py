@@ -1,0 +1,70 @@
+"""
+The body of a client request: read, decompressed, scanned.
+
+Not here: the scanner itself (scan.py), decompression (encoding.py), what is done with the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from patchbay.errors import InvalidRequest
+from patchbay_gateway.edge import encoding
+from patchbay_gateway.edge.scan import Document, rewrite, scan
+
+if TYPE_CHECKING:
+    from patchbay_gateway.edge.budget import Charge
+    from patchbay_gateway.edge.exchange import Exchange
+    from patchbay_gateway.edge.routes.request import RoutedRequest
+
+__all__ = ["Document", "asked", "read", "rewrite", "scan"]
+
+
+async def read(
+    exchange: Exchange, *, limit: int, deadline: float, charge: Charge | None = None
+) -> Document:
+    """
+    Return the scanned body of *exchange*.
+
+    Args:
+        exchange: The request.
+        limit: Bytes, as sent and decompressed.
+        deadline: Seconds for all of it.
+        charge: The request's account of the budget of bytes in flight.
+
+    Raises:
+        InvalidRequest: reasons BODY_TOO_LARGE, BODY_TIMEOUT, UNSUPPORTED_MEDIA, INVALID_ENCODING,
+            INVALID_JSON, AMBIGUOUS_KEY, INVALID_MODEL.
+        Unavailable: reason IN_FLIGHT_LIMIT.
+        ClientGone: The client left.
+    """
+    coding = encoding.content_encoding(exchange.head.headers)
+    data = await exchange.body(limit, deadline, charge)
+    if coding:
+        compressed = len(data)
+        data = encoding.decompress(data, coding, limit, charge)
+        if charge is not None:
+            charge.refund(compressed)
+    return scan(data)
+
+
+def asked(document: Document, routed: RoutedRequest) -> tuple[str, bool]:
+    """
+    Return the public model name and whether the answer is to be a stream.
+
+    OpenAI's dialects stream if `stream` is true and nothing else; Claude's if it is there and neither
+    false nor null; Gemini's by its path. Embeddings and token counts are never streams.
+
+    Raises:
+        InvalidRequest: No model; reason MISSING_MODEL.
+    """
+    model = routed.model_from_path or document.model
+    if not model:
+        raise InvalidRequest("'model' is missing", reason="MISSING_MODEL")
+    if routed.stream_from_path is not None:
+        return model, routed.stream_from_path
+    if routed.operation in {"embeddings", "count_tokens"}:
+        return model, False
+    if routed.dialect.name == "claude":
+        return model, document.stream is not None and document.stream is not False
+    return model, document.stream is True
