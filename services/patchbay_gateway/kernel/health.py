@@ -97,6 +97,18 @@ async def serve_health(
     Raises:
         FailedPrecondition: The address cannot be had.
     """
+    async with serve_app(HealthApp(checks, metrics), host, port) as bound:
+        yield bound
+
+
+@contextlib.asynccontextmanager
+async def serve_app(app: Any, host: str, port: int) -> AsyncIterator[int]:
+    """
+    Serve an ASGI application beside the process's main business; gives the port.
+
+    Raises:
+        FailedPrecondition: The address cannot be had.
+    """
     import uvicorn  # noqa: PLC0415 - only processes that serve health pay for it
 
     class Server(uvicorn.Server):
@@ -107,7 +119,7 @@ async def serve_health(
 
     listener = _listen(host, port)
     config = uvicorn.Config(
-        HealthApp(checks, metrics),
+        app,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -1,0 +1,358 @@
+"""
+Builds an edge and runs it: within another process (`running_edge`) or as one (`run`).
+
+The only module of the edge that knows how its parts fit together. Not here: what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from patchbay import errors, server
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay.tokens import TokenSource
+from patchbay_gateway.edge import attempts
+from patchbay_gateway.edge.auth import Authenticator
+from patchbay_gateway.edge.budget import ByteBudget
+from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.dialects.table import dialects
+from patchbay_gateway.edge.leases import Leases
+from patchbay_gateway.edge.management.access import make_access
+from patchbay_gateway.edge.management.app import build_management_app
+from patchbay_gateway.edge.management.clients import UsageReports
+from patchbay_gateway.edge.management.port import ManagementPorts
+from patchbay_gateway.edge.models import ModelLists
+from patchbay_gateway.edge.outbox import Outbox
+from patchbay_gateway.edge.pipeline import Pipeline
+from patchbay_gateway.edge.routes.router import Router
+from patchbay_gateway.edge.server import EdgeServer, listen
+from patchbay_gateway.kernel import lifecycle, logs
+from patchbay_gateway.kernel.appendlog import AppendLog
+from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.kernel.channels.remote import RemoteChannel
+from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.health import HealthApp, serve_app
+from patchbay_gateway.kernel.keys import client_key_digest, load_roots, service_key
+from patchbay_gateway.kernel.lifecycle import Tasks
+from patchbay_gateway.kernel.management_token import ensure_token
+from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.telemetry import make_metrics
+from patchbay_gateway.kernel.uid import UidSource
+from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
+from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.plugins.registry import PluginRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from patchbay_gateway.edge.clients import SchedulerCalls
+    from patchbay_gateway.kernel.channels.port import Channel
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.config import Config, ProcessSettings
+    from patchbay_gateway.kernel.keys import Roots
+    from patchbay_gateway.kernel.lifecycle import Shutdown
+    from patchbay_gateway.plugins.snapshot import Snapshot
+
+SCHEDULER: Final = "patchbay.scheduler.v1.SchedulerService"
+USAGE: Final = "patchbay.usage.v1.UsageService"
+
+# Open streams of a stopping edge may go on this long; chart and compose grant more than this.
+DRAIN: Final = 25.0
+# Reports that wait at the end get this long; the rest stays in the outbox file.
+_LAST_REPORTS: Final = 3.0
+
+
+class SchedulerKeys:
+    """Channel keys of plugins, asked of the scheduler and kept."""
+
+    def __init__(self, scheduler: SchedulerCalls) -> None:
+        self._scheduler = scheduler
+
+    async def keys(self, plugin_id: str) -> list[bytes]:
+        """
+        Return the channel keys of *plugin_id*, newest first.
+
+        Raises:
+            PatchbayError: No scheduler answers.
+        """
+        request = scheduler_pb2.ListChannelKeysRequest(plugin_ids=[plugin_id])
+        response = await self._scheduler.call(methods.LIST_CHANNEL_KEYS, request, deadline=5.0)
+        return [entry.key for entry in response.keys if entry.plugin_id == plugin_id]
+
+
+@dataclass(slots=True)
+class RunningEdge:
+    """An edge that accepts clients."""
+
+    edge_id: str
+    registry: PluginRegistry
+    server: EdgeServer
+    outbox: Outbox
+    holder: SnapshotHolder
+    draining: bool = False
+
+    def checks(self) -> dict[str, Callable[[], str | None]]:
+        """Return what readiness looks at."""
+        return {
+            "snapshot": lambda: None if self.holder.current else "no configuration yet",
+            "executors": lambda: self.registry.trouble() or None,
+            "draining": lambda: "the process is ending" if self.draining else None,
+        }
+
+    def instance(self) -> Instance:
+        """Return what the heartbeat says."""
+        current = self.holder.current
+        return Instance(
+            id=self.edge_id,
+            kind="edge",
+            snapshot=current.version if current is not None else 0,
+            ready=not any(check() for check in self.checks().values()),
+        )
+
+    async def drain(self) -> None:
+        """Stop accepting, let answers end, hand over the last reports."""
+        self.draining = True
+        await self.server.drain(DRAIN)
+        await self.outbox.drain(_LAST_REPORTS)
+
+
+@contextlib.asynccontextmanager
+async def running_edge(
+    settings: ProcessSettings,
+    *,
+    store: Store,
+    holder: SnapshotHolder,
+    scheduler: SchedulerCalls,
+    local: Mapping[str, Channel],
+    roots: Roots,
+    clock: Clock,
+    shutdown: Shutdown,
+    outbox_dir: Path | None = None,
+    reuse_port: bool = False,
+) -> AsyncIterator[RunningEdge]:
+    """
+    Run an edge's parts; the client port is open when this yields.
+
+    Args:
+        settings: Of this process.
+        store: Redis, for heartbeats; stays the caller's.
+        holder: Snapshots; kept up to date by the caller.
+        scheduler: Schedulers.
+        local: Built-in plugin id → channel, for those that run in this process.
+        roots: Of which the edge uses `cluster`.
+        clock: Time.
+        shutdown: Told when a part crashes.
+        outbox_dir: Default `outbox` in the data directory; no two processes share one.
+        reuse_port: Several processes share the client port.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    edge_id = f"edge-{secrets.token_hex(6)}"
+    sockets = [listen(settings.host, settings.port, reuse_port=reuse_port)]
+    log = AppendLog(outbox_dir or settings.data_dir / "outbox")
+    tasks = Tasks(shutdown)
+    outbox = Outbox(log, scheduler, edge_id=edge_id, clock=clock)
+    leases = Leases(
+        scheduler,
+        edge_id=edge_id,
+        clock=clock,
+        renew_interval=settings.renew_interval,
+        orphaned=lambda lease: outbox.report(attempts.orphaned(lease)),
+    )
+    registry = PluginRegistry(
+        host_id=edge_id,
+        keys=SchedulerKeys(scheduler),
+        local=local,
+        builtin_address=settings.executors_address,
+        clock=clock,
+    )
+    authenticator = Authenticator(
+        lambda key: tuple(client_key_digest(root, key) for root in roots.cluster)
+    )
+    uids = UidSource(clock)
+
+    def snapshot() -> Snapshot:
+        if holder.current is None:
+            raise errors.Unavailable(
+                "the gateway has no configuration yet", reason="NOT_READY", retry_after=2
+            )
+        return holder.current
+
+    router = Router(
+        Pipeline(
+            snapshots=holder,
+            registry=registry,
+            authenticator=authenticator,
+            budget=ByteBudget(lambda: snapshot().settings.in_flight_limit),
+            leases=leases,
+            outbox=outbox,
+            uids=uids,
+            clock=clock,
+            installation=settings.installation,
+        ),
+        lists=ModelLists(snapshot, authenticator),
+        dialects=dialects(),
+        mint=uids.mint,
+        on_bug=lambda error: server.report_foreign("edge", error),
+    )
+    edge_server = EdgeServer(
+        router,
+        sockets=sockets,
+        write_stall=lambda: (
+            holder.current.settings.streaming.write_stall if holder.current else 120.0
+        ),
+    )
+    try:
+        tasks.start("edge-outbox", outbox.run())
+        tasks.start("edge-leases", leases.run())
+        tasks.start("edge-registry", _follow(holder, registry))
+        await edge_server.start()
+        edge = RunningEdge(edge_id, registry, edge_server, outbox, holder)
+        heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
+        tasks.start("edge-heartbeat", heartbeat.run())
+        yield edge
+        with contextlib.suppress(errors.PatchbayError):
+            await heartbeat.beat(alive=False)
+    finally:
+        await edge_server.drain(0)
+        await leases.aclose()
+        await tasks.aclose()
+        await registry.aclose()
+        log.close()
+
+
+async def _follow(holder: SnapshotHolder, registry: PluginRegistry) -> None:
+    """Let the registry run on each new snapshot."""
+    changed = asyncio.Event()
+    changed.set()
+    forget = holder.on_change(lambda _: changed.set())
+    try:
+        while True:
+            await changed.wait()
+            changed.clear()
+            if holder.current is not None:
+                await registry.apply(holder.current)
+    finally:
+        forget()
+
+
+@contextlib.asynccontextmanager
+async def running_management(
+    config: Config,
+    settings: ProcessSettings,
+    *,
+    checks: Mapping[str, Callable[[], str | None]],
+    holder: SnapshotHolder,
+    usage: Channel,
+    plugins: Callable[[], Sequence[Mapping[str, Any]]],
+    roots: Roots,
+    clock: Clock,
+) -> AsyncIterator[None]:
+    """
+    Serve the management API and the probes on the management port.
+
+    Args:
+        config: Its management keys.
+        settings: Of this process.
+        checks: Readiness: name → why it is not given, None when it is.
+        holder: Snapshots.
+        usage: To the usage service.
+        plugins: What is registered.
+        roots: Of which management uses `cluster`.
+        clock: Time.
+
+    Raises:
+        FailedPrecondition: The port is taken.
+    """
+    access = make_access(
+        config,
+        os.environ,
+        roots=roots.cluster,
+        token=ensure_token(settings.data_dir),
+        local_only=settings.service == "up" and settings.loopback,
+    )
+    ports = ManagementPorts(
+        health=HealthApp(checks, make_metrics(enabled=True)),
+        snapshot=lambda: holder.current,
+        usage=UsageReports(usage),
+        plugins=plugins,
+    )
+    app = build_management_app(ports, access, clock=clock)
+    async with serve_app(app, settings.host, settings.management_port):
+        yield
+
+
+def run(config: Config, settings: ProcessSettings) -> int:
+    """Run the edge as this process and return its exit status."""
+    logs.configure(settings.log_format, settings.log_level)
+    return lifecycle.run(lambda shutdown: _serve(config, settings, shutdown))
+
+
+async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) -> None:
+    for name, value in (
+        ("REDIS_URL", settings.redis_url),
+        ("PATCHBAY_SCHEDULER_ADDRESS", settings.scheduler_address),
+        ("PATCHBAY_USAGE_ADDRESS", settings.usage_address),
+        ("PATCHBAY_EXECUTORS_ADDRESS", settings.executors_address),
+    ):
+        if not value:
+            raise errors.FailedPrecondition(
+                f"{name} is not set: an edge of its own finds the other services by it",
+                reason="SETTING_MISSING",
+            )
+    clock = SystemClock()
+    roots = load_roots(os.environ, ["cluster"], settings.data_dir)
+    caller = f"edge-{secrets.token_hex(6)}"
+
+    def channel(address: str, service: str) -> RemoteChannel:
+        key = service_key(roots.cluster[0])
+        return RemoteChannel(address, metadata=TokenSource(key, service, caller).metadata)
+
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = Tasks(shutdown)
+        stack.push_async_callback(tasks.aclose)
+        store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
+        stack.push_async_callback(store.aclose)
+        holder = SnapshotHolder()
+        watcher = SnapshotWatcher(store, holder, settings.data_dir / "snapshot.json", clock)
+        await watcher.boot()
+        tasks.start("edge-snapshot", watcher.run())
+        schedulers: list[Channel] = [
+            channel(address.strip(), SCHEDULER) for address in settings.scheduler_address.split(",")
+        ]
+        usage = channel(settings.usage_address, USAGE)
+        for each in (*schedulers, usage):
+            stack.push_async_callback(each.close)
+        edge = await stack.enter_async_context(
+            running_edge(
+                settings,
+                store=store,
+                holder=holder,
+                scheduler=ChannelCalls(schedulers),
+                local={},
+                roots=roots,
+                clock=clock,
+                shutdown=shutdown,
+            )
+        )
+        await stack.enter_async_context(
+            running_management(
+                config,
+                settings,
+                checks=edge.checks(),
+                holder=holder,
+                usage=usage,
+                plugins=edge.registry.status,
+                roots=roots,
+                clock=clock,
+            )
+        )
+        await shutdown.wait()
+        await edge.drain()

@@ -1,0 +1,116 @@
+"""
+`patchbay up`: every service on this machine.
+
+With one worker all of them run in this process over in-process channels. With more, a supervisor runs a
+control process and data processes (workers.py). Not here: what the services do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from patchbay_gateway import workers
+from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.main import running_edge, running_management
+from patchbay_gateway.executors.main import BUILT_IN, running_executors
+from patchbay_gateway.kernel import keys, lifecycle, logs
+from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
+from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.valkey import EmbeddedValkey
+from patchbay_gateway.plugins.distribution import SnapshotHolder
+from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
+from patchbay_gateway.scheduler.main import running_scheduler
+from patchbay_gateway.usage.main import running_usage
+from patchbay_gateway.usage.service import SERVICE as USAGE
+
+if TYPE_CHECKING:
+    from patchbay_gateway.kernel.config import Config, ProcessSettings
+
+
+def run(config: Config, settings: ProcessSettings) -> int:
+    """Run until stopped; return the exit status."""
+    logs.configure(settings.log_format, settings.log_level)
+    if settings.workers > 1:
+        return workers.run(settings, lambda: greet(config, settings))
+    return lifecycle.run(lambda shutdown: _serve(config, settings, shutdown))
+
+
+async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> None:
+    clock = SystemClock()
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = lifecycle.Tasks(shutdown)
+        stack.push_async_callback(tasks.aclose)
+        url = settings.redis_url
+        if url is None:
+            valkey = EmbeddedValkey(settings.data_dir, clock)
+            url = await valkey.start()
+            stack.push_async_callback(valkey.stop)
+            tasks.start("valkey", valkey.keep())
+        store = Store(url, installation=settings.installation, clock=clock)
+        stack.push_async_callback(store.aclose)
+        await store.check_server()
+        holder = SnapshotHolder()
+        executors = await stack.enter_async_context(
+            running_executors(settings.plugins, roots=roots.plugins)
+        )
+        usage = await stack.enter_async_context(
+            running_usage(
+                config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
+            )
+        )
+        scheduler = await stack.enter_async_context(
+            running_scheduler(
+                config, settings, store=store, holder=holder, roots=roots, clock=clock,
+                shutdown=shutdown,
+            )
+        )  # fmt: skip
+        channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
+        built_in = InProcessChannel(executors.servicers)
+        edge = await stack.enter_async_context(
+            running_edge(
+                settings,
+                store=store,
+                holder=holder,
+                scheduler=ChannelCalls([channel]),
+                local=dict.fromkeys(BUILT_IN, built_in),
+                roots=roots,
+                clock=clock,
+                shutdown=shutdown,
+            )
+        )
+        await stack.enter_async_context(
+            running_management(
+                config,
+                settings,
+                checks=edge.checks(),
+                holder=holder,
+                usage=channel,
+                plugins=edge.registry.status,
+                roots=roots,
+                clock=clock,
+            )
+        )
+        greet(config, settings)
+        await shutdown.wait()
+        await edge.drain()
+
+
+def greet(config: Config, settings: ProcessSettings) -> None:
+    """Tell a person on a terminal what to do next."""
+    url = f"http://{settings.host}:{settings.port}"
+    model = next((m.alias or m.name for p in config.providers for m in p.models), "echo")
+    header = "" if not config.client_keys else " \\\n  -H 'authorization: Bearer YOUR-CLIENT-KEY'"
+    sys.stderr.write(
+        f"Patchbay listens on {url}, management on http://{settings.host}:{settings.management_port}\n"
+        "Try:\n"
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{header} \\\n"
+        f"""  -d '{{"model":"{model}","messages":[{{"role":"user","content":"hello"}}]}}'\n"""
+        "Ctrl-C drains and stops.\n"
+    )
+    sys.stderr.flush()

@@ -1,0 +1,246 @@
+"""
+`patchbay up --workers N`: a supervisor, one control process and N data processes on one machine.
+
+    supervisor ── Valkey
+      ├─ control   scheduler timers and publishing, usage, management on 8081
+      └─ data × N  edge, scheduler, executors; they share port 8080, the kernel spreads connections
+
+The supervisor does no work of its own: it starts Valkey and the processes, starts a dead one again, and
+passes the end on. They share Redis, the data directory's keys and the configuration file; journal and
+outbox are each data process's own. Not here: one process for everything (embedded.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+from patchbay.errors import PatchbayError
+from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.main import running_edge, running_management
+from patchbay_gateway.executors.main import BUILT_IN, running_executors
+from patchbay_gateway.kernel import keys, lifecycle, logs
+from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
+from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.config import ProcessSettings, load_for
+from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.valkey import EmbeddedValkey
+from patchbay_gateway.plugins.distribution import SnapshotHolder
+from patchbay_gateway.plugins.instances import list_instances
+from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
+from patchbay_gateway.scheduler.main import running_scheduler
+from patchbay_gateway.usage.main import SERVICE as USAGE
+from patchbay_gateway.usage.main import running_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from patchbay_gateway.kernel.config import Config
+
+_SETTINGS: Final = "PATCHBAY_WORKER_SETTINGS"
+"""Environment variable by which a process of ours gets its settings, as JSON."""
+_BACKOFF: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+# A process that lived this long has not failed at its start; the next restart is quick again.
+_HEALTHY: Final = 10.0
+# Drain of a data process (edge/main.py) and what comes after it.
+_END: Final = 35.0
+_PR_SET_PDEATHSIG: Final = 1
+
+_log = logs.get_logger("workers")
+
+
+def run(settings: ProcessSettings, greet: Callable[[], None]) -> int:
+    """Supervise until stopped; return the exit status."""
+    return lifecycle.run(lambda shutdown: _supervise(settings, shutdown, greet))
+
+
+async def _supervise(
+    settings: ProcessSettings, shutdown: lifecycle.Shutdown, greet: Callable[[], None]
+) -> None:
+    clock = SystemClock()
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = lifecycle.Tasks(shutdown)
+        stack.push_async_callback(tasks.aclose)
+        if settings.redis_url is None:
+            valkey = EmbeddedValkey(settings.data_dir, clock)
+            settings = settings.model_copy(update={"redis_url": await valkey.start()})
+            stack.push_async_callback(valkey.stop)
+            tasks.start("valkey", valkey.keep())
+        names = ["control", *(f"data-{n + 1}" for n in range(settings.workers))]
+        # The control process ends last: it takes the usage of the others' last answers.
+        last = asyncio.Event()
+        control, *data = [
+            tasks.start(
+                f"worker-{name}",
+                _keep(name, settings, last if name == "control" else shutdown.draining, clock),
+            )
+            for name in names
+        ]
+        greet()
+        await shutdown.wait()
+        await asyncio.wait(data, timeout=_END)
+        last.set()
+        await asyncio.wait([control], timeout=_END)
+
+
+async def _keep(
+    name: str, settings: ProcessSettings, end: asyncio.Event, clock: SystemClock
+) -> None:
+    """Run one process again and again until *end*; then end it and wait."""
+    failures = 0
+    ending = asyncio.create_task(end.wait())
+    try:
+        while not end.is_set():
+            started = clock.monotonic()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "patchbay_gateway.workers",
+                name,
+                env={**os.environ, _SETTINGS: settings.model_dump_json()},
+                # A terminal's Ctrl-C is the supervisor's to pass on.
+                start_new_session=True,
+            )
+            exited = asyncio.create_task(process.wait())
+            await asyncio.wait({exited, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not exited.done():
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+                await exited
+                return
+            failures = 0 if clock.monotonic() - started > _HEALTHY else failures + 1
+            _log.error("worker ended, it is started again", worker=name, status=process.returncode)
+            pause = asyncio.create_task(clock.sleep(_BACKOFF[min(failures, len(_BACKOFF)) - 1]))
+            await asyncio.wait({pause, ending}, return_when=asyncio.FIRST_COMPLETED)
+            pause.cancel()
+    finally:
+        ending.cancel()
+
+
+def main(name: str) -> int:
+    """Be the process *name*: `control` or `data-N`."""
+    _end_with_parent()
+    settings = ProcessSettings.model_validate_json(os.environ[_SETTINGS])
+    config = load_for(settings, os.environ)
+    logs.configure(settings.log_format, settings.log_level)
+    role = _control if name == "control" else _data
+    return lifecycle.run(lambda shutdown: role(name, config, settings, shutdown))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the supervisor is killed; where it can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+async def _data(
+    name: str, config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown
+) -> None:
+    clock = SystemClock()
+    roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
+    own = settings.data_dir / "workers" / name
+    async with contextlib.AsyncExitStack() as stack:
+        store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
+        stack.push_async_callback(store.aclose)
+        holder = SnapshotHolder()
+        executors = await stack.enter_async_context(
+            running_executors(settings.plugins, roots=roots.plugins)
+        )
+        scheduler = await stack.enter_async_context(
+            running_scheduler(
+                config,
+                settings,
+                store=store,
+                holder=holder,
+                roots=roots,
+                clock=clock,
+                shutdown=shutdown,
+                publish=False,
+                journal_dir=own / "journal",
+            )
+        )
+        edge = await stack.enter_async_context(
+            running_edge(
+                settings,
+                store=store,
+                holder=holder,
+                scheduler=ChannelCalls([InProcessChannel({SCHEDULER: scheduler})]),
+                local=dict.fromkeys(BUILT_IN, InProcessChannel(executors.servicers)),
+                roots=roots,
+                clock=clock,
+                shutdown=shutdown,
+                outbox_dir=own / "outbox",
+                reuse_port=True,
+            )
+        )
+        await shutdown.wait()
+        await edge.drain()
+
+
+async def _control(
+    _: str, config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown
+) -> None:
+    clock = SystemClock()
+    roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
+        stack.push_async_callback(store.aclose)
+        await store.check_server()
+        holder = SnapshotHolder()
+        usage = await stack.enter_async_context(
+            running_usage(
+                config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
+            )
+        )
+        await stack.enter_async_context(
+            running_scheduler(
+                config, settings, store=store, holder=holder, roots=roots, clock=clock,
+                shutdown=shutdown,
+            )
+        )  # fmt: skip
+
+        edges = 0
+
+        async def count() -> None:
+            nonlocal edges
+            while True:
+                with contextlib.suppress(PatchbayError):
+                    found = await list_instances(store)
+                    edges = sum(i.kind == "edge" and i.ready for i in found)
+                await clock.sleep(0.5)
+
+        tasks = lifecycle.Tasks(shutdown)
+        stack.push_async_callback(tasks.aclose)
+        tasks.start("count-edges", count())
+        checks: dict[str, Callable[[], str | None]] = {
+            "snapshot": lambda: None if holder.current else "no configuration yet",
+            "workers": lambda: (
+                None
+                if edges >= settings.workers
+                else f"{edges} of {settings.workers} data processes are ready"
+            ),
+        }
+        await stack.enter_async_context(
+            running_management(
+                config,
+                settings,
+                checks=checks,
+                holder=holder,
+                usage=InProcessChannel({USAGE: usage}),
+                plugins=list,
+                roots=roots,
+                clock=clock,
+            )
+        )
+        await shutdown.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
