@@ -102,7 +102,7 @@ async def running_executors(
         yield RunningExecutors(executors, build_servicers(executors, _derived(executors, roots)))
 
 
-def run(config: Config, settings: ProcessSettings) -> int:
+def run(config: Config, settings: ProcessSettings) -> int:  # noqa: ARG001 - every service is run so
     """
     Run the executors as a process of their own, gRPC and health, until drained; return its exit status.
 

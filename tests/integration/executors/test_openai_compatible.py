@@ -1,0 +1,474 @@
+"""The OpenAI-compatible executor over real sockets, against the fake upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from tests.fakes.openai_talk import Script
+from tests.fakes.upstream import FakeUpstream, running_upstream
+
+from patchbay import errors, secrets
+from patchbay.executor import (
+    ExecutorHTTPRequest,
+    ExecutorRequest,
+    StreamBatch,
+    StreamHead,
+    StreamTail,
+    Usage,
+)
+from patchbay.plugin.v1 import executor_pb2
+from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
+from patchbay_gateway.executors.openai_compatible import OpenAICompatibleExecutor
+from patchbay_gateway.executors.proxies import Proxies
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from patchbay.executor import StreamItem
+
+KEY = bytes(range(32))
+PATHS = {
+    "chat": ("openai", "chat"),
+    "completions": ("openai", "completions"),
+    "responses": ("openai-response", "chat"),
+}
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeUpstream]:
+    async with running_upstream(Script(chunks=4)) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[OpenAICompatibleExecutor]:
+    upstream = AiohttpUpstream(Proxies({}))
+    executor = OpenAICompatibleExecutor(upstream)
+    yield executor
+    await executor.aclose()
+    await upstream.aclose()
+    # Only the test and the fixture's own task remain: nothing of a call is left behind.
+    await asyncio.sleep(0)
+    left = [t for t in asyncio.all_tasks() if "_answer" not in repr(t)]
+    assert len(left) <= 2, left
+
+
+def make_request(
+    url: str,
+    kind: str = "chat",
+    *,
+    stream: bool = False,
+    origins: tuple[str, ...] | None = None,
+    first_byte: float = 5,
+    idle: float = 5,
+    drain: float = 0,
+    usage: bool = True,
+    headers: dict[str, str] | None = None,
+    **fake: Any,
+) -> ExecutorRequest:
+    name, operation = PATHS.get(kind, ("openai", kind))
+    body: dict[str, Any] = {"model": "m", "stream": stream, "fake": fake}
+    body |= {"messages": [{"role": "user", "content": "hello there"}]} if kind == "chat" else {}
+    if usage and stream and kind != "responses":
+        body["stream_options"] = {"include_usage": True}
+    message = executor_pb2.ExecutorRequest(
+        model="m",
+        format=name,
+        operation=operation,
+        stream=stream,
+        payload=orjson.dumps(body),
+        attempt_uid="01UID-1",
+    )
+    message.secret.CopyFrom(
+        secrets.seal(
+            KEY,
+            "openai-compatible",
+            "main",
+            1,
+            origins if origins is not None else (url,),
+            time.time() + 60,
+            {"api_key": "test-key"},
+        )
+    )
+    provider = message.provider
+    provider.base_url = url
+    provider.attempt_header = "X-Patchbay-Attempt"
+    provider.first_byte_timeout.FromMilliseconds(int(first_byte * 1000))
+    provider.idle_timeout.FromMilliseconds(int(idle * 1000))
+    if drain:
+        provider.drain.FromMilliseconds(int(drain * 1000))
+    for header, value in (headers or {}).items():
+        message.headers[header].values.append(value)
+    return ExecutorRequest(message, secrets.SecretOpener([KEY]), "openai-compatible")
+
+
+async def collect(
+    executor: OpenAICompatibleExecutor, request: ExecutorRequest
+) -> tuple[list[StreamItem], errors.PatchbayError | None]:
+    items: list[StreamItem] = []
+    try:
+        async for item in executor.execute_stream(request):
+            items.append(item)  # noqa: PERF401 - what came before an error is wanted
+    except errors.PatchbayError as error:
+        return items, error
+    return items, None
+
+
+def chunks_of(items: list[StreamItem]) -> list[bytes]:
+    return [chunk for item in items if isinstance(item, StreamBatch) for chunk in item.chunks]
+
+
+@pytest.mark.parametrize("kind", ["chat", "completions", "responses", "embeddings"])
+async def test_execute_body_unchanged_and_usage_read(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, kind: str
+) -> None:
+    request = make_request(fake.url, kind, cached=1, reasoning=2)
+    answer = await executor.execute(request)
+    assert answer.status == 200
+    assert answer.content_type == "application/json"
+    assert (b"x-request-id", b"fake-1") in answer.headers
+    assert not {name for name, _ in answer.headers} & {b"content-length", b"connection"}
+    assert answer.usage is not None
+    assert not answer.usage.estimated
+    assert fake.last.completed
+    wanted = fake.last.tokens
+    assert dict(answer.usage.items).items() >= wanted.items() or kind == "embeddings"
+    assert dict(answer.usage.items)["input_tokens"] == wanted["input_tokens"]
+    assert fake.last.body.encode() == request.payload
+
+
+async def test_request_headers_are_the_allow_list(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    client = {
+        "openai-organization": "org",
+        "idempotency-key": "idem",
+        "user-agent": "client/1",
+        "anthropic-version": "x",
+        "x-forwarded-for": "1.2.3.4",
+    }
+    await executor.execute(make_request(fake.url, headers=client))
+    sent = fake.last.headers
+    assert fake.last.attempt == "01UID-1"
+    assert sent["authorization"] == "Bearer test-key"
+    assert sent["openai-organization"] == "org"
+    assert sent["idempotency-key"] == "idem"
+    assert sent["accept-encoding"] == "identity"
+    assert sent["user-agent"].startswith("patchbay/")
+    assert set(sent) == {
+        "host", "authorization", "content-type", "content-length", "accept", "accept-encoding",
+        "user-agent", "openai-organization", "idempotency-key", "x-patchbay-attempt",
+    }  # fmt: skip
+
+
+async def test_secret_for_another_origin_never_leaves(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    with pytest.raises(errors.PermissionDenied):
+        await executor.execute(make_request(fake.url, origins=("https://api.example.com",)))
+    assert not fake.records
+
+
+@pytest.mark.parametrize("kind", list(PATHS))
+@pytest.mark.parametrize(
+    "way",
+    [{}, {"bytes_per_write": 7}, {"frames_per_write": 64}, {"crlf": True}, {"spaces": True}],
+    ids=str,
+)
+async def test_stream_bytes_unchanged_whole_events_and_usage(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, kind: str, way: dict[str, Any]
+) -> None:
+    """However the bytes arrive, the chunks are whole events and joined they are the provider's bytes."""
+    items, error = await collect(executor, make_request(fake.url, kind, stream=True, **way))
+    assert error is None
+    assert isinstance(items[0], StreamHead)
+    assert items[0].content_type.startswith("text/event-stream")
+    assert isinstance(items[-1], StreamTail)
+    assert items[-1].usage is not None
+    assert dict(items[-1].usage.items) == fake.last.tokens
+    assert not items[-1].usage.estimated
+    end = b"\r\n\r\n" if way.get("crlf") else b"\n\n"
+    chunks = chunks_of(items)
+    assert all(chunk.endswith(end) and chunk.count(end) == 1 for chunk in chunks)
+    assert sum(b'"word' in c or b': "word' in c for c in chunks) >= 4
+
+
+async def test_stream_without_usage_is_estimated_as_it_goes(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    request = make_request(fake.url, stream=True, usage=False)
+    items, error = await collect(executor, request)
+    assert error is None
+    tail = items[-1]
+    assert isinstance(tail, StreamTail)
+    # 4 words of 6 bytes, a quarter of them.
+    inputs = round(len(request.payload) / 4)
+    assert tail.usage == Usage((("input_tokens", inputs), ("output_tokens", 6)), estimated=True)
+    told = [i.usage_so_far for i in items if isinstance(i, StreamBatch) and i.usage_so_far]
+    quantities = [dict(u.items)["output_tokens"] for u in told]
+    assert quantities == sorted(quantities)
+    assert quantities[-1] == 6
+
+
+async def test_stream_usage_in_every_chunk_last_wins(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    fake.defaults = Script(chunks=4, usage="each")
+    items, error = await collect(executor, make_request(fake.url, stream=True, usage=False))
+    assert error is None
+    assert isinstance(items[-1], StreamTail)
+    assert items[-1].usage is not None
+    assert dict(items[-1].usage.items)["output_tokens"] == 4
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_error_status_is_kept_whole(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, status: int, *, stream: bool
+) -> None:
+    request = make_request(fake.url, stream=stream, status=status, retry_after="7", error="no way")
+    if stream:
+        items, error = await collect(executor, request)
+        assert not items
+    else:
+        with pytest.raises(errors.UpstreamError) as caught:
+            await executor.execute(request)
+        error = caught.value
+    assert isinstance(error, errors.UpstreamError)
+    assert error.http_status == status
+    assert orjson.loads(error.body)["error"]["message"] == "no way"
+    assert error.content_type == "application/json"
+    assert error.retry_after == 7
+    assert error.sent is errors.Sent.YES
+    assert (b"retry-after", b"7") in error.headers
+
+
+async def test_error_body_is_cut_at_a_mebibyte(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    with pytest.raises(errors.UpstreamError) as caught:
+        await executor.execute(make_request(fake.url, status=500, padding=3 << 20))
+    assert len(caught.value.body) == 1 << 20
+
+
+async def test_redirect_is_not_followed(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    with pytest.raises(errors.UpstreamError) as caught:
+        await executor.execute(make_request(fake.url, location="http://127.0.0.1:1/steal"))
+    assert (caught.value.http_status, caught.value.reason) == (502, "UPSTREAM_REDIRECT")
+    assert len(fake.records) == 1
+
+
+async def test_error_in_a_200_body_is_a_failure(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    with pytest.raises(errors.UpstreamError, match="oops"):
+        await executor.execute(make_request(fake.url, error_after=0, error="oops"))
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses"])
+async def test_error_event_before_content_is_raised_not_delivered(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, kind: str
+) -> None:
+    request = make_request(fake.url, kind, stream=True, error_after=0, error="oops")
+    items, error = await collect(executor, request)
+    assert not chunks_of(items)
+    assert isinstance(error, errors.UpstreamError)
+    assert error.message == "oops"
+    assert error.sent is errors.Sent.YES
+
+
+@pytest.mark.parametrize("kind", list(PATHS))
+@pytest.mark.parametrize("way", [{"close_after": 3}, {"half_frame_after": 3}], ids=str)
+async def test_stream_broken_off_delivers_whole_events_then_fails(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, kind: str, way: dict[str, Any]
+) -> None:
+    items, error = await collect(executor, make_request(fake.url, kind, stream=True, **way))
+    assert isinstance(error, errors.UpstreamError)
+    assert (error.http_status, error.reason) == (502, "UPSTREAM_TRUNCATED")
+    assert error.sent is errors.Sent.YES
+    text = b"".join(chunks_of(items))
+    assert [b"word%d " % i in text for i in range(4)] == [True, True, True, False]
+    last = items[-1]
+    assert isinstance(last, StreamBatch)
+    assert last.chunks[-1].endswith(b"\n\n")
+
+
+async def test_stream_regular_end_without_finish_is_truncated(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    request = make_request(fake.url, stream=True, usage=False, finish=False, done=False)
+    items, error = await collect(executor, request)
+    assert isinstance(error, errors.UpstreamError)
+    assert error.reason == "UPSTREAM_TRUNCATED"
+    assert len(chunks_of(items)) == 5
+
+
+async def test_no_connection_is_not_sent(executor: OpenAICompatibleExecutor) -> None:
+    with pytest.raises(errors.UpstreamError) as caught:
+        await executor.execute(make_request("http://127.0.0.1:1/v1"))
+    error = caught.value
+    assert (error.http_status, error.reason) == (502, "UPSTREAM_CONNECTION")
+    assert error.sent is errors.Sent.NO
+    assert "127.0.0.1" not in error.message
+
+
+async def test_dropped_before_the_head_is_unknown_and_never_sent_again(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    with pytest.raises(errors.UpstreamError) as caught:
+        await executor.execute(make_request(fake.url, drop=True))
+    assert caught.value.reason == "UPSTREAM_CONNECTION"
+    assert caught.value.sent is errors.Sent.UNKNOWN
+    assert len(fake.records) == 1
+
+
+async def test_pooled_connection_dropped_on_reuse_fails_also_for_get(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    """Aiohttp would send a GET again on a new connection; one call must be one request."""
+    await executor.execute(make_request(fake.url))
+    fake.defaults = Script(drop=True)
+    message = executor_pb2.ExecutorHTTPRequest(method="GET", url=f"{fake.url}/models")
+    with pytest.raises(errors.UpstreamError) as caught:
+        await executor.http_request(ExecutorHTTPRequest(message))
+    assert caught.value.sent is errors.Sent.UNKNOWN
+    assert (fake.connections, len(fake.records)) == (1, 2)
+
+
+async def test_connections_are_reused(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    for _ in range(3):
+        await executor.execute(make_request(fake.url))
+        await collect(executor, make_request(fake.url, stream=True))
+    assert fake.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("stall", "sent", "chunks"),
+    [("head", errors.Sent.UNKNOWN, 0), ("body", errors.Sent.YES, 0), ("2", errors.Sent.YES, 3)],
+)
+async def test_stalled_stream_is_a_504(
+    executor: OpenAICompatibleExecutor,
+    fake: FakeUpstream,
+    stall: str,
+    sent: errors.Sent,
+    chunks: int,
+) -> None:
+    request = make_request(fake.url, stream=True, first_byte=0.2, idle=0.2, stall=stall)
+    items, error = await collect(executor, request)
+    assert isinstance(error, errors.UpstreamError)
+    assert (error.http_status, error.reason, error.sent) == (504, "UPSTREAM_TIMEOUT", sent)
+    assert len(chunks_of(items)) == chunks
+    await fake.until(lambda: fake.last.aborted)
+
+
+@pytest.mark.parametrize("stall", ["head", "body"])
+async def test_stalled_answer_is_a_504(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, stall: str
+) -> None:
+    with pytest.raises(errors.UpstreamError) as caught:
+        await executor.execute(make_request(fake.url, first_byte=0.2, stall=stall))
+    assert caught.value.http_status == 504
+
+
+async def test_pace_slower_than_no_limit_but_steady_is_no_timeout(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    request = make_request(fake.url, stream=True, first_byte=0.3, idle=0.3, chunks=8, delay_ms=60)
+    _, error = await collect(executor, request)
+    assert error is None
+
+
+@pytest.mark.parametrize("stall", ["head", "body", "2"])
+async def test_cancel_reaches_the_provider_within_100_ms(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream, stall: str
+) -> None:
+    task = asyncio.create_task(collect(executor, make_request(fake.url, stream=True, stall=stall)))
+    await fake.until(lambda: bool(fake.records))
+    if stall != "head":
+        await fake.until(lambda: fake.last.status == 200 or fake.last.ended_at > 0)
+    await asyncio.sleep(0.02)
+    cancelled_at = time.time()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await fake.until(lambda: fake.last.aborted)
+    assert fake.last.ended_at - cancelled_at < 0.1
+
+
+async def test_generator_closed_between_chunks_cuts_the_provider(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    items = executor.execute_stream(make_request(fake.url, stream=True, chunks=50, delay_ms=20))
+    async with contextlib.aclosing(items):
+        async for item in items:
+            if isinstance(item, StreamBatch):
+                break
+    await fake.until(lambda: fake.last.aborted)
+    assert fake.last.chunks_sent < 10
+
+
+async def test_drain_reads_on_after_the_caller_left(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    request = make_request(fake.url, stream=True, chunks=6, delay_ms=10, drain=5)
+    items = executor.execute_stream(request)
+    async with contextlib.aclosing(items):
+        await anext(items)
+    await fake.until(lambda: fake.last.ended_at > 0)
+    assert fake.last.completed
+    await asyncio.gather(*executor._draining)
+
+
+async def test_slow_reader_holds_the_provider_back(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    request = make_request(fake.url, stream=True, chunks=60_000, frames_per_write=50, idle=0.3)
+    items = executor.execute_stream(request)
+    async with contextlib.aclosing(items):
+        await anext(items)
+        await anext(items)
+        await asyncio.sleep(0.5)
+        # The sockets' buffers hold some megabytes; the stream has 8. Nobody waited, so it is no timeout.
+        held = fake.last.chunks_sent
+        assert held < 60_000
+        await anext(items)
+
+
+async def test_large_body_and_answer_pass(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    request = make_request(fake.url, padding=5 << 20)
+    request.message.payload += b" " * (6 << 20)
+    answer = await executor.execute(request)
+    assert len(answer.payload) > 5 << 20
+    assert fake.last.body_bytes == len(request.payload)
+
+
+async def test_http_request_any_status_with_the_credential(
+    executor: OpenAICompatibleExecutor, fake: FakeUpstream
+) -> None:
+    message = executor_pb2.ExecutorHTTPRequest(method="get", url=f"{fake.url}/models")
+    message.headers["x-fake-status"].values.append("404")
+    message.headers["authorization"].values.append("Bearer mine")
+    message.secret.CopyFrom(make_request(fake.url).message.secret)
+    opener = secrets.SecretOpener([KEY])
+    answer = await executor.http_request(ExecutorHTTPRequest(message, opener, "openai-compatible"))
+    assert answer.status == 404
+    assert fake.last.headers["authorization"] == "Bearer test-key"
+    message.url = "http://127.0.0.1:1/elsewhere"
+    with pytest.raises(errors.PermissionDenied):
+        await executor.http_request(ExecutorHTTPRequest(message, opener, "openai-compatible"))
+
+
+async def test_unknown_operation_refused(executor: OpenAICompatibleExecutor) -> None:
+    with pytest.raises(errors.InvalidRequest):
+        await executor.execute(make_request("http://127.0.0.1:1", "count_tokens"))
