@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, server
 from patchbay.scheduler.v1 import scheduler_pb2
@@ -48,7 +48,7 @@ from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.plugins.registry import PluginRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from patchbay_gateway.edge.clients import SchedulerCalls
