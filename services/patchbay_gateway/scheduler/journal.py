@@ -55,6 +55,32 @@ class WriteAhead(Protocol):
         """Yield what is above sequence *after*."""
 
 
+def _tag(field: str, wire_type: int) -> bytes:
+    """Return the tag of a field of JournalEvent; the numbers stay in the contract."""
+    number: int = journal_pb2.JournalEvent.DESCRIPTOR.fields_by_name[field].number
+    return bytes([number << 3 | wire_type])
+
+
+# Wire types: 0 a varint, 2 a length and as many bytes (protobuf's encoding guide).
+_KIND: Final = _tag("kind", 0)
+_N: Final = _tag("n", 0)
+_SEQUENCE: Final = _tag("sequence", 0)
+_ATTEMPT: Final = _tag("attempt", 2)
+_USAGE: Final = _tag("usage", 2)
+_SETTLEMENT: Final = _tag("settlement", 2)
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _SMALL[value]
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    return bytes((value & 0x7F | 0x80,)) + _varint(value >> 7)
+
+
+_SMALL: Final = tuple(bytes([value]) for value in range(0x80))
+
+
 @dataclass(slots=True)
 class Draft:
     """An event before it has its place in the file. The messages are read, never changed."""
@@ -137,33 +163,43 @@ class Journal:
         if not drafts:
             return
         now = self._clock.now()
-        seconds = int(now)
-        nanos = int((now - seconds) * 1_000_000_000)
-        sequence = self._log.last_sequence + 1
-        writer = self._log.writer_id
+        shared = journal_pb2.JournalEvent(schema=SCHEMA, writer=self._log.writer_id)
+        shared.at.seconds = int(now)
+        shared.at.nanos = int(now % 1 * 1_000_000_000)
+        prefix = shared.SerializeToString()
+        sequence = self._log.last_sequence
         payloads = []
         for draft in drafts:
-            event = journal_pb2.JournalEvent(
-                schema=SCHEMA,
-                kind=draft.kind,
-                n=draft.n,
-                writer=writer,
-                sequence=sequence,
-                attempt=draft.attempt,
-                usage=draft.usage,
-                settlement=draft.settlement,
-            )
-            event.at.seconds = seconds
-            event.at.nanos = nanos
-            if not event.attempt.installation:
-                event.attempt.installation = self._installation
-            payloads.append(event.SerializeToString())
             sequence += 1
+            payloads.append(prefix + self._encode(draft, sequence))
         self._log.append(payloads)
         if self._live:
             self._pending.extend(payloads)
             if len(self._pending) > _PENDING:
                 self.fall_behind()
+
+    def _encode(self, draft: Draft, sequence: int) -> bytes:
+        """
+        Return the fields of one event that are its own, on the wire.
+
+        Put together by hand: fields that follow each other on the wire are one message, and so the attempt
+        is serialised where it lies instead of being copied into an event, which costs three times as much.
+        """
+        attempt = draft.attempt
+        body = attempt.SerializeToString()
+        if not attempt.installation:
+            body += journal_pb2.AttemptInfo(installation=self._installation).SerializeToString()
+        parts = [_KIND, _varint(draft.kind), _SEQUENCE, _varint(sequence)]
+        parts += (_ATTEMPT, _varint(len(body)), body)
+        if draft.n:
+            parts += (_N, _varint(draft.n))
+        if draft.usage is not None:
+            body = draft.usage.SerializeToString()
+            parts += (_USAGE, _varint(len(body)), body)
+        if draft.settlement is not None:
+            body = draft.settlement.SerializeToString()
+            parts += (_SETTLEMENT, _varint(len(body)), body)
+        return b"".join(parts)
 
     async def durable(self) -> None:
         """Wait until the disk has all that was recorded; at once while Redis has it too."""

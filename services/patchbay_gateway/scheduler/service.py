@@ -21,6 +21,7 @@ from patchbay_gateway.scheduler.selection import Candidate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from patchbay.type.v1 import secret_pb2
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.snapshot import Snapshot
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _ACQUIRES: Final = 256
 _RENEWALS: Final = 4096
 _REPORTS: Final = 1024
+# Kept leases to copy; about 1 KB each.
+_TEMPLATES: Final = 4096
 # Between the parts of a lease's value; no name has it.
 _SEPARATOR: Final = "\x1f"
 
@@ -75,6 +78,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._ttl_seconds = int(lease_ttl)
         self._ttl_nanos = int(lease_ttl % 1 * 1_000_000_000)
         self._channel_keys: dict[str, list[bytes]] = {}
+        self._templates: dict[
+            tuple[int, str, str, str], tuple[secret_pb2.SealedSecret | None, scheduler_pb2.Lease]
+        ] = {}
 
     # -- Acquire ----------------------------------------------------------------------------------
 
@@ -112,10 +118,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
                 _refuse(result, error)
                 continue
             lease = result.lease
-            lease.attempt.CopyFrom(item.attempt)
-            lease.attempt.opened_at.seconds = seconds
-            lease.attempt.opened_at.nanos = nanos
-            self._fill(lease, snapshot, candidate)
+            self._fill(lease, item.attempt, snapshot, candidate)
+            opened = lease.attempt.opened_at
+            opened.seconds = seconds
+            opened.nanos = nanos
             leased.append((item, result))
             take.append((item.attempt.attempt_uid, _value(candidate)))
             drafts.append(Draft(_OPENED, lease.attempt))
@@ -135,28 +141,45 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             )
         return snapshot
 
-    def _fill(self, lease: scheduler_pb2.Lease, snapshot: Snapshot, candidate: Candidate) -> None:
-        """Complete *lease* with what was chosen."""
+    def _fill(
+        self,
+        lease: scheduler_pb2.Lease,
+        attempt: journal_pb2.AttemptInfo,
+        snapshot: Snapshot,
+        candidate: Candidate,
+    ) -> None:
+        """Make *lease* of *attempt* and what was chosen for it."""
+        lease.CopyFrom(self._template(snapshot, candidate))
+        lease.attempt.MergeFrom(attempt)
+        if not lease.attempt.tenant:
+            lease.attempt.tenant = "default"
+
+    def _template(self, snapshot: Snapshot, candidate: Candidate) -> scheduler_pb2.Lease:
+        """Return what all leases of *candidate* have in common."""
         provider, credential = candidate.provider, candidate.credential
-        attempt = lease.attempt
+        key = (snapshot.version, provider.name, credential.id, candidate.upstream_model)
+        secret = self._credentials.sealed(provider, credential)
+        kept = self._templates.get(key)
+        if kept is not None and kept[0] is secret:
+            return kept[1]
+        template = scheduler_pb2.Lease(
+            auth_index=credential.auth_index, proxy_url=credential.proxy_url, secret=secret
+        )
+        template.ttl.seconds = self._ttl_seconds
+        template.ttl.nanos = self._ttl_nanos
+        attempt = template.attempt
         attempt.installation = self._installation
         attempt.provider = provider.name
         attempt.plugin_id = provider.plugin
         attempt.credential_id = credential.id
         attempt.upstream_model = candidate.upstream_model
-        if not attempt.tenant:
-            attempt.tenant = "default"
         plugin = snapshot.plugin_by_id.get(provider.plugin)
         if plugin is not None and len(plugin.addresses) == 1:
             attempt.plugin_revision = plugin.addresses[0].revision
-        lease.auth_index = credential.auth_index
-        lease.ttl.seconds = self._ttl_seconds
-        lease.ttl.nanos = self._ttl_nanos
-        if credential.proxy_url:
-            lease.proxy_url = credential.proxy_url
-        secret = self._credentials.sealed(provider, credential)
-        if secret is not None:
-            lease.secret.CopyFrom(secret)
+        if len(self._templates) >= _TEMPLATES:
+            self._templates.clear()
+        self._templates[key] = (secret, template)
+        return template
 
     def _repeat(
         self,
@@ -180,9 +203,12 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
                 ),
             )
             return
-        result.lease.ClearField("secret")
-        result.lease.ClearField("proxy_url")
-        self._fill(result.lease, snapshot, Candidate(provider, credential, upstream_model))
+        former = result.lease.attempt.opened_at
+        seconds, nanos = former.seconds, former.nanos
+        candidate = Candidate(provider, credential, upstream_model)
+        self._fill(result.lease, item.attempt, snapshot, candidate)
+        opened = result.lease.attempt.opened_at
+        opened.seconds, opened.nanos = seconds, nanos
 
     # -- Renew and Report -------------------------------------------------------------------------
 
