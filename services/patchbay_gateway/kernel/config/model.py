@@ -410,7 +410,7 @@ class Routing(_Model):
 
 
 class Streaming(_Model):
-    """Limits and keep-alives of answers; 0 switches one off."""
+    """Limits of answers, and their keep-alive; 0 switches one off."""
 
     first_byte_grace: Duration = duration("20s")
     """How long the status waits for an upstream before a keep-alive commits it."""
@@ -469,7 +469,7 @@ class Config(_Model):
     routing: Routing = Routing()
     """How a credential is chosen."""
     streaming: Streaming = Streaming()
-    """Limits and keep-alives of answers."""
+    """Limits of answers, and their keep-alive."""
     headers: HeaderRules = HeaderRules()
     """Response headers."""
     limits: Limits = Limits()
