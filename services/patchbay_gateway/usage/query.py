@@ -100,7 +100,7 @@ def _of_attempts(column: str, since: int, until: int) -> Select[Any]:
 def _of_requests(column: str, since: int, until: int) -> Select[Any]:
     c = REQUESTS.c
     ones = {"requests", "failed"}
-    columns = [literal_column("1" if name in ones else "0") for name in SUMS]
+    columns: list[Any] = [literal_column("1" if name in ones else "0") for name in SUMS]
     return select(_key(REQUESTS, column), *[v.label(n) for v, n in _named(columns)]).where(
         c.opened_at >= since, c.opened_at < until
     )
