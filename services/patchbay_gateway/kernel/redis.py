@@ -138,7 +138,7 @@ class Store:
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection | str] | None = None
         self._probing: asyncio.Task[None] | None = None
-        self._readers: dict[tuple[str, str, str], Connection] = {}
+        self._readers: dict[tuple[str, str, str, int], Connection] = {}
         self._subscribers: set[Connection] = set()
         self._callbacks: list[Callable[[bool], None]] = []
         self._failures = 0
@@ -331,7 +331,8 @@ class Store:
         """
         if self._closed or not self._available:
             raise self._unavailable(self._why or "the store is closed")
-        name = (stream, group, consumer)
+        # A connection's patience is fixed, so reads that block differently have one each.
+        name = (stream, group, consumer, block_ms)
         connection = self._readers.get(name)
         if connection is None or connection.lost:
             try:
