@@ -87,8 +87,8 @@ def markdown(results: Results) -> str:
         "",
         (
             f"{results['when']}; {results['machine']['cpu']}, kernel {results['machine']['kernel']}; "
-            f"medians of {results['rounds']} round(s). All processes of a gateway, Valkey included, on one core; upstream "
-            "and load on another. Ratios are what travels between machines; the figures themselves do not."
+            f"medians of {results['rounds']} round(s). All processes of a gateway, Valkey included, on one "
+            "core; upstream and load on another. Ratios travel between machines, the figures do not."
         ),
         "",
         ", ".join(f"{name} {text}" for name, text in results["versions"].items()),
