@@ -14,13 +14,15 @@ business. Not here: how the body came (body.py).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import orjson
 
 from patchbay.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Span = tuple[int, int]
 """Start and end of a value in the body."""
@@ -48,8 +50,7 @@ _EMPTY: Final = re.compile(rb"[ \t\r\n]*\}")
 _USAGE: Final = b'{"include_usage":true}'
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True, gc=False):
     """A JSON object of a client and the places in it that routing and billing may change."""
 
     data: bytes
@@ -193,45 +194,36 @@ def _places(data: bytes, top: _Top) -> dict[bytes, Span]:
     return places
 
 
-def _place(data: bytes, key: bytes, value: object, pattern: re.Pattern[bytes], has: Any) -> Span:
+def _place(
+    data: bytes,
+    key: bytes,
+    value: object,
+    pattern: re.Pattern[bytes],
+    has: Callable[[bytes], bool],
+) -> Span:
     """
     Find the one top-level *key* among several places, by renaming and asking the decoder again.
 
-    With all candidates renamed the key must be gone, else it was escaped. With only the first n left as
-    they are, it appears as soon as the top-level one is among them: a search by halves.
+    Renamed everywhere, the key must be gone, else it was escaped. Renamed only from some byte on, it is
+    there as soon as that byte is behind the top-level one: a search by halves. A cut through a key
+    leaves a third name, which is as good as renamed.
     """
-    starts = [
-        (m.start(), m.end())
-        for m in pattern.finditer(data)
-        if m[1] == key and data[m.start() - 1] != 0x5C
-    ]
     quoted = b'"' + key + b'"'
-    renamed = quoted.replace(b"e", b"E")
-
-    def kept(first: int, last: int) -> bytes:
-        """Return the body in which only candidates first to last (exclusive) keep their name."""
-        if first >= last:
-            return data.replace(quoted, renamed)
-        begin, end = starts[first][0], starts[last - 1][0] + len(quoted)
-        return (
-            data[:begin].replace(quoted, renamed)
-            + data[begin:end]
-            + data[end:].replace(quoted, renamed)
-        )
-
-    if has(kept(0, 0)):
+    renamed = data.replace(quoted, quoted.replace(b"e", b"E"))
+    if has(renamed):
         raise _smuggled(key)
-    low, high = 1, len(starts)
+    low, high = 0, len(data)
     while low < high:
         middle = (low + high) // 2
-        if has(kept(0, middle)):
+        if has(data[:middle] + renamed[middle:]):
             high = middle
         else:
             low = middle + 1
-    if has(kept(low, len(starts))):
+    if has(renamed[:low] + data[low:]):
         raise _smuggled(key)
-    start = starts[low - 1][1]
-    return start, _end_of(data, start, value)
+    match = pattern.match(data, data.rindex(quoted, 0, low + len(quoted)))
+    assert match is not None
+    return match.end(), _end_of(data, match.end(), value)
 
 
 def _has_model(data: bytes) -> bool:
