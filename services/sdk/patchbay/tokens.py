@@ -78,9 +78,9 @@ class TokenSource:
         return self._token
 
     @property
-    def stale(self) -> bool:
-        """Whether `current` would make a new one."""
-        return self._now() >= self._renew_at
+    def renew_at(self) -> float:
+        """Unix seconds from which on `current` makes a new one."""
+        return self._renew_at
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the current token as call metadata."""

@@ -1,0 +1,481 @@
+"""
+Which plugins are there, where they are registered, and whom to call next.
+
+The registry keeps each enabled plugin of the snapshot registered at each of its addresses, and forgets
+what the snapshot no longer has. `pick` is asked per call and costs microseconds. A member is one plugin
+at one address: in-process built-ins are members like any other. Not here: finding addresses
+(addresses.py), the handshake itself (handshake.py), what a failed call means (kernel/outcomes.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+from patchbay import errors, tokens
+from patchbay.handshake import config_hash
+from patchbay.plugin.v1 import plugin_pb2
+from patchbay_gateway.kernel.channels.remote import RemoteChannel
+from patchbay_gateway.kernel.logs import get_logger
+from patchbay_gateway.plugins import handshake
+from patchbay_gateway.plugins.addresses import Addresses, Health, Peer
+from patchbay_gateway.plugins.capabilities import common_executor
+from patchbay_gateway.plugins.handshake import Host, Refused, Registration
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+
+    from patchbay_gateway.kernel.channels.port import Channel, Metadata
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.addresses import Connect
+    from patchbay_gateway.plugins.dns import Resolver
+    from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
+
+    ChannelKeys = Callable[[str], Awaitable[Sequence[bytes]]]
+    """Plugin id to its channel keys, the newest first; may raise PatchbayError."""
+
+FIRST_RETRY: Final = 0.5
+MAX_RETRY: Final = 30.0
+"""Seconds between handshakes that fail."""
+
+_log = get_logger("plugins.registry")
+
+
+class Member:
+    """One plugin at one address."""
+
+    __slots__ = (
+        "_changed",
+        "_clock",
+        "_metadata",
+        "_renew_at",
+        "_tokens",
+        "address",
+        "capabilities",
+        "channel",
+        "config",
+        "generation",
+        "peer",
+        "plugin_id",
+        "reasons",
+        "registration",
+        "revision",
+        "task",
+        "wake",
+        "weight",
+    )
+
+    def __init__(
+        self, plugin_id: str, peer: Peer, config: bytes, changed: Callable[[], None], clock: Clock
+    ) -> None:
+        self.plugin_id = plugin_id
+        self.peer = peer
+        self.address = peer.address
+        self.channel = peer.channel
+        self.revision = ""
+        self.weight = 100.0
+        self.config = config
+        """What it is to run with; the registration says what it does run with."""
+        self.registration: Registration | None = None
+        self.capabilities = plugin_pb2.Capabilities()
+        self.generation = 0
+        """The peer's generation that the registration was made with."""
+        self.reasons: tuple[str, ...] = ()
+        """Why the last handshake failed."""
+        self.wake = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self._changed = changed
+        self._clock = clock
+        self._tokens: tokens.TokenSource | None = None
+        self._metadata: Metadata = ()
+        self._renew_at = 0.0
+
+    @property
+    def registered(self) -> bool:
+        """Whether the process that stands there now has accepted us."""
+        return self.registration is not None and self.generation == self.peer.generation
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls may go there, ejection aside."""
+        return self.peer.serving and self.registered
+
+    @property
+    def state(self) -> str:
+        """For people: `ready`, `ejected`, `refused`, `registering`, or the address's health."""
+        if not self.peer.serving:
+            return self.peer.health.value
+        if self.ready:
+            return "ready" if self.peer.allows() else "ejected"
+        return "refused" if self.reasons else "registering"
+
+    def metadata(self) -> Metadata:
+        """Return plugin id, configuration and call token, as each call to the plugin carries them."""
+        if self._clock.now() >= self._renew_at:
+            self._renew()
+        return self._metadata
+
+    def begin(self) -> None:
+        """Count a call that starts."""
+        self.peer.begin()
+
+    def end(self, transport_failure: bool | None = False, *, draining: bool = False) -> None:
+        """
+        Count a call that ended.
+
+        Args:
+            transport_failure: True when no answer of the plugin stands behind the failure, a passed
+                deadline included; None when the caller gave the call up before it knew.
+            draining: The address answered Unavailable with reason DRAINING: no new calls.
+        """
+        self.peer.end(transport_failure)
+        if draining and self.peer.mark(Health.DRAINING, "it answered DRAINING"):
+            self._changed()
+
+    def accept(self, registration: Registration, generation: int, host_id: str) -> None:
+        """Use *registration* from now on."""
+        self.registration = registration
+        self.capabilities = registration.response.capabilities
+        self.generation = generation
+        self.reasons = ()
+        self._tokens = tokens.TokenSource(
+            registration.key, self.plugin_id, host_id, now=self._clock.now
+        )
+        self._renew_at = 0.0
+
+    def _renew(self) -> None:
+        source, registration = self._tokens, self.registration
+        if source is None or registration is None:
+            return
+        self._metadata = (
+            (tokens.PLUGIN_KEY, self.plugin_id),
+            (tokens.CONFIG_KEY, registration.config_hash),
+            *source.metadata(),
+        )
+        self._renew_at = source.renew_at
+
+
+class _Plugin:
+    """One plugin of the snapshot."""
+
+    __slots__ = ("_cumulative", "capability", "entry", "members", "ready", "targets")
+
+    def __init__(self, entry: PluginEntry) -> None:
+        self.entry = entry
+        self.targets: dict[str, tuple[str, int]] = {}
+        """Target → revision, weight."""
+        self.members: dict[str, Member] = {}
+        self.ready: tuple[Member, ...] = ()
+        self.capability: plugin_pb2.ExecutorCapability | None = None
+        self._cumulative: list[float] = []
+
+    def refresh(self) -> None:
+        """Compute what `pick` reads, after any change."""
+        ready = [m for m in self.members.values() if m.ready and m.weight > 0]
+        self.ready = tuple(ready)
+        executors = [m.capabilities.executor for m in ready if m.capabilities.HasField("executor")]
+        allowed = not self.entry.capabilities or "executor" in self.entry.capabilities
+        self.capability = common_executor(executors) if executors and allowed else None
+        # A revision's weight is shared by its addresses, so that a canary's share does not grow with its
+        # replicas.
+        shares: dict[str, int] = {}
+        for member in ready:
+            shares[member.revision] = shares.get(member.revision, 0) + 1
+        weights = [member.weight / shares[member.revision] for member in ready]
+        self._cumulative = []
+        if len(set(weights)) > 1:
+            total = 0.0
+            for weight in weights:
+                total += weight
+                self._cumulative.append(total)
+
+    def choose(self, able: Sequence[Member]) -> Member:
+        """Return the less loaded of two random members."""
+        if self._cumulative and able is self.ready:
+            top = self._cumulative[-1]
+            first: Member
+            second: Member
+            first, second = (
+                able[bisect.bisect_right(self._cumulative, random.random() * top)]  # noqa: S311
+                for _ in range(2)
+            )
+        else:
+            size = len(able)
+            at = int(random.random() * size)  # noqa: S311 - load, no secret
+            first = able[at]
+            second = able[(at + 1 + int(random.random() * (size - 1))) % size]  # noqa: S311
+        return first if first.peer.in_flight <= second.peer.in_flight else second
+
+
+class PluginRegistry:
+    """
+    The plugins of the current snapshot.
+
+    Args:
+        host: Who this process is to plugins.
+        keys: Where channel keys come from.
+        resolver: Where addresses come from.
+        clock: Paces polls and retries, dates tokens.
+        local: Plugin id to the in-process channel of a built-in that runs here.
+        builtin_address: `host:port` of built-ins that run elsewhere; None when all run here.
+        connect: Makes the channel to an address.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        keys: ChannelKeys,
+        resolver: Resolver,
+        clock: Clock,
+        local: Mapping[str, Channel] | None = None,
+        builtin_address: str | None = None,
+        connect: Connect = RemoteChannel,
+    ) -> None:
+        self._host = host
+        self._keys = keys
+        self._clock = clock
+        self._builtin_address = builtin_address
+        self._local = {
+            plugin_id: Peer(f"inprocess:{plugin_id}", channel, clock)
+            for plugin_id, channel in (local or {}).items()
+        }
+        for peer in self._local.values():
+            peer.mark(Health.SERVING)
+        self._plugins: dict[str, _Plugin] = {}
+        self._addresses = Addresses(
+            resolver=resolver, connect=connect, clock=clock, on_change=self._target_changed
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        """Take the plugins of *snapshot*; returns before they are registered (`wait_ready`)."""
+        wanted = snapshot.plugin_by_id
+        for plugin_id in [id_ for id_ in self._plugins if id_ not in wanted]:
+            gone = self._plugins.pop(plugin_id)
+            for member in gone.members.values():
+                self._dismiss(member)
+        for plugin_id, entry in wanted.items():
+            plugin = self._plugins.get(plugin_id)
+            if plugin is None:
+                plugin = self._plugins[plugin_id] = _Plugin(entry)
+            plugin.entry = entry
+            plugin.targets = self._targets(entry)
+        await self._addresses.keep(
+            {target for plugin in self._plugins.values() for target in plugin.targets}
+        )
+        for plugin in self._plugins.values():
+            self._reconcile(plugin)
+
+    def executor(self, plugin_id: str) -> plugin_pb2.ExecutorCapability | None:
+        """Return what every ready address of the plugin takes as an executor, None when none is ready."""
+        plugin = self._plugins.get(plugin_id)
+        return plugin.capability if plugin is not None else None
+
+    def pick(self, plugin_id: str, exclude: Collection[str] = ()) -> Member | None:
+        """Return an address to call: the less loaded of two; None when none is left."""
+        plugin = self._plugins.get(plugin_id)
+        if plugin is None or not plugin.ready:
+            return None
+        ready = plugin.ready
+        member = ready[0] if len(ready) == 1 else plugin.choose(ready)
+        if member.address not in exclude and member.peer.allows():
+            return member
+        able = [m for m in ready if m.address not in exclude and m.peer.allows()]
+        if len(able) > 1:
+            return plugin.choose(able)
+        return able[0] if able else None
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return what is registered and what is not, with the reasons, as plain JSON data."""
+        return [self._describe(plugin) for plugin in self._plugins.values()]
+
+    def states(self) -> dict[str, str]:
+        """Return plugin id → `ready` or the first reason why not."""
+        return {
+            plugin_id: "ready" if plugin.ready else "; ".join(self._reasons(plugin)) or "starting"
+            for plugin_id, plugin in self._plugins.items()
+        }
+
+    async def wait_ready(self, ids: Iterable[str], timeout: float) -> frozenset[str]:  # noqa: ASYNC109 - the caller's patience, no error
+        """Wait until each of *ids* has a ready address, at most *timeout* seconds; return those without."""
+        wanted = frozenset(ids)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._missing(wanted):
+                    self._news.clear()
+                    await self._news.wait()
+        return self._missing(wanted)
+
+    async def aclose(self) -> None:
+        """Forget every plugin and close the channels that were made here; local ones are their owner's."""
+        for plugin in self._plugins.values():
+            for member in plugin.members.values():
+                self._dismiss(member)
+        self._plugins.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._addresses.aclose()
+
+    def _missing(self, wanted: frozenset[str]) -> frozenset[str]:
+        return frozenset(id_ for id_ in wanted if not (p := self._plugins.get(id_)) or not p.ready)
+
+    def _targets(self, entry: PluginEntry) -> dict[str, tuple[str, int]]:
+        if not entry.builtin:
+            return {a.address: (a.revision, a.weight) for a in entry.addresses}
+        if entry.id in self._local or self._builtin_address is None:
+            return {}
+        return {self._builtin_address: ("", 100)}
+
+    def _target_changed(self, target: str) -> None:
+        for plugin in self._plugins.values():
+            if target in plugin.targets:
+                self._reconcile(plugin)
+
+    def _reconcile(self, plugin: _Plugin) -> None:
+        """Give *plugin* one member per address, and each of them what it is to know."""
+        entry = plugin.entry
+        config = entry.config.encode()
+        found: dict[str, tuple[Peer, str, int]] = {}
+        if entry.builtin and entry.id in self._local:
+            peer = self._local[entry.id]
+            found[peer.address] = (peer, "", 100)
+        for target, (revision, weight) in plugin.targets.items():
+            for peer in self._addresses.peers(target):
+                found.setdefault(peer.address, (peer, revision, weight))
+        for address, member in list(plugin.members.items()):
+            if address not in found or found[address][0] is not member.peer:
+                self._dismiss(plugin.members.pop(address))
+        for address, (peer, revision, weight) in found.items():
+            member = plugin.members.get(address)  # type: ignore[assignment] # None is made good below
+            if member is None:
+                member = Member(entry.id, peer, config, lambda: self._changed(plugin), self._clock)
+                plugin.members[address] = member
+                member.task = asyncio.get_running_loop().create_task(
+                    self._tend(plugin, member), name=f"plugin {entry.id} at {address}"
+                )
+                self._tasks.add(member.task)
+                member.task.add_done_callback(self._ended)
+            member.revision, member.weight, member.config = revision, float(weight), config
+            member.wake.set()
+        self._changed(plugin)
+
+    def _changed(self, plugin: _Plugin) -> None:
+        plugin.refresh()
+        self._news.set()
+
+    def _dismiss(self, member: Member) -> None:
+        if member.task is not None:
+            member.task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task crashed", task=task.get_name(), exc_info=error)
+
+    async def _tend(self, plugin: _Plugin, member: Member) -> None:
+        """Keep *member* registered, for ever."""
+        pause = FIRST_RETRY
+        while True:
+            member.wake.clear()
+            if not member.peer.serving or (
+                member.registered
+                and member.registration is not None
+                and member.registration.config_hash == config_hash(member.config)
+            ):
+                pause = FIRST_RETRY
+                await member.wake.wait()
+                continue
+            try:
+                await self._shake(member)
+            except (Refused, errors.PatchbayError) as error:
+                reasons = (
+                    error.reasons if isinstance(error, Refused) else (handshake.explain(error),)
+                )
+                if reasons != member.reasons:
+                    _log.warning(
+                        "plugin not registered",
+                        plugin=member.plugin_id,
+                        address=member.address,
+                        reasons=reasons,
+                    )
+                member.reasons = reasons
+                self._changed(plugin)
+                await self._pause(member, pause)
+                pause = min(pause * 2, MAX_RETRY)
+            else:
+                _log.info("plugin registered", plugin=member.plugin_id, address=member.address)
+                self._changed(plugin)
+
+    async def _shake(self, member: Member) -> None:
+        generation, config = member.peer.generation, member.config
+        if member.registered and member.registration is not None:
+            registration = await handshake.reconfigure(
+                member.channel, self._host, member.plugin_id, config, member.registration
+            )
+        else:
+            keys = await self._keys(member.plugin_id)
+            registration = await handshake.register(
+                member.channel, self._host, member.plugin_id, config, keys
+            )
+        member.accept(registration, generation, self._host.id)
+
+    async def _pause(self, member: Member, seconds: float) -> None:
+        """Wait *seconds*, or until something about *member* has changed."""
+        waits = [
+            asyncio.ensure_future(member.wake.wait()),
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+
+    def _reasons(self, plugin: _Plugin) -> list[str]:
+        reasons = [f"{m.address}: {r}" for m in plugin.members.values() for r in m.reasons]
+        reasons += [
+            f"{m.address}: {m.peer.reason}"
+            for m in plugin.members.values()
+            if not m.peer.serving and m.peer.reason
+        ]
+        for target in plugin.targets:
+            if failure := self._addresses.failure(target):
+                reasons.append(f"{target}: {failure}")
+            elif not self._addresses.peers(target):
+                reasons.append(f"{target} has no addresses")
+        if not plugin.members and not plugin.targets:
+            reasons.append(
+                "it runs nowhere: set PATCHBAY_EXECUTORS_ADDRESS"
+                if plugin.entry.builtin
+                else "the configuration names no address"
+            )
+        return reasons
+
+    def _describe(self, plugin: _Plugin) -> dict[str, Any]:
+        named = next((m.registration for m in plugin.ready), None)
+        return {
+            "id": plugin.entry.id,
+            "builtin": plugin.entry.builtin,
+            "ready": bool(plugin.ready),
+            "name": named.response.metadata.name if named else "",
+            "version": named.response.metadata.version if named else "",
+            "author": named.response.metadata.author if named else "",
+            "capabilities": ["executor"] if plugin.capability is not None else [],
+            "reasons": [] if plugin.ready else self._reasons(plugin),
+            "addresses": [
+                {
+                    "address": m.address,
+                    "revision": m.revision,
+                    "state": m.state,
+                    "in_flight": m.peer.in_flight,
+                    "reasons": list(m.reasons) or ([m.peer.reason] if m.peer.reason else []),
+                }
+                for m in plugin.members.values()
+            ],
+        }
