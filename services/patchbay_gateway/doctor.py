@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from patchbay import errors
 from patchbay_gateway.commands.client import ManagementClient, connect
+from patchbay_gateway.commands.ports import why_not
 from patchbay_gateway.kernel import config as configuration
 from patchbay_gateway.kernel.management_token import TOKEN_FILE
 
@@ -233,13 +234,7 @@ def _management(client: ManagementClient) -> Check:
 
 
 def _port(host: str, port: int) -> Check:
-    name = f"port {port}"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            remedy = "stop what listens there, or choose another with --port, --management-port"
-            return Check(name, "fail", f"{host}: {error.strerror or error}", remedy)
-    return Check(name, "ok", "free")
+    if why := why_not(host, port):
+        remedy = "stop what listens there, or choose another with --port, --management-port"
+        return Check(f"port {port}", "fail", why, remedy)
+    return Check(f"port {port}", "ok", "free")

@@ -23,6 +23,7 @@ from patchbay_gateway.commands.options import (
     PortOption,
     RedisOption,
 )
+from patchbay_gateway.commands.ports import why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,10 @@ HealthPortOption = Annotated[
     int | None,
     typer.Option("--health-port", min=0, max=65535, help="Port of /livez, /readyz and /metrics."),
 ]
+
+# Setting → flag, of the ports that a service listens on.
+_HTTP = {"port": "--port", "management_port": "--management-port"}
+_GRPC = {"grpc_port": "--grpc-port", "health_port": "--health-port"}
 
 # Which extra brings what a service imports (pyproject.toml).
 _EXTRAS = {
@@ -222,14 +227,15 @@ def start(
         raise FailedPrecondition(
             f"{error.name} is not installed: pip install 'patchbay-gateway[{extra}]'"
         ) from error
+    ports = _HTTP if service in {"up", "edge"} else _GRPC
+    for field, flag in ports.items():
+        if why := why_not(settings.host, getattr(settings, field)):
+            raise FailedPrecondition(
+                f"{why}; stop what listens there, or choose another with {flag}"
+            )
     try:
         status: int = module.run(loaded, settings)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise FailedPrecondition(
-                f"a port is taken ({error.strerror or error}); stop what listens there, or choose "
-                "others (--port, --management-port, --grpc-port, --health-port)"
-            ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.ENOSPC} and error.filename:
             raise FailedPrecondition(
                 f"cannot write {error.filename}: {error.strerror}; choose another place with --data-dir"

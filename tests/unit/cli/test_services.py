@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from patchbay.errors import FailedPrecondition
 from patchbay_gateway.commands import services
 from patchbay_gateway.kernel.config import Config, ConfigError, ProcessSettings
 
+ANY_PORTS = {"port": 0, "management_port": 0, "grpc_port": 0, "health_port": 0}
 GATEWAY = EntryPoint("gateway", "patchbay_gateway.cli:register", "patchbay.commands")
 
 
@@ -146,20 +148,22 @@ def test_start_loads_the_file_and_runs_the_service(tmp_path):
     (tmp_path / "f.yaml").write_text("providers: [{name: mine, plugin: echo}]")
     service = Service()
 
-    status = services.start("edge", tmp_path / "f.yaml", {"port": 1}, find=service.find)
+    status = services.start(
+        "edge", tmp_path / "f.yaml", {**ANY_PORTS, "workers": 2}, find=service.find
+    )
 
     assert (status, service.name) == (0, "patchbay_gateway.edge.main")
     assert service.config is not None
     assert service.settings is not None
     assert service.config.providers[0].name == "mine"
     assert service.settings.config_path == tmp_path / "f.yaml"
-    assert service.settings.port == 1
+    assert service.settings.workers == 2
 
 
 def test_start_of_up_runs_the_embedded_gateway_with_echo():
     service = Service()
 
-    services.start("up", None, {}, find=service.find)
+    services.start("up", None, ANY_PORTS, find=service.find)
 
     assert service.name == "patchbay_gateway.embedded"
     assert service.config is not None
@@ -192,13 +196,35 @@ def test_missing_module_of_ours_is_a_bug():
         services.start("usage", None, {}, find=find)
 
 
+def test_start_on_a_directory_it_may_not_write_says_what_to_do():
+    failure = PermissionError(errno.EACCES, "Permission denied", "/data/keys")
+    service = Service(failure)
+
+    with pytest.raises(FailedPrecondition, match=r"cannot write /data/keys.*--data-dir"):
+        services.start("up", None, ANY_PORTS, find=service.find)
+
+
 @pytest.mark.parametrize(
-    ("failure", "message"),
+    ("service", "field", "flag"),
     [
-        (OSError(errno.EADDRINUSE, "Address already in use"), "a port is taken"),
-        (PermissionError(errno.EACCES, "Permission denied", "/data/keys"), "--data-dir"),
+        ("up", "port", "--port"),
+        ("edge", "management_port", "--management-port"),
+        ("scheduler", "grpc_port", "--grpc-port"),
+        ("usage", "health_port", "--health-port"),
     ],
 )
-def test_start_that_the_machine_refuses_says_what_to_do(failure, message):
-    with pytest.raises(FailedPrecondition, match=message):
-        services.start("up", None, {}, find=Service(failure).find)
+def test_taken_port_stops_the_start_with_its_flag(service, field, flag):
+    found = Service()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        flags = {**ANY_PORTS, "host": "127.0.0.1", field: listener.getsockname()[1]}
+        with pytest.raises(FailedPrecondition, match=f"cannot be had .* another with {flag}"):
+            services.start(service, None, flags, find=found.find)
+
+    assert found.config is None
+
+
+def test_host_that_is_not_here_stops_the_start():
+    flags = {**ANY_PORTS, "port": 1, "host": "192.0.2.1"}
+
+    with pytest.raises(FailedPrecondition, match=r"port 1 of 192\.0\.2\.1 cannot be had"):
+        services.start("up", None, flags, find=Service().find)
