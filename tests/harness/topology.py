@@ -162,7 +162,7 @@ class Up(Gateway):
     @property
     def ledger_path(self) -> Path:
         """The SQLite file."""
-        return self.directory / "data" / "ledger.sqlite"
+        return self.directory / "data" / "ledger.db"
 
 
 class Services(Gateway):
@@ -242,7 +242,7 @@ class Services(Gateway):
     @property
     def ledger_path(self) -> Path:
         """The SQLite file."""
-        return self.directory / "data" / "usage" / "ledger.sqlite"
+        return self.directory / "data" / "usage" / "ledger.db"
 
     async def flush_redis(self) -> None:
         """FLUSHALL."""

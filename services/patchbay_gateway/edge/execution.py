@@ -66,10 +66,13 @@ class Execution:
             )
         message = self._message()
         self._answer.begin_attempt()
-        failed_there = False
+        # None: the call was given up before anything was learnt about the address.
+        failed_there: bool | None = None
+        draining = False
         member.begin()
         try:
             await (self._stream if request.stream else self._unary)(member, message)
+            failed_there = False
         except asyncio.CancelledError:
             if not self._answer.timed_out:
                 raise
@@ -80,12 +83,17 @@ class Execution:
             raise errors.DeadlineExceeded(
                 "the executor did not answer in time", reason="EXECUTOR_TIMEOUT"
             ) from None
-        except (errors.Unavailable, errors.DeadlineExceeded):
-            failed_there = True
+        except (errors.Unavailable, errors.DeadlineExceeded) as error:
+            draining = error.reason == "DRAINING"
+            failed_there = not draining
             avoid_addresses.append(member.address)
             raise
+        except errors.PatchbayError:
+            # An answer of the plugin stands behind it, so the address is well.
+            failed_there = False
+            raise
         finally:
-            member.end(transport_failure=failed_there)
+            member.end(failed_there, draining=draining)
 
     async def _unary(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
         request, attempt, answer = self._request, self._attempt, self._answer

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, server
@@ -44,6 +45,8 @@ from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.uid import UidSource
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
+from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.plugins.registry import PluginRegistry
 
@@ -101,9 +104,16 @@ class RunningEdge:
         """Return what readiness looks at."""
         return {
             "snapshot": lambda: None if self.holder.current else "no configuration yet",
-            "executors": lambda: self.registry.trouble() or None,
+            "executors": self._executors,
             "draining": lambda: "the process is ending" if self.draining else None,
         }
+
+    def _executors(self) -> str | None:
+        states = self.registry.states()
+        if any(state == "ready" for state in states.values()):
+            return None
+        reasons = [f"{plugin}: {state}" for plugin, state in sorted(states.items())]
+        return "no executor is registered yet; " + "; ".join(reasons)
 
     def instance(self) -> Instance:
         """Return what the heartbeat says."""
@@ -167,11 +177,12 @@ async def running_edge(
         orphaned=lambda lease: outbox.report(attempts.orphaned(lease)),
     )
     registry = PluginRegistry(
-        host_id=edge_id,
-        keys=SchedulerKeys(scheduler),
-        local=local,
-        builtin_address=settings.executors_address,
+        host=Host(edge_id, version("patchbay-gateway")),
+        keys=SchedulerKeys(scheduler).keys,
+        resolver=DnsResolver(),
         clock=clock,
+        local=local,
+        builtin_address=settings.executors_address or None,
     )
     authenticator = Authenticator(
         lambda key: tuple(client_key_digest(root, key) for root in roots.cluster)

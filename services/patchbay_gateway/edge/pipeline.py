@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
 from patchbay.scheduler.v1 import scheduler_pb2
-from patchbay_gateway.edge import attempts, body, headers, targets
+from patchbay_gateway.edge import attempts, body, targets
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.edge.execution import Execution
 from patchbay_gateway.edge.owner import Owner
@@ -91,21 +91,21 @@ class Pipeline:
             await self._send_error(routed, error, [(b"x-request-id", routed.request_id.encode())])
             return
         request = Request(routed, self._uids.mint(), snapshot, self._clock, self._clock.monotonic())
-        hold = self._budget.hold()
-        try:
-            request.client = self._authenticator.authenticate(routed.exchange.head, snapshot)  # 2
-            hold.grow(headers.content_length(routed.exchange.head.headers))
-            request.document = await body.read(  # 3
-                routed.exchange, limit=snapshot.settings.body_limit, deadline=_BODY_DEADLINE
-            )
-            hold.resize(len(request.document.data))
-            request.model, request.stream = body.asked(request.document, routed)
-            await self._attempts(request, self._candidates(request), owner)
-        except errors.PatchbayError as error:
-            self._refused(request, error)
-            await self._send_error(routed, error, request.answer_headers(()))
-        finally:
-            hold.release()
+        with self._budget.charge() as charge:
+            try:
+                head = routed.exchange.head
+                request.client = self._authenticator.authenticate(head, snapshot)  # 2
+                request.document = await body.read(  # 3
+                    routed.exchange,
+                    limit=snapshot.settings.body_limit,
+                    deadline=_BODY_DEADLINE,
+                    charge=charge,
+                )
+                request.model, request.stream = body.asked(request.document, routed)
+                await self._attempts(request, self._candidates(request), owner)
+            except errors.PatchbayError as error:
+                self._refused(request, error)
+                await self._send_error(routed, error, request.answer_headers([]))
 
     def _candidates(self, request: Request) -> targets.Candidates:  # 4
         assert request.client is not None
@@ -223,7 +223,7 @@ class Pipeline:
         if not answer.headers_committed:
             # Set before any await: the answer's timer must not commit headers in between.
             answer.headers_committed = True
-            await self._send_error(routed, error, request.answer_headers(()))
+            await self._send_error(routed, error, request.answer_headers([]))
         elif not request.stream:
             await answer.write(routed.dialect.error(error, routed.request_id).body)
             await routed.exchange.finish()

@@ -15,8 +15,6 @@ from patchbay_gateway.edge.dialects.port import StreamState
 from patchbay_gateway.kernel import uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from patchbay.errors import Headers
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.body import Document
@@ -69,21 +67,15 @@ class Request:
 
     def stream_headers(self, content_type: str = "") -> Headers:
         """Return the headers that make a stream of an answer."""
-        return [
-            (b"content-type", content_type.encode() or self.routed.dialect.stream_content_type),
-            (b"cache-control", b"no-cache"),
-            # Nginx buffers event streams unless told not to.
-            (b"x-accel-buffering", b"no"),
-        ]
+        kind = content_type.encode() or self.routed.dialect.stream_content_type
+        return [(b"content-type", kind), *headers.SSE_HEADERS[1:]]
 
     def early_headers(self) -> Headers:
         """Return the headers of an early commit: what is not yet known is left out."""
         kind = self.stream_headers() if self.stream else [(b"content-type", b"application/json")]
-        return [*kind, (b"x-request-id", self.routed.request_id.encode())]
+        return kind + headers.answer_headers(self.routed.request_id, patchbay=False)
 
-    def answer_headers(
-        self, extra: Iterable[tuple[bytes, bytes]], upstream: Headers | None = None
-    ) -> Headers:
+    def answer_headers(self, extra: Headers, upstream: Headers | None = None) -> Headers:
         """
         Return the headers of the answer.
 
@@ -92,15 +84,14 @@ class Request:
             upstream: The provider's headers; passed on where the configuration says so.
         """
         settings = self.snapshot.settings
-        result = [*extra, (b"x-request-id", self.routed.request_id.encode())]
+        result = list(extra)
         if settings.headers_passthrough and upstream:
-            result += headers.from_upstream(upstream, taken=result)
-        if settings.headers_patchbay and self.provider is not None:
-            ours = self.clock.monotonic() - self.started - self.waited
-            result += [
-                (b"x-patchbay-model", headers.printable(self.upstream_model)),
-                (b"x-patchbay-provider", headers.printable(self.provider.name)),
-                (b"x-patchbay-attempts", b"%d" % self.number),
-                (b"x-patchbay-overhead-ms", b"%.2f" % (ours * 1000)),
-            ]
-        return result
+            result += headers.from_upstream(upstream)
+        return result + headers.answer_headers(
+            self.routed.request_id,
+            patchbay=settings.headers_patchbay and self.provider is not None,
+            model=self.upstream_model,
+            provider=self.provider.name if self.provider is not None else "",
+            attempts=self.number,
+            overhead_ms=(self.clock.monotonic() - self.started - self.waited) * 1000,
+        )

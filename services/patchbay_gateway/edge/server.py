@@ -133,6 +133,11 @@ class EdgeServer:
         """Requests being served."""
         return len(self._state.tasks)
 
+    @property
+    def connections(self) -> int:
+        """Open connections, idle ones included."""
+        return len(self._state.connections)
+
     async def start(self) -> None:
         """Begin to accept."""
         self._config.load()

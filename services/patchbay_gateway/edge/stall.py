@@ -2,13 +2,18 @@
 One sweeper for all connections whose client does not take what is written.
 
 A connection is watched only while its transport says that the write buffer is full, so an answer that
-flows costs nothing; progress is a buffer that has become smaller. Not here: silent peers, which fall to
+flows costs nothing. Progress is that fewer bytes wait, in our buffer and the kernel's together: the kernel
+asks for more only when a third of its buffer, which grows to megabytes, is free. Not here: silent peers, which fall to
 the TCP user timeout (server.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import struct
+import termios
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ class StallSweeper:
     def watch(self, transport: asyncio.Transport, limit: float | None = None) -> None:
         """Begin to watch *transport*, under its own *limit* in seconds if one is given."""
         loop = asyncio.get_running_loop()
-        self._watched[transport] = (loop.time(), transport.get_write_buffer_size(), limit)
+        self._watched[transport] = (loop.time(), _waiting(transport), limit)
         if limit is not None and self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -69,7 +74,7 @@ class StallSweeper:
         now = loop.time()
         common = self._limit()
         for transport, (since, size, own) in list(self._watched.items()):
-            left = transport.get_write_buffer_size()
+            left = _waiting(transport)
             limit = common if own is None else own
             if left != size and own is None:
                 self._watched[transport] = (now, left, own)
@@ -78,3 +83,16 @@ class StallSweeper:
                 transport.abort()
         if self._watched:
             self._arm(loop)
+
+
+def _waiting(transport: asyncio.Transport) -> int:
+    """Return how many bytes the peer has not acknowledged yet."""
+    size = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    # TIOCOUTQ on a TCP socket is SIOCOUTQ (tcp(7)); elsewhere our own buffer must do.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        queued: tuple[int] = struct.unpack(
+            "i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        )
+        size += queued[0]
+    return size

@@ -159,7 +159,7 @@ class EchoExecutor(Executor):
 
     def _dialect(self, request: ExecutorRequest) -> dialects.EchoDialect:
         message = request.message
-        if message.format == "gemini" and message.stream and message.alt != "sse":
+        if message.format == "gemini" and message.stream and message.alt not in {"", "sse"}:
             return _GEMINI_ARRAY
         dialect = _DIALECTS.get((message.format, message.operation or "chat"))
         if dialect is None:
