@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _PER: Final = 10**6
 _REMEMBERED: Final = 4096
-_MAX_COST: Final = (1 << 62) - 1
+# Nine million units of currency for one attempt: a wrong price, kept from overflowing the sums.
+_MAX_COST: Final = 1 << 53
 
 
 def cost_nano(prices: Mapping[str, int], usage: Usage) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from tests.fakes.journal_events import START, make_event
 from patchbay.errors import FailedPrecondition, InvalidRequest
 from patchbay_gateway.plugins.snapshot import PriceEntry
 from patchbay_gateway.usage import migrations
+from patchbay_gateway.usage.events import Usage
 from patchbay_gateway.usage.ledger import Ledger
 from patchbay_gateway.usage.query import GROUPINGS, sums
 from patchbay_gateway.usage.reduce import HOUR
@@ -79,9 +81,8 @@ async def test_record_of_more_than_one_statement_takes(ledger: Ledger) -> None:
 
 
 async def test_record_refused_by_the_database_writes_nothing(ledger: Ledger) -> None:
-    await ledger.add_prices(1, (PriceEntry("*", "*", {"input_tokens": 10**6}),))
-    huge = {"input_tokens": (1 << 62) - 1}
-    events = [make_event("settled", i, usage=huge) for i in range(3)]
+    huge = msgspec.structs.replace(make_event("settled", 2), usage=Usage(1 << 63))
+    events = [make_event("settled", 1), huge]
     with pytest.raises(InvalidRequest):
         await ledger.record(events)
     assert await ledger.rows() == []
