@@ -338,6 +338,8 @@ class SnapshotWatcher:
         self._contents: dict[str, bytes] = {}
         self._nudged = asyncio.Event()
         self._complaint = ""
+        self._kept = 0
+        """Version that is on disk."""
 
     async def boot(self) -> None:
         """Look once; with Redis away or empty, begin with the file on disk, if there is one."""
@@ -346,6 +348,7 @@ class SnapshotWatcher:
             stored = await asyncio.to_thread(_read_file, self._path)
             if stored is not None:
                 self._holder.set(stored)
+                self._kept = stored.version
                 _log.info("snapshot from disk", version=stored.version)
                 await self._look()
 
@@ -383,6 +386,7 @@ class SnapshotWatcher:
             if error.message != self._complaint:
                 self._complaint = error.message
                 _log.error("the published snapshot is not taken", why=error.message)
+        await self._keep()
 
     async def _follow(self) -> None:
         current = self._holder.current
@@ -404,12 +408,18 @@ class SnapshotWatcher:
         self._contents = {manifest.hashes[name]: content for name, content in sections.items()}
         self._holder.set(snapshot)
         _log.info("snapshot", version=snapshot.version)
-        if self._path is not None:
-            stored = _Stored(manifest, {n: msgspec.Raw(c) for n, c in sections.items()})
-            try:
-                await asyncio.to_thread(_write_file, self._path, msgspec.json.encode(stored))
-            except OSError as error:
-                _log.warning("the snapshot cannot be kept on disk", why=str(error))
+
+    async def _keep(self) -> None:
+        """Write the current snapshot to disk, wherever it came from."""
+        current = self._holder.current
+        if self._path is None or current is None or current.version == self._kept:
+            return
+        try:
+            await asyncio.to_thread(_write_file, self._path, current)
+        except OSError as error:
+            _log.warning("the snapshot cannot be kept on disk", why=str(error))
+        # A disk that is full now is tried again with the next snapshot.
+        self._kept = current.version
 
 
 def _read_file(path: Path) -> Snapshot | None:
@@ -425,7 +435,13 @@ def _read_file(path: Path) -> Snapshot | None:
         return None
 
 
-def _write_file(path: Path, content: bytes) -> None:
+def _write_file(path: Path, snapshot: Snapshot) -> None:
+    sections = encode_sections(snapshot)
+    hashes = {name: _hash(content) for name, content in sections.items()}
+    stored = _Stored(
+        Manifest(snapshot.version, hashes), {n: msgspec.Raw(c) for n, c in sections.items()}
+    )
+    content = msgspec.json.encode(stored)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -211,6 +211,9 @@ class Journal:
     def take(self, limit: int) -> Parcel:
         """Take up to *limit* events out of memory, oldest first; then `delivered` or `fall_behind`."""
         pending = self._pending
+        if not pending:
+            # Not `last`: behind, the file has what memory has not.
+            return Parcel([], self._sent, self._generation)
         if len(pending) <= limit:
             events = list(pending)
             pending.clear()

@@ -34,7 +34,7 @@ from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged, LeaseBook, Local, RedisLeases
-from patchbay_gateway.scheduler.redelivery import Redelivery
+from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.selection import Selector
 from patchbay_gateway.scheduler.service import SchedulerServicer
 from patchbay_gateway.scheduler.watching import Configuration, Source
@@ -70,6 +70,7 @@ async def running_scheduler(
     shutdown: Shutdown | None = None,
     publish: bool = True,
     journal_dir: Path | None = None,
+    stream_bound: int = STREAM_BOUND,
     reload: Callable[[], Config] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[SchedulerServicer]:
@@ -87,6 +88,7 @@ async def running_scheduler(
         publish: Whether this process publishes snapshots; otherwise it follows those of others.
         journal_dir: Directory of the write-ahead file; default `journal` in the data directory. No two
             processes share one.
+        stream_bound: Entries of the journal in Redis above which events wait in the file.
         reload: Reads the configuration anew when the file changes; default by *settings*.
         environ: The environment; default the process's.
 
@@ -105,7 +107,13 @@ async def running_scheduler(
             leases, journal, Local(clock=clock, ttl=settings.lease_ttl), on_behind=behind
         )
         redelivery = Redelivery(
-            store, journal, leases, clock=clock, behind=behind, nudge=book.nudge
+            store,
+            journal,
+            leases,
+            clock=clock,
+            behind=behind,
+            nudge=book.nudge,
+            stream_bound=stream_bound,
         )
         with contextlib.suppress(Unavailable, EpochChanged):
             await redelivery.look()

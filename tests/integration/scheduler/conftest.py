@@ -49,6 +49,7 @@ class Gateway:
     directory: Path
     installation: str = field(default_factory=lambda: f"t-{secrets.token_hex(6)}")
     timeout: float = 2.0
+    stores: list[Store] = field(default_factory=list)
 
     def settings(self, name: str, **more: Any) -> ProcessSettings:
         """Return the settings of a process of its own."""
@@ -62,10 +63,17 @@ class Gateway:
         return ProcessSettings.load("scheduler", {}, flags)
 
     def store(self) -> Store:
-        """Return a connection of its own."""
-        return Store(
+        """Return a connection of its own, closed with the test."""
+        made = Store(
             self.url, installation=self.installation, clock=SystemClock(), timeout=self.timeout
         )
+        self.stores.append(made)
+        return made
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for store in self.stores:
+            await store.aclose()
 
     @contextlib.asynccontextmanager
     async def scheduler(
@@ -92,15 +100,19 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(valkey: Any, tmp_path: Path) -> Gateway:
+async def gateway(valkey: Any, tmp_path: Path) -> AsyncIterator[Gateway]:
     """Schedulers on the session's server."""
-    return Gateway(valkey.url, tmp_path)
+    made = Gateway(valkey.url, tmp_path)
+    yield made
+    await made.aclose()
 
 
 @pytest.fixture
-def own_gateway(own_valkey: Any, tmp_path: Path) -> Gateway:
+async def own_gateway(own_valkey: Any, tmp_path: Path) -> AsyncIterator[Gateway]:
     """Schedulers on a server that the test may hurt."""
-    return Gateway(own_valkey.url, tmp_path, timeout=0.25)
+    made = Gateway(own_valkey.url, tmp_path, timeout=0.25)
+    yield made
+    await made.aclose()
 
 
 def acquire(
