@@ -3,8 +3,8 @@ One sweeper for all connections whose client does not take what is written.
 
 A connection is watched only while its transport says that the write buffer is full, so an answer that
 flows costs nothing. Progress is that fewer bytes wait, in our buffer and the kernel's together: the kernel
-asks for more only when a third of its buffer, which grows to megabytes, is free. Not here: silent peers, which fall to
-the TCP user timeout (server.py).
+asks for more only when a third of its buffer, which grows to megabytes, is free. Not here: silent peers,
+which fall to the TCP user timeout (server.py).
 """
 
 from __future__ import annotations
