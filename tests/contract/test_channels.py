@@ -153,12 +153,7 @@ async def test_upstream_error_arrives_whole(wire: Wire, status: int, streamed: b
         sent=errors.Sent.YES,
     )
     with pytest.raises(errors.UpstreamError) as caught:
-        if streamed:
-            stream = wire.channel.stream(STREAM, Bytes(value=b"two, then raise"), deadline=None)
-            async for _ in stream:
-                pass
-        else:
-            await call(wire, b"raise")
+        await (read(wire, b"two, then raise") if streamed else call(wire, b"raise"))
     arrived = caught.value
     assert arrived.http_status == status
     assert sorted(arrived.headers) == sorted(wire.servicer.error.headers)

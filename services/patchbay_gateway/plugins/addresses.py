@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Connect = Callable[[str], Channel]
     """Makes the channel to `host:port`."""
 
-POLL_EVERY: Final = 2.0
+POLL_EVERY: Final = 1.0
 """Seconds between two questions to DNS; a new address takes load within 5 s."""
 ABSENCE: Final = 60.0
 """Seconds that a serving address outlives its DNS record."""
