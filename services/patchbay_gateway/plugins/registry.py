@@ -220,7 +220,8 @@ class PluginRegistry:
         resolver: Where addresses come from.
         clock: Paces polls and retries, dates tokens.
         local: Plugin id to the in-process channel of a built-in that runs here.
-        builtin_address: `host:port` of built-ins that run elsewhere; None when all run here.
+        builtin_address: `host:port` of built-ins that run elsewhere, several with commas; None when all
+            run here.
         connect: Makes the channel to an address.
     """
 
@@ -329,7 +330,7 @@ class PluginRegistry:
             return {a.address: (a.revision, a.weight) for a in entry.addresses}
         if entry.id in self._local or self._builtin_address is None:
             return {}
-        return {self._builtin_address: ("", 100)}
+        return {a.strip(): ("", 100) for a in self._builtin_address.split(",")}
 
     def _target_changed(self, target: str) -> None:
         for plugin in self._plugins.values():

@@ -64,6 +64,14 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 OptionalAddress = Annotated[str, AfterValidator(lambda v: check_address(v) if v else v)]
 
 
+def _check_addresses(value: str) -> str:
+    """Several addresses with commas: replicas without a name in front of them."""
+    return ",".join(check_address(part.strip()) for part in value.split(",")) if value else value
+
+
+Addresses = Annotated[str, AfterValidator(_check_addresses)]
+
+
 def default_data_dir(env: Mapping[str, str]) -> Path:
     """Return where a user's programs keep data: XDG_DATA_HOME, else ~/.local/share."""
     home = env.get("XDG_DATA_HOME") or Path(env.get("HOME") or Path.home()) / ".local" / "share"
@@ -95,12 +103,12 @@ class ProcessSettings(BaseModel):
     """gRPC of the service."""
     health_port: Port = 8081
     """Health and metrics of a service without other HTTP."""
-    scheduler_address: OptionalAddress = ""
-    """host:port; empty: in process."""
+    scheduler_address: Addresses = ""
+    """host:port, several with commas; empty: in process."""
     usage_address: OptionalAddress = ""
     """host:port; empty: in process."""
-    executors_address: OptionalAddress = ""
-    """host:port of the built-in executors; empty: in process."""
+    executors_address: Addresses = ""
+    """host:port of the built-in executors, several with commas; empty: in process."""
     advertise_address: OptionalAddress = ""
     """host:port at which plugins reach this process."""
     plugins: tuple[str, ...] = ()
