@@ -137,7 +137,8 @@ class RedisStream:
                 await self._store.call("XGROUP", "DELCONSUMER", self._journal, GROUP, seen["name"])
         return [
             Entry(i, dict(zip(fields[::2], fields[1::2], strict=True)).get(FIELD))
-            for i, fields in claimed[1]
+            # Redis 6.2 answers nil for an entry that was deleted meanwhile.
+            for i, fields in filter(None, claimed[1])
             if fields
         ]
 
