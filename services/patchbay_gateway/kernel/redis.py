@@ -253,16 +253,21 @@ class Store:
 
     async def _open(self) -> Connection | str:
         try:
-            connection = await connect(self._address, self._timeout, on_lost=self._lost)
+            connection = await self._dial(on_lost=self._lost)
         except ConnectionLost as error:
             self._failed(str(error))
             return str(error)
         finally:
             self._connecting = None
-        if self._closed:
-            connection.close()
-            return "the store is closed"
         self._connection = connection
+        return connection
+
+    async def _dial(self, **options: Any) -> Connection:
+        connection = await connect(self._address, self._timeout, **options)
+        if self._closed:
+            # `aclose` came meanwhile and did not see this one.
+            connection.close()
+            raise ConnectionLost("the store is closed")
         return connection
 
     def _lost(self, connection: Connection, failed: bool) -> None:
@@ -310,6 +315,9 @@ class Store:
         for connection in connections:
             connection.close()
             await connection.wait_closed()
+        # Connections given up earlier are not in the lists; their sockets close in the next turns of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     # -- streams and channels, on connections of their own ----------------------------------------
 
@@ -336,9 +344,7 @@ class Store:
         connection = self._readers.get(name)
         if connection is None or connection.lost:
             try:
-                connection = await connect(
-                    self._address, self._timeout, reply_timeout=self._timeout + block_ms / 1000
-                )
+                connection = await self._dial(reply_timeout=self._timeout + block_ms / 1000)
             except ConnectionLost as error:
                 self._failed(str(error))
                 raise self._unavailable(str(error)) from error
@@ -379,9 +385,7 @@ class Store:
         while not self._closed:
             inbox = _Inbox()
             try:
-                connection = await connect(
-                    self._address, self._timeout, on_push=inbox.push, on_lost=inbox.end
-                )
+                connection = await self._dial(on_push=inbox.push, on_lost=inbox.end)
             except ConnectionLost:
                 await self._clock.sleep(_RECONNECT_PAUSES[attempt])
                 attempt = min(attempt + 1, len(_RECONNECT_PAUSES) - 1)
@@ -389,7 +393,7 @@ class Store:
             self._subscribers.add(connection)
             try:
                 connection.tell("SUBSCRIBE", channel)
-                # Its reply comes after the subscription's push, so what is published from now on arrives.
+                # Its reply comes after the subscription's push: what is published from now on arrives.
                 if not isinstance(await connection.send("PING"), Exception):
                     attempt = 0
                     yield None

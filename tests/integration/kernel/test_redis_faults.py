@@ -193,3 +193,46 @@ async def test_aclose_while_the_breaker_is_open_leaves_nothing(free_port):
     store = Store(f"redis://127.0.0.1:{free_port}", installation="x", clock=SystemClock())
     await failing_calls(store, 4)
     await store.aclose()
+
+
+@pytest.mark.usefixtures("no_leaked_tasks")
+async def test_aclose_while_connections_are_made_ends_their_users(free_port):
+    """Nobody may be left waiting on a connection that came up just after the end."""
+    greeted = asyncio.Semaphore(0)
+    answer = asyncio.Event()
+    ends: list[asyncio.Task[object]] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        greeted.release()
+        await answer.wait()
+        writer.write(b"%0\r\n")
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(slow, "127.0.0.1", free_port)
+    url = f"redis://127.0.0.1:{free_port}"
+    store = Store(url, installation="x", clock=SystemClock(), timeout=5)
+
+    async def listen() -> None:
+        async for _ in store.subscribe("c"):
+            pass
+
+    ends += [
+        asyncio.create_task(listen()),
+        asyncio.create_task(store.read_group("s", "g", "c", 1, 60_000)),
+        asyncio.create_task(store.call("PING")),
+    ]
+    for _ in ends:
+        await greeted.acquire()
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0)
+    answer.set()
+    async with asyncio.timeout(10):
+        await closing
+        listened, *failed = await asyncio.gather(*ends, return_exceptions=True)
+    assert listened is None
+    assert [type(each) for each in failed] == [Unavailable, Unavailable]
+    server.close()
+    await server.wait_closed()
