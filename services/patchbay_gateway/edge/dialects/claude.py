@@ -95,9 +95,10 @@ class ClaudeDialect:
         """Return the error of `event: error`."""
         found = faults.event_json(chunk)
         inner = found.get("error") if isinstance(found, dict) else None
+        status = faults.status_in(inner, found)
         if not isinstance(inner, dict):
             inner = {"type": "api_error", "message": "the provider reported an error in its stream"}
-        return faults.in_stream(faults.status_in(inner, found), {"type": "error", "error": inner})
+        return faults.in_stream(status, {"type": "error", "error": inner})
 
     def is_usage_only(self, chunk: bytes) -> bool:
         """Never."""

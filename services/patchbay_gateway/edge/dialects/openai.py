@@ -127,11 +127,12 @@ class OpenAIDialect:
         """Return the error of `data: {"error":…}`."""
         found = faults.event_json(chunk)
         inner = found.get("error") if isinstance(found, dict) else None
+        status = faults.status_in(inner, found)
         if isinstance(inner, str):
             inner = {"message": inner, "type": "server_error", "param": None, "code": None}
         if not isinstance(inner, dict):
             inner = {"message": "the provider reported an error in its stream"}
-        return faults.in_stream(faults.status_in(inner, found), {"error": inner})
+        return faults.in_stream(status, {"error": inner})
 
     def is_usage_only(self, chunk: bytes) -> bool:
         """Whether it is the chunk of `include_usage`: `choices` empty and `usage` set."""
