@@ -63,11 +63,11 @@ def candidates(head: Head) -> Iterator[tuple[str, str]]:
     value = found.get(b"authorization", b"")
     if value[:7].lower() == b"bearer ":
         value = value[7:].strip()
-    if value:
-        yield "authorization", value.decode("latin-1")
+    if value and value.lower() != b"bearer":
+        yield "authorization", value.decode("utf-8", "replace")
     for name, source in ((b"x-goog-api-key", "x-goog-api-key"), (b"x-api-key", "x-api-key")):
         if value := found.get(name, b""):
-            yield source, value.decode("latin-1")
+            yield source, value.decode("utf-8", "replace")
     if b"key=" in head.query:
         for part in head.query.split(b"&"):
             if part.startswith(b"key=") and len(part) > 4:
