@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,34 +101,38 @@ async def bench(store: Store, tmp_path: Path) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server on a socket of its own, where one is installed."""
-    programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl")}
-    for name, program in programs.items():
-        if program is None:
-            found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-            programs[name] = str(found[-1]) if found else None
-    if None in programs.values():
+    initdb, pg_ctl = _postgres_program("initdb"), _postgres_program("pg_ctl")
+    if initdb is None or pg_ctl is None:
         pytest.skip("PostgreSQL (initdb, pg_ctl) is not installed")
-    home = tmp_path_factory.mktemp("pg")
+    # Not in pytest's folder: a socket's path may have 100 characters, and the server refuses to be root.
+    home = Path(tempfile.mkdtemp(prefix="pbpg-"))
+    owner: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        shutil.chown(home, "nobody")
+        owner = {"user": "nobody", "cwd": home}
     data = home / "data"
     made = subprocess.run(
-        [str(programs["initdb"]), "-D", data, "-A", "trust", "-U", "ledger", "-N"],
+        [initdb, "-D", data, "-A", "trust", "-U", "ledger", "-N"],
         capture_output=True,
         text=True,
         check=False,
+        **owner,
     )
     if made.returncode:
+        shutil.rmtree(home, ignore_errors=True)
         pytest.skip(f"PostgreSQL cannot make a database here: {made.stderr.strip()[-200:]}")
     options = f"-k {home} -c listen_addresses='' -c fsync=off"
-    subprocess.run(
-        [str(programs["pg_ctl"]), "-D", data, "-o", options, "-l", home / "log", "-w", "start"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    start = [pg_ctl, "-D", str(data), "-o", options, "-l", str(home / "log"), "-w", "start"]
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **owner)
     yield f"postgresql://ledger@/postgres?host={home}"
-    subprocess.run(
-        [str(programs["pg_ctl"]), "-D", data, "-m", "immediate", "stop"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    stop = [pg_ctl, "-D", str(data), "-m", "immediate", "stop"]
+    subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, **owner)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _postgres_program(name: str) -> str | None:
+    # Debian keeps them off PATH.
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(found[-1]) if found else None)
