@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import hashlib
 import hmac
 import os
@@ -87,15 +88,19 @@ def service_key(cluster_root: bytes) -> bytes:
 
 
 def client_key_digest(cluster_root: bytes, key: str) -> str:
-    """Return what is stored of a client's *key*: an HMAC in hex, useless without the root."""
-    digest_key = derive(cluster_root, b"patchbay client key v1")
-    return hmac.new(digest_key, key.encode(), hashlib.sha256).hexdigest()
+    """Return what is stored of a client's *key*: an HMAC in hex, useless without the root. About 2 µs."""
+    return hmac.digest(_digest_key(cluster_root), key.encode(), "sha256").hex()
 
 
 def fingerprint(store_root: bytes, material: bytes) -> str:
     """Return a name for secret *material* that tells equal from changed and nothing else, in hex."""
-    name_key = derive(store_root, b"patchbay fingerprint v1")
-    return hmac.new(name_key, material, hashlib.sha256).hexdigest()
+    return hmac.digest(derive(store_root, b"patchbay fingerprint v1"), material, "sha256").hex()
+
+
+# HKDF costs ten times the HMAC, and a digest is made for every request. Holds what the process holds anyway.
+@functools.lru_cache(maxsize=2 * GENERATIONS)
+def _digest_key(cluster_root: bytes) -> bytes:
+    return derive(cluster_root, b"patchbay client key v1")
 
 
 def _generations(text: str, source: str) -> tuple[bytes, ...]:

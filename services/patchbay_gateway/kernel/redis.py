@@ -314,8 +314,9 @@ class Store:
         self._readers.clear()
         for connection in connections:
             connection.close()
+        for connection in connections:
             await connection.wait_closed()
-        # Connections given up earlier are not in the lists; their sockets close in the next turns of the loop.
+        # Connections given up earlier are in no list; their sockets close in the next turns of the loop.
         for _ in range(3):
             await asyncio.sleep(0)
 
