@@ -19,7 +19,7 @@ from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel.channels import methods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from patchbay_gateway.edge.attempts import Attempt
     from patchbay_gateway.edge.owner import Owner
@@ -170,12 +170,20 @@ class Execution:
                 else "UPSTREAM_EMPTY",
                 sent=errors.Sent.YES,
             )
-        attempt.succeed(200)
+        self._settle_stream()
         if not answer.answer_committed:
             # Complete, but nothing in it counts as content: the client gets what there is.
             await self._commit(head)
             await self._write(held)
         await request.routed.exchange.finish()
+
+    def _settle_stream(self) -> None:
+        """Settle a stream that came to its end: as failed if that end was an error event."""
+        dialect, state = self._request.routed.dialect, self._request.state
+        if b"error" in state.last and dialect.classify(state.last, state) is ChunkKind.ERROR:
+            self._attempt.fail(dialect.in_stream_error(state.last), 200)
+        else:
+            self._attempt.succeed(200)
 
     def _deliverable(self, held: list[bytes]) -> bool:
         """
@@ -202,14 +210,15 @@ class Execution:
             extra = request.stream_headers(head.content_type)
             await answer.commit_headers(200, request.answer_headers(extra, upstream))
 
-    async def _write(self, chunks: Iterable[bytes]) -> None:
+    async def _write(self, chunks: Sequence[bytes]) -> None:
         request = self._request
         dialect = request.routed.dialect
         data = b"".join(chunks)
         if self._hide_usage and b'"usage"' in data:
-            data = b"".join(c for c in chunks if not dialect.is_usage_only(c))
+            chunks = [c for c in chunks if not dialect.is_usage_only(c)]
+            data = b"".join(chunks)
         if data:
-            request.state.last = data
+            request.state.last = chunks[-1]
             await self._answer.write(data)
 
     def _message(self) -> executor_pb2.ExecutorRequest:

@@ -45,6 +45,7 @@ class OpenAIStream:
         "_cutter",
         "_ends",
         "_factor",
+        "_fields",
         "_payload",
         "_responses",
         "_told",
@@ -64,6 +65,7 @@ class OpenAIStream:
         self._ends = _RESPONSE_ENDS if responses else _CHAT_ENDS
         self._responses = responses
         self._cutter = EventCutter()
+        self._fields = fields
         self._counter = openai_usage.OutputCounter(fields)
         self._payload = payload
         self._factor = factor
@@ -141,10 +143,13 @@ class OpenAIStream:
             self.finished = self.done = True
 
     def _look_for_errors(self, events: Sequence[bytes]) -> None:
-        for event in events:
+        for index, event in enumerate(events):
             reported = _reported_error(event)
             if reported is not None:
-                if not self._counter.total:
+                # One read may bring content and then the error.
+                before = openai_usage.OutputCounter(self._fields)
+                before.add(b"".join(events[:index]))
+                if not self._counter.total and not before.total:
                     raise reported_failure(reported, event_data(event))
                 # After content the event is the client's to see; nothing more will come.
                 self.finished = self.done = True

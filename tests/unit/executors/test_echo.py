@@ -220,9 +220,9 @@ async def test_gemini_whole_and_sse() -> None:
 
 
 @pytest.mark.parametrize(("text", "count"), [(TEXT, 3), ("", 1)])
-async def test_gemini_without_alt_is_one_json_array(text: str, count: int) -> None:
+async def test_gemini_alt_json_is_one_json_array(text: str, count: int) -> None:
     body = {"contents": [{"role": "user", "parts": [{"text": text}]}]}
-    head, chunks, _ = await stream(make_request("gemini", body=body, alt="", stream=True))
+    head, chunks, _ = await stream(make_request("gemini", body=body, alt="json", stream=True))
     assert head.content_type == "application/json"
     array = orjson.loads(b"".join(chunks))
     assert len(array) == count

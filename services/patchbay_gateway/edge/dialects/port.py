@@ -42,7 +42,7 @@ class StreamState:
     content: bool = False
     """Model content was seen; from then on chunks are looked at less closely."""
     last: bytes = b""
-    """The bytes written last, whole events: what `stream_error` looks at to go on from there."""
+    """The event written last: what `stream_error` looks at to go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
