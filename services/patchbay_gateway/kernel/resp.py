@@ -29,8 +29,8 @@ Argument = str | bytes | int | float
 MAX_PENDING: Final = 8192
 """Commands that may wait for replies on one connection; more means that the server is lost."""
 
-# A timer may fire before the bytes that came in while the loop was busy are read: libuv runs timers first.
-# So an overdue reply gets one more turn of the loop before the server is called hung.
+# Which comes first after the loop was busy, a due timer or the bytes that arrived meanwhile, is the loop's
+# own affair. So an overdue reply gets one more turn before the server is called hung.
 SECOND_LOOK: Final = 0.01
 
 _NOTHING: Final = object()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from patchbay.errors import FailedPrecondition
+from patchbay.errors import FailedPrecondition, Unavailable
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.valkey import EmbeddedValkey, find_server
@@ -120,6 +120,29 @@ async def test_server_killed_alone_restarts_on_a_torn_file(data_dir):
     assert await store.call("KEYS", "*") == [b"a"]
     await store.aclose()
     await server.stop()
+
+
+async def test_keep_starts_a_killed_server_again_at_the_same_url(data_dir):
+    server = EmbeddedValkey(data_dir, SystemClock())
+    store = Store(await server.start(), installation="x", clock=SystemClock())
+    keeping = asyncio.create_task(server.keep())
+    await store.call("SET", "a", "1")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    async with asyncio.timeout(15):
+        while await get_or_none(store, "a") != b"1":  # noqa: ASYNC110 - it comes back by itself
+            await asyncio.sleep(0.05)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await store.aclose()
+    await server.stop()
+
+
+async def get_or_none(store: Store, key: str) -> object:
+    try:
+        return await store.call("GET", key)
+    except Unavailable:
+        return None
 
 
 async def test_orphan_of_a_killed_parent_is_ended_by_the_next_start(data_dir):
