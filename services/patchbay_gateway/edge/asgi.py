@@ -12,18 +12,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from patchbay.errors import InvalidRequest
 from patchbay_gateway.edge.exchange import ClientGone, Head
-from patchbay_gateway.edge.stall import CLOSE_GRACE
+from patchbay_gateway.edge.stall import CLOSE_GRACE, KEEP_ALIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 
-    from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-    from uvicorn.server import ServerState
 
     from patchbay.errors import Headers
     from patchbay_gateway.edge.exchange import Exchange
@@ -59,7 +59,7 @@ class EdgeProtocol(HttpToolsProtocol):
         server_state: ServerState,
         *,
         sweeper: StallSweeper,
-        closed: Callable[[EdgeProtocol], None],
+        closed: Callable[[], None],
     ) -> None:
         super().__init__(config, server_state, {})
         self.exchange: AsgiExchange | None = None
@@ -102,7 +102,7 @@ class EdgeProtocol(HttpToolsProtocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.connection_lost()
-        self._closed(self)
+        self._closed()
 
     def pause_writing(self) -> None:
         """Watch the client from here on."""
@@ -308,6 +308,52 @@ class EdgeApp:
             connection: EdgeProtocol = scope[CONNECTION]
             if connection.exchange is exchange:
                 await exchange.abort()
+
+
+class AsgiConnections:
+    """uvicorn's connections, as a server wants them (server.py)."""
+
+    def __init__(
+        self,
+        serve: Callable[[Exchange], Coroutine[Any, Any, None]],
+        sweeper: StallSweeper,
+        closed: Callable[[], None],
+    ) -> None:
+        self._sweeper = sweeper
+        self._closed = closed
+        self._state = ServerState()
+        self._config = Config(
+            EdgeApp(serve),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
+        self._config.load()
+        self.draining = False
+
+    @property
+    def open(self) -> set[Any]:
+        """Open connections."""
+        return self._state.connections
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """Requests being served."""
+        return self._state.tasks
+
+    def protocol(self) -> EdgeProtocol:
+        """Return the protocol of a new connection."""
+        return EdgeProtocol(self._config, self._state, sweeper=self._sweeper, closed=self._closed)
+
+    def close_idle(self, since: float) -> None:
+        """Nothing: uvicorn keeps a timer per connection."""
 
 
 def _too_large(limit: int) -> InvalidRequest:

@@ -1,8 +1,9 @@
 """
-The HTTP server of the client port: uvicorn's protocol on a listener of our own.
+The HTTP server of the client port: listeners, and the connections that an adapter makes of them.
 
-uvicorn's `Server` takes the signals, polls ten times a second and knows drain only as a whole; what is
-left of it here is its protocol class and configuration. Not here: signals and roles of processes
+There are two adapters, `http1.Connections` and `asgi.AsgiConnections` (uvicorn); the first is the default
+because of what it costs (docs/architecture.md). uvicorn's own `Server` takes the signals, polls ten times
+a second and knows drain only as a whole, so neither uses it. Not here: signals and roles of processes
 (kernel/lifecycle.py, edge/main.py).
 """
 
@@ -11,27 +12,69 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
-from patchbay_gateway.edge.asgi import EdgeApp, EdgeProtocol
-from patchbay_gateway.edge.stall import StallSweeper
+from patchbay_gateway.edge.http1 import Connections
+from patchbay_gateway.edge.stall import KEEP_ALIVE, StallSweeper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Collection, Coroutine
     from types import TracebackType
     from typing import Self
 
     from patchbay_gateway.edge.exchange import Exchange
 
-# Longer than the idle timeout of the usual load balancers (60 s), so that they close first and never send
-# a request into a connection that we are closing.
-_KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 2048
 # Pipelines whose connection was cut report usage; they get so long for it.
 _AFTER_CUT: Final = 5.0
+_IDLE_PERIOD: Final = 5.0
+
+
+class Connection(Protocol):
+    """An accepted connection."""
+
+    transport: asyncio.Transport
+
+    def shutdown(self) -> None:
+        """Close now if idle, else after the answer under way."""
+        ...
+
+
+class ConnectionSet(Protocol):
+    """All accepted connections, as an adapter keeps them."""
+
+    draining: bool
+
+    @property
+    def open(self) -> Collection[Connection]:
+        """Open connections."""
+        ...
+
+    @property
+    def tasks(self) -> Collection[asyncio.Task[None]]:
+        """Requests being served."""
+        ...
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        ...
+
+    def close_idle(self, since: float) -> None:
+        """Close connections on which nothing has happened since the loop time *since*."""
+        ...
+
+
+class Adapter(Protocol):
+    """Makes the connections' keeper; called on the running loop."""
+
+    def __call__(
+        self,
+        serve: Callable[[Exchange], Coroutine[Any, Any, None]],
+        sweeper: StallSweeper,
+        closed: Callable[[], None],
+    ) -> ConnectionSet:
+        """Return a keeper; *closed* is called after each connection's end."""
+        ...
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
@@ -92,35 +135,26 @@ class EdgeServer:
         serve: Answers one exchange.
         sockets: From `listen`, possibly inherited from a supervisor; closed by `drain`.
         write_stall: Seconds without progress after which a client is gone, read at each sweep; 0 = off.
+        adapter: Which HTTP implementation.
     """
 
     def __init__(
         self,
-        serve: Callable[[Exchange], Awaitable[None]],
+        serve: Callable[[Exchange], Coroutine[Any, Any, None]],
         *,
         sockets: list[socket.socket],
         write_stall: Callable[[], float],
+        adapter: Adapter = Connections,
     ) -> None:
+        self._serve = serve
         self._sockets = sockets
         self._write_stall = write_stall
+        self._adapter = adapter
         self._sweeper = StallSweeper(write_stall)
-        self._config = Config(
-            EdgeApp(serve),
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
-        )
-        self._state = ServerState()
         self._servers: list[asyncio.Server] = []
         self._idle = asyncio.Event()
-        self._draining = False
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._accepted: ConnectionSet | None = None
 
     @property
     def port(self) -> int:
@@ -131,32 +165,31 @@ class EdgeServer:
     @property
     def active(self) -> int:
         """Requests being served."""
-        return len(self._state.tasks)
+        return len(self._accepted.tasks) if self._accepted else 0
 
     @property
     def connections(self) -> int:
         """Open connections, idle ones included."""
-        return len(self._state.connections)
+        return len(self._accepted.open) if self._accepted else 0
 
     async def start(self) -> None:
         """Begin to accept."""
-        self._config.load()
-        # uvicorn sets it up once more per process; its answer headers are none.
-        self._state.default_headers = self._config.encoded_headers
         loop = asyncio.get_running_loop()
+        self._accepted = self._adapter(self._serve, self._sweeper, self._connection_closed)
         for sock in self._sockets:
             guard_against_silence(sock, self._write_stall())
             self._servers.append(
-                await loop.create_server(self._connect, sock=sock, backlog=_BACKLOG)
+                await loop.create_server(self._accepted.protocol, sock=sock, backlog=_BACKLOG)
             )
+        self._close_idle(loop)
 
-    def _connect(self) -> EdgeProtocol:
-        return EdgeProtocol(
-            self._config, self._state, sweeper=self._sweeper, closed=self._connection_closed
-        )
+    def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._accepted is not None:
+            self._accepted.close_idle(loop.time() - KEEP_ALIVE)
+        self._idle_timer = loop.call_later(_IDLE_PERIOD, self._close_idle, loop)
 
-    def _connection_closed(self, protocol: EdgeProtocol) -> None:
-        if self._draining and not self._state.connections:
+    def _connection_closed(self) -> None:
+        if self._accepted is not None and self._accepted.draining and not self._accepted.open:
             self._idle.set()
 
     async def drain(self, grace: float) -> int:
@@ -172,25 +205,31 @@ class EdgeServer:
         Returns:
             How many connections were cut.
         """
-        self._draining = True
+        accepted = self._accepted
+        if accepted is None:
+            return 0
+        accepted.draining = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         for server in self._servers:
             server.close()
-        for connection in list(self._state.connections):
+        for connection in list(accepted.open):
             connection.shutdown()
-        if not self._state.connections:
+        if not accepted.open:
             self._idle.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()
-        left = list(self._state.connections)
+        left = list(accepted.open)
         for connection in left:
             connection.transport.abort()
-        await self._finish_tasks()
+        await self._finish_tasks(accepted)
         self._sweeper.close()
         return len(left)
 
-    async def _finish_tasks(self) -> None:
-        tasks: set[asyncio.Task[Any]] = set(self._state.tasks)
+    @staticmethod
+    async def _finish_tasks(accepted: ConnectionSet) -> None:
+        tasks = set(accepted.tasks)
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=_AFTER_CUT)

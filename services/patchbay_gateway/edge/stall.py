@@ -24,6 +24,9 @@ _MAX_PERIOD: Final = 5.0
 _MIN_PERIOD: Final = 0.02
 # After an answer was cut its last bytes get so many seconds to leave the buffer.
 CLOSE_GRACE: Final = 5.0
+# An idle connection stays so long: longer than the idle timeout of the usual load balancers (60 s), so that
+# they close first and never send a request into a connection that we are closing.
+KEEP_ALIVE: Final = 75
 
 
 class StallSweeper:

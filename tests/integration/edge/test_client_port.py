@@ -10,14 +10,16 @@ import httpx
 import pytest
 
 from patchbay_gateway.edge import body
+from patchbay_gateway.edge.asgi import AsgiConnections
 from patchbay_gateway.edge.auth import Authenticator
 from patchbay_gateway.edge.budget import ByteBudget
 from patchbay_gateway.edge.dialects.table import dialects
 from patchbay_gateway.edge.exchange import ClientGone
+from patchbay_gateway.edge.http1 import Connections
 from patchbay_gateway.edge.models import ModelLists
 from patchbay_gateway.edge.routes.request import RoutedRequest
 from patchbay_gateway.edge.routes.router import Router
-from patchbay_gateway.edge.server import EdgeServer, listen
+from patchbay_gateway.edge.server import Adapter, EdgeServer, listen
 from patchbay_gateway.plugins.snapshot import (
     ClientKeyEntry,
     CredentialEntry,
@@ -83,7 +85,7 @@ class FakePipeline:
 class Port:
     """A running client port and its fake pipeline."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         self.pipeline = FakePipeline()
         self.bugs: list[BaseException] = []
         self.stall = 60.0
@@ -95,7 +97,10 @@ class Port:
             on_bug=self.bug,
         )
         self.server = EdgeServer(
-            router, sockets=[listen("127.0.0.1", 0)], write_stall=lambda: self.stall
+            router,
+            sockets=[listen("127.0.0.1", 0)],
+            write_stall=lambda: self.stall,
+            adapter=adapter,
         )
 
     def bug(self, error: BaseException) -> str:
@@ -115,9 +120,9 @@ class Port:
         return sock
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[Port]:
-    running = Port()
+@pytest.fixture(params=[Connections, AsgiConnections])
+async def port(request: pytest.FixtureRequest) -> AsyncIterator[Port]:
+    running = Port(request.param)
     async with running.server:
         yield running
 
