@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -116,8 +117,11 @@ def _translated() -> Iterator[None]:
         if error.connection_invalidated:
             raise Unavailable(f"the ledger's database: {error.orig}", reason="DATABASE") from error
         raise InvalidRequest(f"the ledger cannot hold this: {error.orig}", reason="DATA") from error
-    except OverflowError as error:
-        # The SQLite driver's own word for a number beyond 64 bits.
+    # Hot statements run on the driver itself, whose errors come as they are.
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the ledger's database: {error}", reason="DATABASE") from error
+    except (sqlite3.Error, OverflowError) as error:
+        # A number beyond 64 bits is an OverflowError.
         raise InvalidRequest(f"the ledger cannot hold this: {error}", reason="DATA") from error
 
 

@@ -65,7 +65,7 @@ class Info(NamedTuple):
     opened_at: int
 
 
-class Usage(NamedTuple):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Quantities; None means unknown, 0 known to be none."""
 
     input_tokens: int | None = None
@@ -78,7 +78,7 @@ class Usage(NamedTuple):
     estimated: bool = False
 
 
-class Settlement(NamedTuple):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How an attempt ended; durations in microseconds."""
 
     outcome: str
@@ -125,8 +125,13 @@ class Malformed(InvalidRequest):
 
 _OUTCOMES: Final = {0: "failed", 1: "succeeded", 2: "failed", 3: "cancelled", 4: "lost"}
 _REACHED: Final = {0: "unknown", 1: "no", 2: "unknown", 3: "yes"}
-_COLUMNS: Final = {name: i for i, name in enumerate(Usage._fields[:5])}
-_Event: Final = journal_pb2.JournalEvent
+TOKENS: Final = Usage.__struct_fields__[:5]
+"""Units that have a column of their own."""
+_COLUMNS: Final = {name: i for i, name in enumerate(TOKENS)}
+_parse: Final = journal_pb2.JournalEvent.FromString
+_RENEWED: Final = int(Kind.RENEWED)
+_SETTLED: Final = int(Kind.SETTLED)
+_REFUSED: Final = int(Kind.REFUSED)
 
 
 def decode(data: bytes) -> Event:
@@ -137,7 +142,7 @@ def decode(data: bytes) -> Event:
         Malformed: It is none, is newer than this ledger, or lacks what an event must have.
     """
     try:
-        message = _Event.FromString(data)
+        message = _parse(data)
     except DecodeError as error:
         raise Malformed("not a journal event") from error
     writer, sequence, kind = message.writer, message.sequence, int(message.kind)
@@ -146,20 +151,20 @@ def decode(data: bytes) -> Event:
     if not 1 <= kind <= 4:
         raise Malformed(f"kind {kind} is unknown", writer=writer, sequence=sequence)
     a = message.attempt
-    if not a.request_uid or not (a.attempt_uid or kind == Kind.REFUSED):
+    if not a.request_uid or not (a.attempt_uid or kind == _REFUSED):
         raise Malformed("no attempt", writer=writer, sequence=sequence)
     at = _micros(message.at)
     usage = settlement = None
     try:
         if message.HasField("usage"):
             usage = _usage(message.usage)
-        if kind >= Kind.SETTLED:
+        if kind >= _SETTLED:
             settlement = _settlement(message.settlement)
     except ValueError as error:
         raise Malformed(str(error), writer=writer, sequence=sequence) from error
     # Only a renewal has an ordinal; whatever else says one would escape the check for duplicates.
-    n = message.n if kind == Kind.RENEWED else 0
-    uid = _text(a.request_uid if kind == Kind.REFUSED else a.attempt_uid)
+    n = message.n if kind == _RENEWED else 0
+    uid = _text(a.request_uid if kind == _REFUSED else a.attempt_uid)
     return Event(kind, n, at, _text(writer), sequence, uid, a, usage, settlement)
 
 
@@ -247,4 +252,5 @@ def _micros(value: Timestamp) -> int:
 
 
 def _duration(value: Duration) -> int:
-    return max(0, value.seconds * 1_000_000 + value.nanos // 1_000)
+    micros = value.seconds * 1_000_000 + value.nanos // 1_000
+    return max(0, micros)

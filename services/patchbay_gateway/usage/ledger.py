@@ -22,8 +22,8 @@ from patchbay_gateway.usage.schema import ATTEMPTS, PRICES, WATERMARKS
 from patchbay_gateway.usage.statements import (
     Statements,
     attempt_values,
-    attempts_of,
-    refused_among,
+    progress_of,
+    progress_values,
     refused_values,
     rollup_values,
     row_of,
@@ -31,7 +31,7 @@ from patchbay_gateway.usage.statements import (
 from patchbay_gateway.usage.watermarks import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -119,7 +119,7 @@ class Ledger:
         """
 
         def work(connection: Connection) -> int:
-            rows = attempts_of(connection, uids)
+            rows = self._prepared(connection).attempts_of(connection, uids)
             verdicts = [lost(r.info, r.last_seen) for r in rows.values() if _silent(r, before)]
             self._apply(connection, verdicts)
             return len(verdicts)
@@ -147,12 +147,13 @@ class Ledger:
         """
 
         def work(connection: Connection) -> dict[str, Progress]:
+            to = self._prepared(connection)
             moved = {
                 writer: progress.without_gaps()
-                for writer, progress in _watermarks(connection, writers).items()
+                for writer, progress in to.progress_of(connection, list(writers)).items()
                 if progress.sequence == writers[writer] and progress.ahead
             }
-            self._prepared(connection).watermarks.run(connection, _watermark_rows(moved))
+            to.watermarks.run(connection, progress_values(moved))
             return moved
 
         return await self._database.write(work)
@@ -165,8 +166,8 @@ class Ledger:
         uids = {e.uid for e in events if e.kind != Kind.REFUSED}
         changes = reduce(
             events,
-            attempts_of(connection, list(uids)),
-            refused_among(connection, list(refused)),
+            to.attempts_of(connection, list(uids)),
+            to.refused_among(connection, list(refused)),
             self.book.price,
         )
         to.events.run(
@@ -179,12 +180,13 @@ class Ledger:
     def _progress(
         self, connection: Connection, sequences: dict[str, list[int]]
     ) -> dict[str, Progress]:
-        before = _watermarks(connection, sequences)
+        to = self._prepared(connection)
+        before = to.progress_of(connection, list(sequences))
         after = {
             writer: before.get(writer, Progress()).committed(new)
             for writer, new in sequences.items()
         }
-        self._prepared(connection).watermarks.run(connection, _watermark_rows(after))
+        to.watermarks.run(connection, progress_values(after))
         return after
 
     def _prepared(self, connection: Connection) -> Statements:
@@ -196,7 +198,11 @@ class Ledger:
 
     async def watermarks(self) -> dict[str, Progress]:
         """Return the progress of every writer. Raises Unavailable."""
-        return await self.read(lambda connection: _watermarks(connection, None))
+        return await self.read(
+            lambda connection: {
+                record[0]: progress_of(record) for record in connection.execute(select(WATERMARKS))
+            }
+        )
 
     async def silent_since(self, before: int, limit: int) -> list[str]:
         """Return the attempt_uids that are open and were last seen before *before*, oldest first."""
@@ -221,22 +227,6 @@ class Ledger:
 
 def _silent(row: Row, before: int) -> bool:
     return row.state == "open" and row.last_seen < before
-
-
-def _watermarks(connection: Connection, writers: Collection[str] | None) -> dict[str, Progress]:
-    if writers is not None and not writers:
-        return {}
-    wanted = select(WATERMARKS)
-    if writers is not None:
-        wanted = wanted.where(WATERMARKS.c.writer.in_(list(writers)))
-    return {
-        writer: Progress(sequence, tuple((a, b) for a, b in orjson.loads(ahead)))
-        for writer, sequence, ahead in connection.execute(wanted)
-    }
-
-
-def _watermark_rows(progress: dict[str, Progress]) -> list[tuple[str, int, str]]:
-    return [(w, p.sequence, orjson.dumps(p.ahead).decode()) for w, p in sorted(progress.items())]
 
 
 def _price_json(entry: PriceEntry) -> dict[str, object]:

@@ -15,6 +15,7 @@ so a late settled corrects by the difference. Not here: the database (ledger.py)
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -45,6 +46,12 @@ SUMS: Final = (
 
 NO_SUMS: Final = (0,) * len(SUMS)
 
+_OPENED: Final = int(Kind.OPENED)
+_RENEWED: Final = int(Kind.RENEWED)
+_SETTLED: Final = int(Kind.SETTLED)
+_REFUSED: Final = int(Kind.REFUSED)
+_ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
+
 
 class Owner(NamedTuple):
     """Key of one rollup."""
@@ -59,8 +66,12 @@ class Owner(NamedTuple):
     plugin_id: str
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """The ledger's row of one attempt; times and durations in microseconds."""
+class Row(msgspec.Struct, gc=False):
+    """
+    The ledger's row of one attempt; times and durations in microseconds.
+
+    Only `reduce` writes to one, and only to one that it has just made.
+    """
 
     info: Info
     opened: int
@@ -109,15 +120,15 @@ class Changes(NamedTuple):
 def advance(row: Row | None, event: Event) -> Row:
     """Return the row after *event*; the same object when it changes nothing."""
     kind = event.kind
-    if kind == Kind.SETTLED:
+    if kind == _SETTLED:
         return _settled(row, event)
     if row is None:
         row = Row(
             event.info, 0, "open", "", "unknown", event.at, *(None,) * 3, 0, 0, "", 0, 0, 0, None
         )
-    if kind == Kind.OPENED:
+    if kind == _OPENED:
         return _opened(row, event)
-    if kind == Kind.RENEWED:
+    if kind == _RENEWED:
         return _renewed(row, event)
     if row.state == "final":
         return row
@@ -140,7 +151,7 @@ def _settled(row: Row | None, event: Event) -> Row:
         # The nested calls carry the tokens; counting them here as well would bill them twice.
         usage = None
     elif not own and not usage.estimated:
-        usage = usage._replace(estimated=True)
+        usage = _replace(usage, estimated=True)
     return Row(
         event.info,
         opened,
@@ -179,7 +190,7 @@ def _renewed(row: Row, event: Event) -> Row:
     if row.own_usage or row.nested:
         return _replace(row, renewed_n=event.n, last_seen=last_seen)
     if row.state == "final":
-        usage = usage._replace(estimated=True)
+        usage = _replace(usage, estimated=True)
     row = _replace(row, renewed_n=event.n, last_seen=last_seen, usage=usage)
     return _mark_lost(row) if row.outcome == "lost" else row
 
@@ -193,7 +204,7 @@ def _mark_lost(row: Row) -> Row:
     """Return *row* as lost. Its end is the last sign of life, so that the order of events is no matter."""
     usage = row.usage
     if usage is not None and not usage.estimated:
-        usage = usage._replace(estimated=True)
+        usage = _replace(usage, estimated=True)
     return _replace(
         row,
         state="final",
@@ -209,31 +220,14 @@ def _mark_lost(row: Row) -> Row:
 _replace = msgspec.structs.replace
 
 
-def contribution(row: Row | None) -> tuple[Owner, tuple[int, ...]] | None:
+Sums = dict[Owner, list[int]]
+
+
+def contribution(row: Row) -> tuple[Owner, tuple[int, ...]] | None:
     """Return what *row* adds to which rollup; None while it is open."""
-    if row is None or row.state != "final":
-        return None
-    info, usage, outcome = row.info, row.usage, row.outcome
-    # Attempts of one request may have several owners; the first one stands for the request.
-    counts = (
-        int(info.number == 1),
-        1,
-        int(outcome == "failed"),
-        int(outcome == "lost"),
-        int(outcome == "cancelled"),
-    )
-    if usage is None:
-        return _owner(info), (*counts, 0, 0, 0, 0, 0, 0, row.cost_nano)
-    return _owner(info), (
-        *counts,
-        int(usage.estimated),
-        usage.input_tokens or 0,
-        usage.output_tokens or 0,
-        usage.cache_read_tokens or 0,
-        usage.cache_creation_tokens or 0,
-        usage.reasoning_tokens or 0,
-        row.cost_nano,
-    )
+    sums: Sums = {}
+    _add(sums, row, 1)
+    return next(((owner, tuple(values)) for owner, values in sums.items()), None)
 
 
 def refused_contribution(refused: Refused) -> tuple[Owner, tuple[int, ...]]:
@@ -241,16 +235,53 @@ def refused_contribution(refused: Refused) -> tuple[Owner, tuple[int, ...]]:
     return _owner(refused.info), (1, 0, 1, *NO_SUMS[3:])
 
 
+def _add(sums: Sums, row: Row, sign: int) -> None:
+    """Add *row* to *sums*, or take it out with *sign* -1. Hot, hence written out."""
+    if row.state != "final":
+        return
+    owner = _owner(row.info)
+    values = sums.get(owner)
+    if values is None:
+        values = sums[owner] = [*NO_SUMS]
+    if row.info.number == 1:
+        # Attempts of one request may have several owners; the first one stands for the request.
+        values[0] += sign
+    values[1] += sign
+    outcome = row.outcome
+    if outcome == "failed":
+        values[2] += sign
+    elif outcome == "lost":
+        values[3] += sign
+    elif outcome == "cancelled":
+        values[4] += sign
+    usage = row.usage
+    if usage is not None:
+        if usage.estimated:
+            values[5] += sign
+        values[6] += sign * (usage.input_tokens or 0)
+        values[7] += sign * (usage.output_tokens or 0)
+        values[8] += sign * (usage.cache_read_tokens or 0)
+        values[9] += sign * (usage.cache_creation_tokens or 0)
+        values[10] += sign * (usage.reasoning_tokens or 0)
+    values[11] += sign * row.cost_nano
+
+
 def _owner(info: Info) -> Owner:
-    return Owner(
-        info.opened_at - info.opened_at % HOUR,
-        info.tenant,
-        info.model,
-        info.provider,
-        info.credential_id,
-        info.client_key,
-        info.plugin_id,
+    return _make_owner(
+        (
+            info.opened_at - info.opened_at % HOUR,
+            info.tenant,
+            info.model,
+            info.provider,
+            info.credential_id,
+            info.client_key,
+            info.plugin_id,
+        )
     )
+
+
+# The class's own constructor is Python; this is called for every attempt.
+_make_owner: Final[Callable[[tuple[object, ...]], Owner]] = functools.partial(tuple.__new__, Owner)
 
 
 def reduce(
@@ -274,33 +305,43 @@ def reduce(
     # Order is no matter to the rows, so settled goes first: then the row is made once, from it.
     for event in events:
         uid = event.uid
-        if event.kind == Kind.SETTLED:
-            now[uid] = advance(now.get(uid) or rows.get(uid), event)
-        elif event.kind != Kind.REFUSED:
+        if event.kind == _SETTLED:
+            now[uid] = _settled(now.get(uid) or rows.get(uid), event)
+        elif event.kind != _REFUSED:
             later.append(event)
         elif uid not in refused and uid not in turned_away:
             turned_away[uid] = _refusal(event.info, event.settlement)
     for event in later:
         uid = event.uid
-        now[uid] = advance(now.get(uid) or rows.get(uid), event)
+        row = now.get(uid)
+        if row is None:
+            now[uid] = advance(rows.get(uid), event)
+        elif event.kind == _OPENED and row.outcome in _ENDS and row is not rows.get(uid):
+            # As `_opened` does, on the row just made.
+            row.opened = 1
+            row.last_seen = max(row.last_seen, event.at)
+        else:
+            now[uid] = advance(row, event)
     changed: list[Row] = []
-    sums: dict[Owner, tuple[int, ...]] = {}
+    sums: Sums = {}
     for uid, row in now.items():
         old = rows.get(uid)
         if row is old:
             continue
         if row.state == "final":
-            cost = price(row.info, row.usage) if row.usage is not None else 0
-            version = row.info.snapshot_version
-            if cost != row.cost_nano or version != row.price_version:
-                row = _replace(row, cost_nano=cost, price_version=version)  # noqa: PLW2901 - the priced row
-            _add(sums, contribution(row), 1)
-            _add(sums, contribution(old), -1)
+            row.cost_nano = price(row.info, row.usage) if row.usage is not None else 0
+            row.price_version = row.info.snapshot_version
+            _add(sums, row, 1)
+            if old is not None:
+                _add(sums, old, -1)
         changed.append(row)
     for refusal in turned_away.values():
-        _add(sums, refused_contribution(refusal), 1)
+        owner, values = refused_contribution(refusal)
+        sums[owner] = [a + b for a, b in zip(sums.get(owner, NO_SUMS), values, strict=True)]
     return Changes(
-        changed, list(turned_away.values()), {k: v for k, v in sums.items() if v != NO_SUMS}
+        changed,
+        list(turned_away.values()),
+        {owner: tuple(values) for owner, values in sums.items() if any(values)},
     )
 
 
@@ -308,16 +349,3 @@ def _refusal(info: Info, end: Settlement | None) -> Refused:
     if end is None:
         return Refused(info, 0, 0, "")
     return Refused(info, end.http_status, end.client_status, end.reason)
-
-
-def _add(
-    sums: dict[Owner, tuple[int, ...]], part: tuple[Owner, tuple[int, ...]] | None, sign: int
-) -> None:
-    if part is None:
-        return
-    owner, values = part
-    before = sums.get(owner)
-    if before is None:
-        sums[owner] = values if sign > 0 else tuple([-v for v in values])
-    else:
-        sums[owner] = tuple([b + sign * v for b, v in zip(before, values, strict=True)])

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, String, Table, Text, text
 
-from patchbay_gateway.usage.events import Info, Usage
+from patchbay_gateway.usage.events import TOKENS, Info
 from patchbay_gateway.usage.reduce import SUMS, Owner
 
 METADATA: Final = MetaData()
@@ -68,7 +68,7 @@ ATTEMPTS: Final = Table(
     _number("renewed_n"),
     _number("own_usage"),
     _number("estimated"),
-    *(_number(unit, nullable=True) for unit in Usage._fields[:5]),
+    *(_number(unit, nullable=True) for unit in TOKENS),
     Column("other_units", Text, nullable=False),
     _number("cost_nano"),
     _number("price_version"),
