@@ -55,6 +55,7 @@ KEPT: Final = 3
 
 POLL_EVERY: Final = 1.0
 _RETRIES: Final = 5
+_REFRESH_EVERY: Final = 0.1
 
 _log = logs.get_logger("plugins.distribution")
 
@@ -340,6 +341,8 @@ class SnapshotWatcher:
         self._complaint = ""
         self._kept = 0
         """Version that is on disk."""
+        self._looking = asyncio.Lock()
+        self._refreshed = float("-inf")
 
     async def boot(self) -> None:
         """Look once; with Redis away or empty, begin with the file on disk, if there is one."""
@@ -360,6 +363,14 @@ class SnapshotWatcher:
                 self._nudged.clear()
                 await self._look()
                 await self._pause()
+
+    async def refresh(self) -> None:
+        """Look now, for somebody who knows of a newer version; at most ten times a second."""
+        async with self._looking:
+            now = self._clock.monotonic()
+            if now - self._refreshed >= _REFRESH_EVERY:
+                self._refreshed = now
+                await self._look()
 
     async def _listen(self) -> None:
         async for _ in self._store.subscribe(self._store.key("snapshot")):

@@ -43,7 +43,8 @@ _LINGER: Final = 0.005
 _LOCAL: Final = 65_536
 
 # KEYS: epoch, journal, then leases to take, to renew, to end.
-# ARGV: epoch, number to take, number to renew, TTL in ms, a value per lease to take, then the events.
+# ARGV: epoch, number to take, number to renew, TTL in ms, a value per lease to take and to renew, then the
+# events. A renewed lease that is gone (a flush, an outage) is made again: its attempt lives.
 # Returns -1 for another epoch, else {index, value that stands, …} of leases that were taken before and
 # negative indices of renewed ones that had ended.
 APPLY: Final = Script("""
@@ -59,11 +60,14 @@ for i = 1, takes do
 end
 local base = 2 + takes
 for i = 1, renews do
-  if redis.call('PEXPIRE', KEYS[base + i], ttl) == 0 then out[#out + 1] = -i end
+  if redis.call('PEXPIRE', KEYS[base + i], ttl) == 0 then
+    redis.call('SET', KEYS[base + i], ARGV[4 + takes + i], 'PX', ttl)
+    out[#out + 1] = -i
+  end
 end
 base = base + renews
 if #KEYS > base then redis.call('DEL', unpack(KEYS, base + 1)) end
-for i = 5 + takes, #ARGV do redis.call('XADD', KEYS[2], '*', 'e', ARGV[i]) end
+for i = 5 + takes + renews, #ARGV do redis.call('XADD', KEYS[2], '*', 'e', ARGV[i]) end
 return out
 """)
 
@@ -88,7 +92,7 @@ class LeaseStore(Protocol):
     async def apply(
         self,
         take: Sequence[tuple[str, str]],
-        renew: Sequence[str],
+        renew: Sequence[tuple[str, str]],
         end: Sequence[str],
         events: Sequence[bytes],
     ) -> Applied:
@@ -97,7 +101,7 @@ class LeaseStore(Protocol):
 
         Args:
             take: (attempt_uid, value) of each lease.
-            renew: Attempts that live.
+            renew: The same of attempts that live; one that had ended begins anew.
             end: Attempts that ended.
             events: Serialised, in the order of their sequences.
 
@@ -128,7 +132,7 @@ class RedisLeases:
     async def apply(
         self,
         take: Sequence[tuple[str, str]],
-        renew: Sequence[str],
+        renew: Sequence[tuple[str, str]],
         end: Sequence[str],
         events: Sequence[bytes],
     ) -> Applied:
@@ -137,7 +141,7 @@ class RedisLeases:
         keys = [
             *self._keys,
             *[lease + uid for uid, _ in take],
-            *[lease + uid for uid in renew],
+            *[lease + uid for uid, _ in renew],
             *[lease + uid for uid in end],
         ]
         args: list[str | bytes | int | float] = [
@@ -146,6 +150,7 @@ class RedisLeases:
             len(renew),
             self._ttl,
             *[value for _, value in take],
+            *[value for _, value in renew],
             *events,
         ]
         reply = await self._store.script(APPLY, keys, args)
@@ -193,18 +198,17 @@ class Local:
         found = self._leases.get(uid)
         return found[1] if found is not None and found[0] > self._clock.monotonic() else None
 
-    def renew(self, uid: str) -> bool:
-        """Extend a lease; return whether it lives."""
-        standing = self._leases.pop(uid, None)
-        now = self._clock.monotonic()
-        if standing is None or standing[0] <= now:
-            return False
-        self._leases[uid] = (now + self._ttl, standing[1])
-        return True
+    def renew(self, uid: str) -> None:
+        """Extend a lease that lives."""
+        if (value := self.standing(uid)) is not None:
+            self._leases.move_to_end(uid)
+            self._leases[uid] = (self._clock.monotonic() + self._ttl, value)
 
-    def end(self, uid: str) -> None:
-        """Forget a lease."""
+    def end(self, uid: str) -> bool:
+        """Forget a lease; return whether it lived."""
+        lived = self.standing(uid) is not None
         self._leases.pop(uid, None)
+        return lived
 
 
 @dataclass(slots=True)
@@ -212,7 +216,7 @@ class _Wanted:
     """What one Acquire or Renew call waits for."""
 
     take: list[tuple[str, str]]
-    renew: list[str]
+    renew: list[tuple[str, str]]
     done: asyncio.Future[Applied | None]
     """None: Redis did not answer."""
 
@@ -263,21 +267,25 @@ class LeaseBook:
             await self._journal.durable()
         return found
 
-    async def renew(self, uids: list[str]) -> list[bool]:
+    async def renew(self, leases: list[tuple[str, str]]) -> list[bool]:
         """
-        Extend the leases of *uids*; return which were alive. While Redis is away all are.
+        Extend each lease (attempt_uid, value); return which were alive. While Redis is away all are.
 
         Raises:
             ResourceExhausted: Too many wait.
         """
-        applied = await self._submit([], uids)
-        local = [self._local.renew(uid) for uid in uids] if len(self._local) else None
+        applied = await self._submit([], leases)
         if applied is None:
-            return [True] * len(uids)
-        return [
-            index not in applied.ended or (local is not None and local[index])
-            for index in range(len(uids))
-        ]
+            for uid, _ in leases:
+                self._local.renew(uid)
+            return [True] * len(leases)
+        alive = [index not in applied.ended for index in range(len(leases))]
+        if len(self._local):
+            # From now on they are in Redis.
+            alive = [
+                self._local.end(uid) or known for (uid, _), known in zip(leases, alive, strict=True)
+            ]
+        return alive
 
     def end(self, uids: Sequence[str]) -> None:
         """End leases with one of the next calls, and let recorded events go out."""
@@ -290,7 +298,9 @@ class LeaseBook:
         if self._timer is None and not self._ended:
             self._timer = asyncio.get_running_loop().call_later(_LINGER, self._due)
 
-    async def _submit(self, take: list[tuple[str, str]], renew: list[str]) -> Applied | None:
+    async def _submit(
+        self, take: list[tuple[str, str]], renew: list[tuple[str, str]]
+    ) -> Applied | None:
         if self._ended:
             raise Unavailable("this scheduler is shutting down", reason="DRAINING")
         if self._queued >= _WAITING:
@@ -348,7 +358,7 @@ class LeaseBook:
         ends, self._ends = self._ends[:_BATCH], self._ends[_BATCH:]
         parcel = self._journal.take(_EVENTS)
         take = [lease for wanted in batch for lease in wanted.take]
-        renew = [uid for wanted in batch for uid in wanted.renew]
+        renew = [lease for wanted in batch for lease in wanted.renew]
         try:
             applied = await self._store.apply(take, renew, ends, parcel.events)
         except (EpochChanged, PatchbayError) as error:

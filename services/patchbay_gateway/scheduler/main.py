@@ -167,6 +167,7 @@ async def running_scheduler(
             clock=clock,
             installation=settings.installation,
             lease_ttl=settings.lease_ttl,
+            refresh=watcher.refresh,
             problems=problems,
         )
         tasks.start("scheduler-leases", book.run())
@@ -174,8 +175,13 @@ async def running_scheduler(
         tasks.start("scheduler-snapshot", watcher.run())
         tasks.start("scheduler-configuration", configuration.run())
         tasks.start("scheduler-heartbeat", heartbeat.run())
-        with _on_hangup(configuration.look):
-            yield servicer
+        # A publisher saw the files change: see what changed in them for credentials.
+        forget = holder.on_change(lambda _: configuration.glance())
+        try:
+            with _on_hangup(configuration.look):
+                yield servicer
+        finally:
+            forget()
         await tasks.aclose()
         await book.flush()
         with contextlib.suppress(PatchbayError):

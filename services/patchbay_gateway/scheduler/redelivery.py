@@ -40,6 +40,7 @@ _log = logs.get_logger("scheduler.journal")
 LOOK_EVERY: Final = 1.0
 _RETRY_EVERY: Final = 0.25
 _CHUNK: Final = 256
+_ANNOUNCED_MS: Final = 60_000
 STREAM_BOUND: Final = 200_000
 """Entries of the journal in Redis, about 100 MB, above which events wait in the files."""
 
@@ -93,11 +94,8 @@ class Redelivery:
                 self._journal.fall_behind()
                 if not self._away:
                     self._away = True
-                    _log.warning(
-                        "Redis is away; events wait in the write-ahead file", why=str(error)
-                    )
-                if not isinstance(error, Unavailable):
-                    _log.error("Redis refuses the journal", why=str(error))
+                    tell = _log.warning if isinstance(error, Unavailable) else _log.error
+                    tell("Redis is away; events wait in the write-ahead file", why=str(error))
             else:
                 if self._away:
                     self._away = False
@@ -178,7 +176,13 @@ class Redelivery:
         """Tell whether a backlog waits."""
         key = self._store.key("journal", "backlog")
         if not self._journal.live and self._journal.backlog:
-            await self._store.call("HSET", key, self._journal.writer, self._journal.backlog)
+            await self._store.pipeline(
+                [
+                    ["HSET", key, self._journal.writer, self._journal.backlog],
+                    # A writer that died with its disk must not keep the sweeper waiting for ever.
+                    ["PEXPIRE", key, _ANNOUNCED_MS],
+                ]
+            )
             self._announced = True
         elif self._announced:
             await self._store.call("HDEL", key, self._journal.writer)

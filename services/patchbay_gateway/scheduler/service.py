@@ -19,7 +19,7 @@ from patchbay_gateway.scheduler.journal import Draft
 from patchbay_gateway.scheduler.selection import Candidate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from patchbay.type.v1 import secret_pb2
     from patchbay_gateway.kernel.clock import Clock
@@ -62,11 +62,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         clock: Clock,
         installation: str,
         lease_ttl: float,
+        refresh: Callable[[], Awaitable[None]],
         problems: Callable[[], list[str]] = list,
     ) -> None:
         self.problems = problems
         """What keeps this scheduler from serving as configured; empty when nothing does."""
         self._holder = holder
+        self._refresh = refresh
         self._selector = selector
         self._credentials = credentials
         self._catalogue = catalogue
@@ -96,6 +98,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             Unavailable: The disk failed.
         """
         _limit(request.items, _ACQUIRES)
+        if any(self._holder.get(i.attempt.snapshot_version) is None for i in request.items):
+            # The edge may have been told of a new one a moment before this scheduler.
+            await self._refresh()
         now = self._clock.now()
         seconds = int(now)
         nanos = int((now - seconds) * 1_000_000_000)
@@ -231,7 +236,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
                 if item.HasField("usage") and item.n > 0
             ]
         )
-        alive = await self._book.renew([item.attempt.attempt_uid for item in request.items])
+        alive = await self._book.renew(
+            [(item.attempt.attempt_uid, _renewed_value(item.attempt)) for item in request.items]
+        )
         return scheduler_pb2.RenewResponse(alive=alive)
 
     async def Report(  # noqa: N802 - the method's name in the contract
@@ -327,6 +334,10 @@ def _value(candidate: Candidate) -> str:
     return _SEPARATOR.join(
         (candidate.provider.name, candidate.credential.id, candidate.upstream_model)
     )
+
+
+def _renewed_value(attempt: journal_pb2.AttemptInfo) -> str:
+    return _SEPARATOR.join((attempt.provider, attempt.credential_id, attempt.upstream_model))
 
 
 def _refuse(result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:

@@ -132,6 +132,10 @@ class Configuration:
         self._seen = ()
         self._looked_for.set()
 
+    def glance(self) -> None:
+        """Look soon whether the file changed."""
+        self._looked_for.set()
+
     async def run(self) -> None:
         """Follow the file until cancelled."""
         while True:

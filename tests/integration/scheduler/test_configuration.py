@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from tests.integration.scheduler.conftest import FILE, acquire, eventually
 
@@ -18,7 +19,7 @@ from patchbay_gateway.plugins.distribution import (
     SnapshotPublisher,
     SnapshotWatcher,
 )
-from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
+from patchbay_gateway.plugins.snapshot import PriceEntry, ProviderEntry, Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +133,9 @@ async def test_models_without_usable_credential_are_not_listed(gateway: Gateway)
         assert response.results[0].refusal.reason == "NO_CREDENTIAL"
 
 
+PRICE = PriceEntry("*", "*", {"output_tokens": 1})
+
+
 def draft(name: str) -> Snapshot:
     return Snapshot(version=0, providers=(ProviderEntry(name, "p"),))
 
@@ -175,3 +179,12 @@ async def test_watcher_fetches_changed_sections_only(gateway: Gateway):
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_scheduler_asked_for_a_version_of_just_now_fetches_it(gateway: Gateway):
+    async with gateway.scheduler() as (scheduler, holder):
+        assert holder.current is not None
+        publisher = SnapshotPublisher(gateway.store(), clock=SystemClock())
+        newer = await publisher.publish(msgspec.structs.replace(holder.current, prices=(PRICE,)))
+        response = await scheduler.Acquire(acquire(newer.version, "R-1"))
+        assert response.results[0].HasField("lease")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.integration.scheduler.conftest import acquire, events, eventually, report
 
+from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
@@ -237,3 +238,21 @@ async def test_long_stream_keeps_events_in_the_file(own_gateway: Gateway):
             return seen == expected(uids) and not await held()
 
         await eventually(complete)
+
+
+async def test_lease_renewed_after_a_flush_stands_again(own_gateway: Gateway):
+    store = own_gateway.store()
+    async with own_gateway.scheduler() as (scheduler, holder):
+        assert holder.current is not None
+        lease = (await scheduler.Acquire(acquire(holder.current.version, "R-1"))).results[0].lease
+        await store.call("FLUSHALL")
+        request = scheduler_pb2.RenewRequest(edge_id="edge")
+        request.items.add(attempt=lease.attempt)
+
+        async def stands() -> bool:
+            await scheduler.Renew(request)
+            return bool(await store.call("EXISTS", store.key("lease", "R-1")))
+
+        await eventually(stands)
+        again = await scheduler.Acquire(acquire(holder.current.version, "R-1"))
+        assert again.results[0].lease.attempt.credential_id == lease.attempt.credential_id

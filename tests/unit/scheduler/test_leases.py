@@ -65,7 +65,8 @@ class MemoryLeases:
                 standing[index] = self.leases[uid]
             else:
                 self.leases[uid] = value
-        ended = {index for index, uid in enumerate(renew) if uid not in self.leases}
+        ended = {index for index, (uid, _) in enumerate(renew) if uid not in self.leases}
+        self.leases |= dict(renew)
         for uid in end:
             self.leases.pop(uid, None)
         self.events.extend(events)
@@ -172,9 +173,10 @@ async def test_local_lease_stands_when_redis_is_back(rig):
     await rig.book.take([("a", "mine")])
     rig.store.failure = None
     assert await rig.book.take([("a", "other")]) == ["mine"]
-    assert await rig.book.renew(["a", "b"]) == [True, False]
-    rig.book.end(["a"])
+    assert await rig.book.renew([("a", "mine"), ("b", "v")]) == [True, False]
+    assert rig.store.leases == {"a": "mine", "b": "v"}
     assert len(rig.local) == 0
+    assert await rig.book.renew([("a", "mine"), ("b", "v")]) == [True, True]
 
 
 async def test_behind_a_call_without_events_does_not_count_as_delivery(rig):
@@ -206,7 +208,8 @@ async def test_local_leases_expire(clock):
     local.take("a", "v")
     await clock.advance(61)
     assert local.standing("a") is None
-    assert not local.renew("a")
+    local.renew("a")
+    assert not local.end("a")
     local.take("b", "v")
     assert len(local) == 1
 
