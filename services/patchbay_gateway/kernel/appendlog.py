@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
 """An active segment is read at open, so its size is part of the start-up time: about 50 ms."""
+TRIM_BYTES: Final = 64 * 1024
+"""An active segment below this is not dropped: a new file costs about 50 µs."""
 MAX_BYTES: Final = 1024 * 1024 * 1024
 REBOOT_GAP: Final = 1 << 20
 """More than what can be appended within the 30 s in which a kernel writes its cache to disk."""
@@ -75,8 +77,8 @@ class AppendLog:
         """Names this log for as long as its directory lives."""
         self._segments: dict[int, int] = {}
         """First sequence of each closed segment and its size, oldest first."""
-        self._dirty: list[int] = []
-        """Descriptors of closed segments that were not synced yet."""
+        self._dirty: dict[int, int] = {}
+        """First sequence and descriptor of closed segments that were not synced yet."""
         self._closed_bytes = 0
         self._active = -1
         self._active_first = 1
@@ -120,9 +122,16 @@ class AppendLog:
                 f"{self._dir} holds {self.size} bytes that nobody has taken; its bound is {self._max_bytes}",
                 reason="APPEND_LOG_FULL",
             )
-        if self._active_size >= self._segment_bytes:
-            self._rotate(self._next)
-        self._write(data)
+        try:
+            if self._active_size >= self._segment_bytes:
+                self._rotate(self._next)
+            self._write(data)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise ResourceExhausted(
+                    f"{self._dir}: {error}", reason="APPEND_LOG_FULL"
+                ) from error
+            raise Unavailable(f"{self._dir}: {error}", reason="APPEND_LOG_IO") from error
         self._next = sequence
         return first
 
@@ -142,13 +151,23 @@ class AppendLog:
                 raise Unavailable(f"{self._dir}: {error}", reason="APPEND_LOG_IO") from error
 
     def truncate(self, up_to: int) -> None:
-        """Drop the closed segments that hold nothing above sequence *up_to*."""
+        """
+        Drop the segments that hold nothing above sequence *up_to*.
+
+        An active one that has been taken whole is dropped once it has some size, so that a new life of the
+        owner meets little that it has sent already.
+        """
+        if up_to >= self._next - 1 and self._active_size >= TRIM_BYTES:
+            with contextlib.suppress(OSError):
+                self._rotate(self._next)
         firsts = [*self._segments, self._active_first]
         for first, following in itertools.pairwise(firsts):
             if following - 1 > up_to:
                 break
             self._path(first).unlink(missing_ok=True)
             self._closed_bytes -= self._segments.pop(first)
+            if first in self._dirty:
+                os.close(self._dirty.pop(first))
 
     def read(self, after: int = 0) -> Iterator[tuple[int, bytes]]:
         """
@@ -168,7 +187,7 @@ class AppendLog:
 
     def close(self) -> None:
         """Give the directory free. Nothing is synced. Idempotent."""
-        for descriptor in (*self._dirty, self._active):
+        for descriptor in (*self._dirty.values(), self._active):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self._dirty.clear()
@@ -203,7 +222,7 @@ class AppendLog:
         active = os.open(
             self._path(first), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
-        self._dirty.append(self._active)
+        self._dirty[self._active_first] = self._active
         self._segments[self._active_first] = self._active_size
         self._closed_bytes += self._active_size
         self._active, self._active_first, self._active_size = active, first, 0
@@ -220,16 +239,12 @@ class AppendLog:
                 self._torn = True
                 written += os.write(self._active, data[written:])
             self._torn = False
-        except OSError as error:
+        except OSError:
             # Half a record would hide all that follow it.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._active, self._active_size)
                 self._torn = False
-            if error.errno in _NO_SPACE:
-                raise ResourceExhausted(
-                    f"{self._dir}: {error}", reason="APPEND_LOG_FULL"
-                ) from error
-            raise Unavailable(f"{self._dir}: {error}", reason="APPEND_LOG_IO") from error
+            raise
         self._active_size += len(data)
 
     async def _sync_once(self) -> OSError | None:
@@ -237,8 +252,8 @@ class AppendLog:
         directory, self._directory_dirty = self._directory_dirty, False
         try:
             # A copy of the active one, which may be rotated or closed while the thread works.
-            descriptors = [os.dup(self._active), *self._dirty]
-            self._dirty = []
+            descriptors = [os.dup(self._active), *self._dirty.values()]
+            self._dirty.clear()
             await asyncio.to_thread(_fsync, descriptors, self._dir if directory else None)
         except OSError as error:
             self._directory_dirty = True

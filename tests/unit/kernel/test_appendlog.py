@@ -66,6 +66,35 @@ def test_truncate_drops_whole_closed_segments_only(tmp_path):
     again.close()
 
 
+def test_truncate_active_segment_taken_whole_is_dropped_at_some_size(tmp_path):
+    """An owner that starts again must not meet megabytes that it has sent already."""
+    log = AppendLog(tmp_path)
+    log.append([b"x"])
+    log.truncate(1)
+    assert log.size > 0, "too small to bother"
+    log.append([b"x" * appendlog.TRIM_BYTES])
+    log.truncate(1)
+    assert len(list(log.read())) == 2
+    log.truncate(2)
+    assert log.size == 0
+    log.close()
+    log = AppendLog(tmp_path)
+    assert list(log.read()) == []
+    assert log.append([b"y"]) == 3
+    log.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="lists descriptors in /proc")
+def test_truncate_gives_descriptors_back_without_any_sync(tmp_path):
+    log = AppendLog(tmp_path, segment_bytes=10)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    for n in range(1, 200):
+        log.append([b"x" * 20])
+        log.truncate(n)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 1
+    log.close()
+
+
 def test_append_above_the_bound_is_refused_whole(tmp_path):
     log = AppendLog(tmp_path, max_bytes=100)
     log.append([b"x" * 50])
@@ -158,6 +187,38 @@ def test_open_torn_tail_keeps_a_prefix_and_goes_on(batches, segment_bytes, cut, 
         following = log.append([b"after"])
         assert following == log.last_sequence == len(survived) + 1
         assert list(log.read()) == [*survived, (following, b"after")]
+        log.close()
+
+
+OPERATIONS = st.one_of(
+    st.lists(st.binary(max_size=60), min_size=1, max_size=5),
+    st.integers(0, 60),
+    st.just("reopen"),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(operations=st.lists(OPERATIONS, max_size=40), segment_bytes=st.integers(1, 300))
+def test_any_order_of_operations_keeps_what_was_not_taken(operations, segment_bytes):
+    """Against a list as the model: appends (lists), truncations (numbers) and restarts."""
+    model: list[bytes] = []
+    taken = 0
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(appendlog, "TRIM_BYTES", 100)
+        log = AppendLog(Path(name), segment_bytes=segment_bytes)
+        for operation in operations:
+            if isinstance(operation, list):
+                assert log.append(operation) == len(model) + 1
+                model += operation
+            elif isinstance(operation, int):
+                taken = max(taken, min(operation, len(model)))
+                log.truncate(operation)
+            else:
+                log.close()
+                log = AppendLog(Path(name), segment_bytes=segment_bytes)
+            assert log.last_sequence == len(model)
+            assert list(log.read(taken)) == list(enumerate(model[taken:], taken + 1))
+            assert log.size == sum(path.stat().st_size for path in segments(Path(name)))
         log.close()
 
 
