@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from sqlalchemy import create_engine, event, exc, make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from patchbay.errors import FailedPrecondition, InvalidRequest, Unavailable
@@ -209,6 +208,9 @@ class PostgresDatabase:
     """PostgreSQL over asyncpg. Any number of usage services: a lock makes them write in turn."""
 
     def __init__(self, url: URL) -> None:
+        # It loads all of SQLAlchemy's ORM, half a second that `patchbay up` on SQLite need not wait.
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - see above
+
         self._engine = create_async_engine(url, pool_size=3, max_overflow=2, pool_pre_ping=True)
 
     async def write(self, work: Callable[[Connection], T]) -> T:

@@ -12,12 +12,12 @@ Not here: transactions (database.py) and their order (ledger.py).
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 from sqlalchemy import ARRAY, String, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from patchbay_gateway.usage.events import Info, Usage
 from patchbay_gateway.usage.reduce import SUMS, Owner, Refused, Row
@@ -53,7 +53,9 @@ class Insert:
         self._many = dialect.name == "sqlite"
         keys = [c.name for c in table.primary_key]
         others = [c.name for c in table.columns if c.name not in keys]
-        insert: Any = (sqlite if self._many else postgresql).insert(table)
+        # Only the database in use is loaded.
+        module = importlib.import_module(f"sqlalchemy.dialects.{dialect.name}")
+        insert: Any = module.insert(table)
         if update == "nothing":
             insert = insert.on_conflict_do_nothing(index_elements=keys)
         else:

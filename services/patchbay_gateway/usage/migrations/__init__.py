@@ -1,9 +1,9 @@
 """
 The history of the ledger's schema, run at start inside the caller's transaction.
 
-A database that is up to date is recognised by its version alone, so that alembic, which takes longer to
-import than the ledger to open, is loaded only for a new or older one. Not here: the schema as it is now
-(usage/schema.py); a test proves that the history leads there.
+A new database is made as it is now and stamped, one up to date is recognised by its stamp, and only an
+older one loads alembic, which takes longer to import than the ledger to open. Not here: the schema as it
+is now (usage/schema.py); a test proves that the history leads there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import inspect, text
+from sqlalchemy import Column, MetaData, String, Table, inspect, text
 
 from patchbay.errors import FailedPrecondition
+from patchbay_gateway.usage.schema import METADATA
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,14 +25,31 @@ HEAD: Final = "0001"
 
 def upgrade(connection: Connection) -> None:
     """
-    Bring the schema behind *connection* to HEAD.
+    Bring the database behind *connection* to HEAD.
 
     Raises:
         FailedPrecondition: A newer Patchbay has written there.
     """
-    present = _present(connection)
-    if present == HEAD:
+    if not inspect(connection).has_table("alembic_version"):
+        METADATA.create_all(connection)
+        stamp = Table(
+            "alembic_version", MetaData(), Column("version_num", String(32), primary_key=True)
+        )
+        stamp.create(connection)
+        connection.execute(stamp.insert().values(version_num=HEAD))
         return
+    present = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if present != HEAD:
+        migrate(connection, present)
+
+
+def migrate(connection: Connection, present: str | None = None) -> None:
+    """
+    Run the revisions after *present*; None means that there are no tables yet.
+
+    Raises:
+        FailedPrecondition: *present* is none of ours.
+    """
     from alembic import command  # noqa: PLC0415 - see above
     from alembic.config import Config  # noqa: PLC0415 - see above
     from alembic.util import CommandError  # noqa: PLC0415 - see above
@@ -47,12 +65,3 @@ def upgrade(connection: Connection) -> None:
             "start the version that wrote it, or name another usage.database_url",
             reason="DATABASE_SCHEMA",
         ) from error
-
-
-def _present(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    version: str | None = connection.execute(
-        text("SELECT version_num FROM alembic_version")
-    ).scalar()
-    return version
