@@ -73,7 +73,7 @@ async def built_executors(
                 f"no built-in executor {plugin_id!r}; there are {', '.join(BUILT_IN)}",
                 reason="PLUGIN_UNKNOWN",
             )
-    upstream = AiohttpUpstream(Proxies(os.environ if env is None else env))
+    upstream = _upstream(Proxies(os.environ if env is None else env))
     executors = tuple(_BUILDERS[plugin_id](upstream) for plugin_id in chosen)
     try:
         yield executors
@@ -81,6 +81,16 @@ async def built_executors(
         for executor in executors:
             await executor.aclose()
         await upstream.aclose()
+
+
+def _upstream(proxies: Proxies) -> Upstream:
+    """Our own client where its parser is installed, else aiohttp for all; proxied calls are aiohttp's."""
+    proxied = AiohttpUpstream(proxies)
+    try:
+        from patchbay_gateway.executors.http1_upstream import Http1Upstream  # noqa: PLC0415 - optional
+    except ImportError:
+        return proxied
+    return Http1Upstream(proxies, proxied)
 
 
 @contextlib.asynccontextmanager

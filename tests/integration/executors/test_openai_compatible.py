@@ -23,6 +23,7 @@ from patchbay.executor import (
 )
 from patchbay.plugin.v1 import executor_pb2
 from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
+from patchbay_gateway.executors.http1_upstream import Http1Upstream
 from patchbay_gateway.executors.openai_compatible import OpenAICompatibleExecutor
 from patchbay_gateway.executors.proxies import Proxies
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from patchbay.executor import StreamItem
+    from patchbay_gateway.executors.upstream import Upstream
 
 KEY = bytes(range(32))
 PATHS = {
@@ -45,9 +47,12 @@ async def fake() -> AsyncIterator[FakeUpstream]:
         yield upstream
 
 
-@pytest.fixture
-async def executor() -> AsyncIterator[OpenAICompatibleExecutor]:
-    upstream = AiohttpUpstream(Proxies({}))
+@pytest.fixture(params=["http1", "aiohttp"])
+async def executor(request: pytest.FixtureRequest) -> AsyncIterator[OpenAICompatibleExecutor]:
+    """Both adapters of the port pass the same tests."""
+    upstream: Upstream = AiohttpUpstream(Proxies({}))
+    if request.param == "http1":
+        upstream = Http1Upstream(Proxies({}), upstream)
     executor = OpenAICompatibleExecutor(upstream)
     yield executor
     await executor.aclose()

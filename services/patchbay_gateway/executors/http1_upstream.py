@@ -1,0 +1,519 @@
+"""
+`Upstream` as a Protocol of our own over httptools: HTTP/1.1, pooled, a tenth of a client library's cost.
+
+It does what calls to providers need and no more: no cookies, redirects, retries or expectations. Calls that
+go through a proxy are left to another adapter. What arrives is kept in the reply until it is read, at most
+`HIGH` bytes, then the socket is not read. Not here: limits on silence (silence.py), proxies (proxies.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
+
+import aiohappyeyeballs
+import httptools
+
+from patchbay import errors, upstream_headers
+from patchbay_gateway.executors.silence import SilenceLimit
+from patchbay_gateway.executors.upstream import CONNECTION, TIMEOUT, TRUNCATED
+
+if TYPE_CHECKING:
+    from patchbay.errors import Headers
+    from patchbay_gateway.executors.proxies import Proxies
+    from patchbay_gateway.executors.upstream import Call, Reply, Upstream
+
+HIGH: Final = 256 << 10
+"""Unread bytes of one reply at which its socket is not read any more."""
+# What one piece of a compressed answer may become; more is a bomb.
+_MAX_INFLATED = 16 << 20
+_MAX_HEAD = 256 << 10
+_TARGETS = 1024
+_JOINED = 64 << 10
+_URL = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a URL leads: parsed once."""
+
+    key: tuple[str, str, int]
+    """Scheme, host, port: connections of one key are alike."""
+    line: bytes
+    """Path and query, version, host header."""
+
+
+class Http1Upstream:
+    """
+    The adapter. Make it inside a running loop.
+
+    Args:
+        proxies: Says which calls go through a proxy.
+        proxied: Makes those.
+        connect_timeout: Seconds for DNS, TCP and TLS.
+        keepalive: Seconds that an idle connection is kept.
+    """
+
+    def __init__(
+        self,
+        proxies: Proxies,
+        proxied: Upstream,
+        *,
+        connect_timeout: float = 15.0,
+        keepalive: float = 55.0,
+    ) -> None:
+        self._proxies = proxies
+        self._proxied = proxied
+        self._connect_timeout = connect_timeout
+        self._keepalive = keepalive
+        self._loop = asyncio.get_running_loop()
+        self._targets: dict[str, _Target] = {}
+        self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
+        self._all: set[_Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def send(self, call: Call) -> Reply:
+        """Send and wait for the head (port)."""
+        if self._proxies.choose(call.url, call.proxy_url) is not None:
+            return await self._proxied.send(call)
+        target = self._targets.get(call.url) or self._target(call.url)
+        request = _request(call, target)
+        connection = self._pooled(target.key) or await self._connect(target.key)
+        reply = Http1Reply(self._loop, connection, call)
+        connection.send(reply, request, call.body)
+        try:
+            await reply.head()
+        except BaseException:
+            reply.close()
+            raise
+        return reply
+
+    async def aclose(self) -> None:
+        """Cut every connection."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._all):
+            connection.abort()
+        await self._proxied.aclose()
+        await asyncio.sleep(0)
+
+    def _pooled(self, key: tuple[str, str, int]) -> _Connection | None:
+        idle = self._idle.get(key)
+        while idle:
+            connection = idle.pop()
+            if connection.usable():
+                return connection
+        return None
+
+    async def _connect(self, key: tuple[str, str, int]) -> _Connection:
+        scheme, host, port = key
+        context = None
+        if scheme == "https":
+            context = self._tls = self._tls or _tls_context()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                found = await self._loop.getaddrinfo(host, port, type=1)
+                # IPv6 that leads nowhere must not cost the whole timeout (RFC 8305).
+                socket = await aiohappyeyeballs.start_connection(
+                    found, happy_eyeballs_delay=0.25, loop=self._loop
+                )
+                _, connection = await self._loop.create_connection(
+                    lambda: _Connection(self, key),
+                    sock=socket,
+                    ssl=context,
+                    server_hostname=host if context else None,
+                )
+        except (OSError, TimeoutError) as e:
+            # No addresses in texts that may reach a client.
+            raise errors.UpstreamError(
+                502,
+                f"no connection to the provider ({type(e).__name__})",
+                reason=CONNECTION,
+                sent=errors.Sent.NO,
+            ) from e
+        return connection
+
+    def release(self, connection: _Connection) -> None:
+        """Take back a connection whose answer is whole."""
+        connection.idle_since = self._loop.time()
+        self._idle.setdefault(connection.key, []).append(connection)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self._keepalive, self._sweep)
+
+    def made(self, connection: _Connection) -> None:
+        """A connection was made."""
+        self._all.add(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """A connection has ended."""
+        self._all.discard(connection)
+        idle = self._idle.get(connection.key)
+        if idle and connection in idle:
+            idle.remove(connection)
+
+    def _sweep(self) -> None:
+        oldest = self._loop.time() - self._keepalive
+        for key, idle in list(self._idle.items()):
+            # The newest are at the end and are used first.
+            for connection in [c for c in idle if c.idle_since <= oldest]:
+                idle.remove(connection)
+                connection.abort()
+            if not idle:
+                del self._idle[key]
+        self._sweeper = None
+        if self._idle:
+            self._sweeper = self._loop.call_later(self._keepalive, self._sweep)
+
+    def _target(self, url: str) -> _Target:
+        if len(self._targets) >= _TARGETS:
+            self._targets.clear()
+        try:
+            parts = urlsplit(url)
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            if not parts.hostname or not _URL.fullmatch(url):
+                raise ValueError(url)  # noqa: TRY301 - one way to refuse
+        except (ValueError, KeyError) as e:
+            raise errors.InvalidRequest(
+                "the provider's URL cannot be used", reason="INVALID_URL", sent=errors.Sent.NO
+            ) from e
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        host = parts.netloc.rpartition("@")[2]
+        found = self._targets[url] = _Target(
+            (parts.scheme, parts.hostname, port),
+            f" {path} HTTP/1.1\r\nhost: {host}\r\n".encode("ascii"),
+        )
+        return found
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _request(call: Call, target: _Target) -> bytes:
+    lines = [call.method.encode("ascii"), target.line]
+    for name, value in call.headers:
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise errors.InvalidRequest(
+                f"the header {name.decode('latin-1')} has a line break in it",
+                reason="INVALID_HEADER",
+                sent=errors.Sent.NO,
+            )
+        lines += (name, b": ", value, b"\r\n")
+    if call.body or call.method not in {"GET", "HEAD"}:
+        lines.append(b"content-length: %d\r\n" % len(call.body))
+    lines.append(b"\r\n")
+    if len(call.body) <= _JOINED:
+        lines.append(call.body)
+    return b"".join(lines)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one answer at a time."""
+
+    __slots__ = (
+        "_head_bytes",
+        "_owner",
+        "_parser",
+        "_reply",
+        "_transport",
+        "idle_since",
+        "key",
+    )
+
+    def __init__(self, owner: Http1Upstream, key: tuple[str, str, int]) -> None:
+        self._owner = owner
+        self.key = key
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._reply: Http1Reply | None = None
+        self._head_bytes = 0
+        self._parser: Any = httptools.HttpResponseParser(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport (asyncio)."""
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._owner.made(self)
+
+    def usable(self) -> bool:
+        """Whether a request can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, reply: Http1Reply, request: bytes, body: bytes) -> None:
+        """Write a request; its answer goes to *reply*."""
+        assert self._transport is not None
+        self._reply = reply
+        self._head_bytes = 0
+        self._transport.write(request)
+        if len(body) > _JOINED:
+            self._transport.write(body)
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Do not read the socket."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read the socket again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, then wake the reader once for all that came (asyncio)."""
+        reply = self._reply
+        if reply is None:
+            # Nobody asked: not a server to talk on with.
+            self.abort()
+            return
+        if not reply.has_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError):
+            self._fail(reply)
+        if not reply.has_head and self._head_bytes > _MAX_HEAD:
+            self._fail(reply)
+        reply.wake()
+
+    def _fail(self, reply: Http1Reply) -> None:
+        reply.broken = True
+        self._reply = None
+        self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the reader (asyncio)."""
+        self._transport = None
+        self._owner.lost(self)
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            # A body without a length ends with the connection.
+            if exc is None and reply.has_head and reply.until_close:
+                reply.complete = True
+            else:
+                reply.broken = True
+            reply.wake()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header (httptools)."""
+        assert self._reply is not None
+        self._reply.raw.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Take the head (httptools)."""
+        reply = self._reply
+        assert reply is not None
+        status = self._parser.get_status_code()
+        if status < 200:
+            reply.raw.clear()
+            return
+        reply.take_head(status)
+
+    def on_body(self, data: bytes) -> None:
+        """Take a part of the body (httptools)."""
+        if self._reply is not None:
+            self._reply.take(data)
+
+    def on_message_complete(self) -> None:
+        """Take the end (httptools)."""
+        reply, transport = self._reply, self._transport
+        if reply is None or not reply.has_head:
+            return  # 100 Continue and its like
+        reply.complete = True
+        self._reply = None
+        # An answer that came before the whole request was written leaves the connection unusable.
+        if (
+            transport is not None
+            and self._parser.should_keep_alive()
+            and not transport.get_write_buffer_size()
+            and not reply.only_head
+        ):
+            reply.detach()
+            self._owner.release(self)
+        else:
+            reply.detach()
+            if transport is not None:
+                transport.close()
+
+
+class Http1Reply:
+    """One answer (port)."""
+
+    __slots__ = (
+        "_buffer",
+        "_buffered",
+        "_connection",
+        "_first_byte",
+        "_idle",
+        "_inflate",
+        "_limit",
+        "_loop",
+        "_paused",
+        "_waiter",
+        "broken",
+        "complete",
+        "has_head",
+        "headers",
+        "only_head",
+        "raw",
+        "status",
+        "until_close",
+    )
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connection: _Connection, call: Call
+    ) -> None:
+        self._loop = loop
+        self._connection: _Connection | None = connection
+        self._idle = call.idle_timeout
+        self._first_byte = True
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._inflate: Any = None
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._limit = SilenceLimit(loop, call.first_byte_timeout, self._silent)
+        self.raw: Headers = []
+        self.headers: Headers = []
+        self.status = 0
+        self.has_head = False
+        self.only_head = call.method == "HEAD"
+        self.until_close = False
+        self.complete = False
+        self.broken = False
+
+    async def head(self) -> None:
+        """Wait for the head."""
+        while not self.has_head and not self.broken:
+            await self._wait()
+        if not self.has_head:
+            if self._limit.expired:
+                raise errors.UpstreamError(
+                    504,
+                    "the provider did not answer in time",
+                    reason=TIMEOUT,
+                    sent=errors.Sent.UNKNOWN,
+                )
+            raise errors.UpstreamError(
+                502,
+                "the connection broke before the provider answered",
+                reason=CONNECTION,
+                sent=errors.Sent.UNKNOWN,
+            )
+
+    async def read(self) -> bytes:
+        """Return what is there, or the next bytes (port)."""
+        limit = self._limit
+        if not self._buffer and not self.complete and not self.broken:
+            if not self._first_byte:
+                limit.wait()
+            while not self._buffer and not self.complete and not self.broken:
+                await self._wait()
+        if self._buffer:
+            data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+            self._buffer.clear()
+            self._buffered = 0
+            if self._paused and self._connection is not None:
+                self._paused = False
+                self._connection.resume()
+            if self._first_byte:
+                self._first_byte = False
+                limit.change(self._idle)
+            limit.heard()
+            return data
+        limit.stop()
+        if self.complete:
+            return b""
+        if limit.expired:
+            raise errors.UpstreamError(
+                504,
+                "the provider fell silent in the middle of its answer",
+                reason=TIMEOUT,
+                sent=errors.Sent.YES,
+            )
+        raise errors.UpstreamError(
+            502,
+            "the connection broke in the middle of the provider's answer",
+            reason=TRUNCATED,
+            sent=errors.Sent.YES,
+        )
+
+    def close(self) -> None:
+        """Cut the connection unless the answer is whole. Idempotent (port)."""
+        self._limit.stop()
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            connection.abort()
+
+    def detach(self) -> None:
+        """The answer is whole; the connection is somebody else's now."""
+        connection, self._connection = self._connection, None
+        if self._paused and connection is not None:
+            self._paused = False
+            connection.resume()
+
+    def take_head(self, status: int) -> None:
+        """Take status and headers."""
+        self.has_head = True
+        self.status = status
+        until_close = status not in {204, 304}
+        for name, value in self.raw:
+            lower = name.lower()
+            if lower in {b"content-length", b"transfer-encoding"}:
+                until_close = False
+            elif lower == b"content-encoding" and value.lower() in {b"gzip", b"deflate"}:
+                # We ask for none; some send it all the same.
+                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self.until_close = until_close
+        self.headers = upstream_headers.answer_headers(self.raw)
+        if self.only_head:
+            self.complete = True
+
+    def take(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        if self._inflate is not None:
+            try:
+                data = self._inflate.decompress(data, _MAX_INFLATED)
+            except zlib.error:
+                self.broken = True
+                return
+            if self._inflate.unconsumed_tail:
+                self.broken = True
+                return
+            if not data:
+                return
+        self._buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered > HIGH and not self._paused and self._connection is not None:
+            self._paused = True
+            self._connection.pause()
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        await self._waiter
+
+    def _silent(self) -> None:
+        self.broken = True
+        self.wake()
+        self.close()
