@@ -23,7 +23,7 @@ from patchbay_gateway.kernel.health import serve_health
 from patchbay_gateway.kernel.keys import ROOTS, load_roots, service_key
 from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
 from patchbay_gateway.kernel.redis import Store
-from patchbay_gateway.kernel.telemetry import make_metrics
+from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.plugins.distribution import (
     SnapshotHolder,
     SnapshotPublisher,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.keys import Roots
+    from patchbay_gateway.kernel.telemetry import Metrics
 
 _log = logs.get_logger("scheduler")
 
@@ -73,6 +74,7 @@ async def running_scheduler(
     stream_bound: int = STREAM_BOUND,
     reload: Callable[[], Config] | None = None,
     environ: Mapping[str, str] | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[SchedulerServicer]:
     """
     Run a scheduler's parts around the servicer that it yields.
@@ -91,12 +93,14 @@ async def running_scheduler(
         stream_bound: Entries of the journal in Redis above which events wait in the file.
         reload: Reads the configuration anew when the file changes; default by *settings*.
         environ: The environment; default the process's.
+        metrics: Default none.
 
     Raises:
         ConfigError: The configuration names what cannot be used.
         FailedPrecondition: The journal's directory is another process's.
     """
     environ = os.environ if environ is None else environ
+    metrics = metrics or NoMetrics()
     log = AppendLog(journal_dir or settings.data_dir / "journal")
     tasks = Tasks(shutdown or Shutdown())
     try:
@@ -114,6 +118,7 @@ async def running_scheduler(
             behind=behind,
             nudge=book.nudge,
             stream_bound=stream_bound,
+            metrics=metrics,
         )
         with contextlib.suppress(Unavailable, EpochChanged):
             await redelivery.look()
@@ -168,6 +173,7 @@ async def running_scheduler(
             installation=settings.installation,
             lease_ttl=settings.lease_ttl,
             refresh=watcher.refresh,
+            metrics=metrics,
             problems=problems,
         )
         tasks.start("scheduler-leases", book.run())
@@ -214,6 +220,7 @@ async def _serve(
     clock = SystemClock()
     holder = SnapshotHolder()
     store = Store(url, installation=settings.installation, clock=clock)
+    metrics = make_metrics(enabled=True)
     try:
         try:
             await store.check_server()
@@ -227,6 +234,7 @@ async def _serve(
             roots=roots,
             clock=clock,
             shutdown=shutdown,
+            metrics=metrics,
         ) as servicer:
             server = Server(
                 {SERVICE: servicer},
@@ -234,7 +242,6 @@ async def _serve(
                 max_connection_age=_CONNECTION_AGE,
             )
             checks = {"scheduler": lambda: "; ".join(servicer.problems()) or None}
-            metrics = make_metrics(enabled=True)
             async with serve_health(settings.host, settings.health_port, checks, metrics) as health:
                 port = await server.start(f"{_bracketed(settings.host)}:{settings.grpc_port}")
                 try:

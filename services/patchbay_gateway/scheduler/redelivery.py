@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.scheduler.journal import Journal
     from patchbay_gateway.scheduler.leases import RedisLeases
 
@@ -56,6 +57,7 @@ class Redelivery:
         clock: Paces it.
         behind: Set by who finds that the journal fell behind; wakes this.
         nudge: Called when events wait in memory again.
+        metrics: Where the backlog shows.
         stream_bound: See the module.
     """
 
@@ -68,6 +70,7 @@ class Redelivery:
         clock: Clock,
         behind: asyncio.Event,
         nudge: Callable[[], None],
+        metrics: Metrics,
         stream_bound: int = STREAM_BOUND,
     ) -> None:
         self._store = store
@@ -81,6 +84,9 @@ class Redelivery:
         self._watermark = 0
         self._announced = True  # perhaps by an earlier life of this writer
         self._away = False
+        self._backlog = metrics.gauge(
+            "scheduler_journal_backlog_events", "Events that wait in the write-ahead file."
+        )
 
     async def run(self) -> None:
         """Look and send until cancelled."""
@@ -100,6 +106,7 @@ class Redelivery:
                 if self._away:
                     self._away = False
                     _log.info("Redis is back", backlog=self._journal.backlog)
+            self._backlog.set(self._journal.backlog)
             if self._journal.live:
                 await self._pause(LOOK_EVERY)
             else:

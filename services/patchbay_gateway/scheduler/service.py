@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from patchbay.type.v1 import secret_pb2
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.catalogue import Catalogue
@@ -63,8 +64,14 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         installation: str,
         lease_ttl: float,
         refresh: Callable[[], Awaitable[None]],
+        metrics: Metrics,
         problems: Callable[[], list[str]] = list,
     ) -> None:
+        self._leased = metrics.counter("scheduler_leases_total", "Attempts that got a lease.")
+        self._refused = metrics.counter(
+            "scheduler_refusals_total", "Attempts that got none.", ["reason"]
+        )
+        self._reported = metrics.counter("scheduler_reports_total", "Ends of attempts.")
         self.problems = problems
         """What keeps this scheduler from serving as configured; empty when nothing does."""
         self._holder = holder
@@ -121,6 +128,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
                 )
             except PatchbayError as error:
                 _refuse(result, error)
+                self._refused.labels(error.reason).inc()
                 continue
             lease = result.lease
             self._fill(lease, item.attempt, snapshot, candidate)
@@ -131,6 +139,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             take.append((item.attempt.attempt_uid, _value(candidate)))
             drafts.append(Draft(_OPENED, lease.attempt))
         if take:
+            self._leased.inc(len(take))
             self._journal.record(drafts)
             for index, standing in enumerate(await self._book.take(take)):
                 if standing is not None and standing != take[index][1]:
@@ -270,6 +279,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             )
             if not refused:
                 ends.append(attempt.attempt_uid)
+        self._reported.inc(len(ends))
         self._journal.record(drafts)
         self._book.end(ends)
         await self._journal.durable()
