@@ -68,10 +68,12 @@ class Peer:
         address: `host:port`, or `inprocess:<plugin>`.
         channel: The way there; closed by whoever made the peer.
         clock: For the breaker.
+        local: It is in this process, where there is no other address to go to: never ejected.
     """
 
     __slots__ = (
         "_clock",
+        "_local",
         "address",
         "breaker",
         "channel",
@@ -84,8 +86,11 @@ class Peer:
         "task",
     )
 
-    def __init__(self, address: str, channel: Channel, clock: Clock) -> None:
+    def __init__(
+        self, address: str, channel: Channel, clock: Clock, *, local: bool = False
+    ) -> None:
         self.address = address
+        self._local = local
         self.channel = channel
         self.health = Health.CONNECTING
         self.reason = ""
@@ -120,7 +125,7 @@ class Peer:
     def end(self, transport_failure: bool | None) -> None:
         """Count a call that ended; None when it ended without telling anything about the address."""
         self.in_flight -= 1
-        if transport_failure:
+        if transport_failure and not self._local:
             self.breaker.failed(self._clock.monotonic())
         elif transport_failure is False:
             self.breaker.succeeded()

@@ -241,7 +241,7 @@ class PluginRegistry:
         self._clock = clock
         self._builtin_address = builtin_address
         self._local = {
-            plugin_id: Peer(f"inprocess:{plugin_id}", channel, clock)
+            plugin_id: Peer(f"inprocess:{plugin_id}", channel, clock, local=True)
             for plugin_id, channel in (local or {}).items()
         }
         for peer in self._local.values():

@@ -221,9 +221,17 @@ async def serve_async(
 
 
 def serve(*plugins: Plugin, address: str = DEFAULT_ADDRESS, grace: float = GRACE) -> None:
-    """Serve *plugins* until SIGTERM, as `serve_async` does, on an event loop of its own."""
+    """
+    Serve *plugins* until SIGTERM, as `serve_async` does, on an event loop of its own.
+
+    Raises:
+        SystemExit: It cannot start; the text on stderr says what to do.
+    """
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop as factory  # noqa: PLC0415 - faster where installed
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve_async(*plugins, address=address, grace=grace))
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve_async(*plugins, address=address, grace=grace))
+    except errors.PatchbayError as error:
+        raise SystemExit(f"patchbay: {error.message}") from None

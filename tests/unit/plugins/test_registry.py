@@ -190,6 +190,18 @@ async def test_registry_local_builtin_is_a_member_like_any_other(
     assert await call(world) == "x"
 
 
+async def test_registry_local_builtin_is_never_ejected(world: World) -> None:
+    """There is no other address to go to."""
+    channel = InProcessChannel(Process().servicers, strict=True)
+    world.registry = world.make_registry(local={"named": channel})
+    await world.apply(builtin=True)
+    for _ in range(3 * FAILURES):
+        member = world.registry.pick("named")
+        assert member is not None
+        member.begin()
+        member.end(transport_failure=True)
+
+
 async def test_registry_builtin_elsewhere_is_looked_for_at_its_address(world: World) -> None:
     world.registry = world.make_registry(builtin_address="many.test:1")
     world.add("10.0.0.1:1")

@@ -136,6 +136,7 @@ class InProcessChannel:
     async def close(self) -> None:
         """Cancel what runs and wait for it. Idempotent."""
         self._closed = True
+        self._handlers.clear()
         tasks = [context.task for context in self._running if context.task is not None]
         for task in tasks:
             task.cancel()

@@ -75,6 +75,8 @@ class RemoteChannel:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 1000),
                 ("grpc.max_reconnect_backoff_ms", 2000),
+                # The default of half a minute is how long a restarted service would stay unseen.
+                ("grpc.dns_min_time_between_resolutions_ms", 1000),
                 # Two channels to one address must not share a connection: each is closed on its own.
                 ("grpc.use_local_subchannel_pool", 1),
             ],
