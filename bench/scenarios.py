@@ -6,6 +6,8 @@ Not here: which gateway (contenders.py), medians and tables (report.py).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import subprocess
 import time
@@ -82,6 +84,7 @@ class Upstream:
         program = str(BENCH / "bin" / "upstream")
         self._group.start(Command("upstream", [program, str(UPSTREAM_PORT)]))
         wait_until("the fake upstream", lambda: answers(f"{UPSTREAM}/health"), self._group, 5)
+        self._group.check()  # it may have been somebody else's that answered
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,6 +96,18 @@ class Upstream:
             told: dict[str, int] = json.load(answer)
         told["requests"] = told["plain"] + told["streams"]
         return told
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other bench runs in this tree: they share cores and ports."""
+    with (BENCH / "bin" / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another bench is running; waiting for its end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def answers(url: str) -> bool:
