@@ -118,11 +118,10 @@ class EmbeddedValkey:
             if process is None or process.poll() is None:
                 continue
             _log.error("the embedded Valkey ended, it is started again", status=process.returncode)
-            Path(self._socket).unlink(missing_ok=True)
             try:
                 await self._launch()
             except Unavailable as error:
-                _log.error(error.message)  # noqa: TRY400 - the text has the end of the server's log
+                _log.error(error.message)
 
     async def _launch(self) -> None:
         log = self._dir / "valkey.log"
@@ -166,13 +165,12 @@ class EmbeddedValkey:
     def _socket_path(self) -> str:
         path = str(self._dir / "valkey.sock")
         if len(path.encode()) <= _SOCKET_PATH_LIMIT:
-            with contextlib.suppress(FileNotFoundError):
-                (self._dir / "valkey.sock").unlink()
             return path
         self._socket_dir = Path(tempfile.mkdtemp(prefix="patchbay-"))
         return str(self._socket_dir / "valkey.sock")
 
     def _spawn(self, program: Path, socket: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        Path(socket).unlink(missing_ok=True)
         # From the loop's thread, never from a pool: the kernel sends its signal when the *thread* ends that
         # started the child.
         return subprocess.Popen(  # noqa: S603 - our program, our arguments

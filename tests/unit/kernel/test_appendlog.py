@@ -153,7 +153,7 @@ def test_read_may_be_mixed_with_append_and_truncate(tmp_path):
     log.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     batches=st.lists(
         st.lists(st.binary(max_size=40), min_size=1, max_size=4), min_size=1, max_size=12
@@ -197,7 +197,7 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(operations=st.lists(OPERATIONS, max_size=40), segment_bytes=st.integers(1, 300))
 def test_any_order_of_operations_keeps_what_was_not_taken(operations, segment_bytes):
     """Against a list as the model: appends (lists), truncations (numbers) and restarts."""
