@@ -15,6 +15,7 @@ Not here: what an event does (reduce.py), the transaction (ledger.py), keys (str
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay.errors import InvalidRequest, PatchbayError, Unavailable
@@ -110,6 +111,19 @@ class Consumer:
                 if not isinstance(error, Unavailable):
                     _log.error("unexpected", why=error.message, reason=error.reason)
             await self._clock.sleep(_RETRY_EVERY)
+
+    async def finish(self, limit: float) -> None:
+        """
+        Take what is in the stream now, for at most *limit* seconds; after `run` was cancelled.
+
+        A clean stop leaves nothing to the next start, if Redis and the database are there.
+        """
+        with contextlib.suppress(PatchbayError, TimeoutError):
+            async with asyncio.timeout(limit):
+                while entries := await self._stream.unacknowledged(COUNT):
+                    await self._take(entries)
+                while entries := await self._stream.read(COUNT, 0):
+                    await self._take(entries)
 
     async def _resume(self) -> None:
         """Begin, or begin again: make the group, and finish what was begun."""

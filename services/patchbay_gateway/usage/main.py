@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["SERVICE", "database_url", "run", "running_usage"]
 
 _GRACE: Final = 5.0
+_LAST_WORDS: Final = 2.0
 _RETRY_EVERY: Final = 1.0
 
 _log = logs.get_logger("usage")
@@ -104,6 +105,7 @@ async def running_usage(
         tasks.start("usage-heartbeat", heartbeat.run())
         yield UsageServicer(ledger, stream, reader)
         await tasks.aclose()
+        await reader.finish(_LAST_WORDS)
         with contextlib.suppress(PatchbayError):
             await heartbeat.beat(alive=False)
     finally:

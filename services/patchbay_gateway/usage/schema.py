@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, MetaData, String, Table, Text, text
+from sqlalchemy import DDL, BigInteger, Column, Index, MetaData, String, Table, Text, event
 
 from patchbay_gateway.usage.events import TOKENS, Info
 from patchbay_gateway.usage.reduce import SUMS, Owner
@@ -74,14 +74,17 @@ ATTEMPTS: Final = Table(
     _number("price_version"),
     Index("attempts_opened_at", "opened_at"),
     Index("attempts_client_key", "client_key", "opened_at"),
-    Index(
-        "attempts_open",
-        "last_seen",
-        sqlite_where=text("state = 'open'"),
-        postgresql_where=text("state = 'open'"),
-    ),
 )
 """The single row of each attempt, `open` or `final`. NULL quantities are unknown."""
+
+# As an Index with `postgresql_where` it would load that dialect into every process that has a ledger.
+event.listen(
+    ATTEMPTS,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]  # the library's
+        "CREATE INDEX attempts_open ON attempts (last_seen) WHERE state = 'open'"
+    ),
+)
 
 REQUESTS: Final = Table(
     "requests",

@@ -48,7 +48,7 @@ class Stream(Protocol):
     """What consumer, sweeper and service need; all of it raises Unavailable when Redis is away."""
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Return new entries, waiting up to *block_ms* for the first."""
+        """Return new entries, waiting up to *block_ms* for the first; 0 does not wait."""
         ...
 
     async def unacknowledged(self, count: int) -> list[Entry]:

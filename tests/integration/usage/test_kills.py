@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import ValkeyProcess
 
-ATTEMPTS = 1500
+ATTEMPTS = 900
 TOKENS = {"input_tokens": 10, "output_tokens": 5}
 
 
@@ -108,7 +108,7 @@ async def test_killed_at_random_instants_nothing_is_lost_or_doubled(
             await asyncio.sleep(0.05)  # the load's pace
 
     writing = asyncio.create_task(write())
-    for _ in range(3):
+    for _ in range(2):
         await service.start()
         await eventually(service.ready, within=20)
         await asyncio.sleep(chance.uniform(0.0, 0.3))  # a random instant is the point

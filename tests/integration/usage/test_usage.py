@@ -75,6 +75,15 @@ async def test_journal_becomes_rows_and_is_deleted(bench: Bench) -> None:
         assert servicer.health() is None
 
 
+async def test_clean_stop_leaves_nothing_in_the_journal(bench: Bench, tmp_path: Path) -> None:
+    async with bench.service(linger=60.0):
+        await bench.send(pair(1, 1))
+        await bench.reaches(2)
+        await bench.send(pair(2, 3))
+    assert await bench.watermark() == 4
+    assert ledger_check.check([], tmp_path / "ledger.db").attempts == 2
+
+
 async def test_query_without_grouping_is_refused(bench: Bench) -> None:
     async with bench.service() as servicer:
         with pytest.raises(InvalidRequest):

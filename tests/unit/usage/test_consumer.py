@@ -48,7 +48,7 @@ class FakeStream:
             raise Unavailable("Redis is not available", reason="REDIS_UNAVAILABLE")
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        if not self.new:
+        if not self.new and block_ms:
             self._arrived.clear()
             await self._arrived.wait()
         self._check()
@@ -279,6 +279,19 @@ async def test_gap_is_given_up_when_nobody_can_fill_it(scene: Scene) -> None:
         scene.stream.nudge()
         await scene.rest()
     assert scene.stream.published == {"w1": 5}
+
+
+async def test_finish_takes_what_is_left(scene: Scene) -> None:
+    scene.stream.given = [Entry(b"1-1", events(1)[0])]
+    scene.stream.new = [Entry(b"2-1", events(2)[0])]
+    await scene.consumer.finish(1.0)
+    assert scene.stream.published == {"w1": 2}
+
+
+async def test_finish_ends_when_redis_is_away(scene: Scene) -> None:
+    scene.stream.away = True
+    await scene.consumer.finish(1.0)
+    assert scene.ledger.recorded == []
 
 
 # -- sweeper --------------------------------------------------------------------------------------

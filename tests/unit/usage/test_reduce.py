@@ -247,7 +247,7 @@ def _replay(batches: Iterable[Sequence[Event]], *, sweep_after: int) -> Memory:
 
 
 @given(_histories(), st.integers(-1, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_order_and_repetition_gives_the_same_ledger(
     history: tuple[list[Event], list[list[Event]]], sweep_after: int
 ) -> None:
