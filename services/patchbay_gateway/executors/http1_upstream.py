@@ -57,6 +57,7 @@ class Http1Upstream:
         proxied: Makes those.
         connect_timeout: Seconds for DNS, TCP and TLS.
         keepalive: Seconds that an idle connection is kept.
+        tls: How to verify providers; default: the system's authorities.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Http1Upstream:
         *,
         connect_timeout: float = 15.0,
         keepalive: float = 55.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._proxies = proxies
         self._proxied = proxied
@@ -75,7 +77,7 @@ class Http1Upstream:
         self._targets: dict[str, _Target] = {}
         self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
         self._all: set[_Connection] = set()
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(self, call: Call) -> Reply:
@@ -218,15 +220,7 @@ def _request(call: Call, target: _Target) -> bytes:
 class _Connection(asyncio.Protocol):
     """One connection, one answer at a time."""
 
-    __slots__ = (
-        "_head_bytes",
-        "_owner",
-        "_parser",
-        "_reply",
-        "_transport",
-        "idle_since",
-        "key",
-    )
+    __slots__ = ("_owner", "_parser", "_reply", "_transport", "idle_since", "key")
 
     def __init__(self, owner: Http1Upstream, key: tuple[str, str, int]) -> None:
         self._owner = owner
@@ -234,8 +228,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._reply: Http1Reply | None = None
-        self._head_bytes = 0
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport (asyncio)."""
@@ -249,9 +242,12 @@ class _Connection(asyncio.Protocol):
 
     def send(self, reply: Http1Reply, request: bytes, body: bytes) -> None:
         """Write a request; its answer goes to *reply*."""
-        assert self._transport is not None
+        if self._transport is None:
+            reply.broken = True
+            return
         self._reply = reply
-        self._head_bytes = 0
+        # The parser calls the reply itself: one hop less for each chunk.
+        self._parser = reply.parser = httptools.HttpResponseParser(reply)
         self._transport.write(request)
         if len(body) > _JOINED:
             self._transport.write(body)
@@ -263,7 +259,7 @@ class _Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Do not read the socket."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
@@ -278,13 +274,12 @@ class _Connection(asyncio.Protocol):
             # Nobody asked: not a server to talk on with.
             self.abort()
             return
-        if not reply.has_head:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError):
             self._fail(reply)
-        if not reply.has_head and self._head_bytes > _MAX_HEAD:
+        reply.received(len(data))
+        if not reply.has_head and reply.unread > _MAX_HEAD:
             self._fail(reply)
         reply.wake()
 
@@ -306,46 +301,17 @@ class _Connection(asyncio.Protocol):
                 reply.broken = True
             reply.wake()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header (httptools)."""
-        assert self._reply is not None
-        self._reply.raw.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Take the head (httptools)."""
-        reply = self._reply
-        assert reply is not None
-        status = self._parser.get_status_code()
-        if status < 200:
-            reply.raw.clear()
+    def answered(self, *, reusable: bool) -> None:
+        """The answer is whole: back to the pool, or close."""
+        self._reply = self._parser = None
+        transport = self._transport
+        if transport is None:
             return
-        reply.take_head(status)
-
-    def on_body(self, data: bytes) -> None:
-        """Take a part of the body (httptools)."""
-        if self._reply is not None:
-            self._reply.take(data)
-
-    def on_message_complete(self) -> None:
-        """Take the end (httptools)."""
-        reply, transport = self._reply, self._transport
-        if reply is None or not reply.has_head:
-            return  # 100 Continue and its like
-        reply.complete = True
-        self._reply = None
         # An answer that came before the whole request was written leaves the connection unusable.
-        if (
-            transport is not None
-            and self._parser.should_keep_alive()
-            and not transport.get_write_buffer_size()
-            and not reply.only_head
-        ):
-            reply.detach()
+        if reusable and not transport.get_write_buffer_size():
             self._owner.release(self)
         else:
-            reply.detach()
-            if transport is not None:
-                transport.close()
+            transport.close()
 
 
 class Http1Reply:
@@ -353,7 +319,6 @@ class Http1Reply:
 
     __slots__ = (
         "_buffer",
-        "_buffered",
         "_connection",
         "_first_byte",
         "_idle",
@@ -361,14 +326,17 @@ class Http1Reply:
         "_limit",
         "_loop",
         "_paused",
+        "_raw",
         "_waiter",
         "broken",
         "complete",
         "has_head",
         "headers",
+        "on_body",
         "only_head",
-        "raw",
+        "parser",
         "status",
+        "unread",
         "until_close",
     )
 
@@ -380,12 +348,16 @@ class Http1Reply:
         self._idle = call.idle_timeout
         self._first_byte = True
         self._buffer: list[bytes] = []
-        self._buffered = 0
+        self.on_body = self._buffer.append
+        """Takes a part of the body (httptools)."""
+        self.unread = 0
+        """Bytes that came since the last read, framing included."""
+        self.parser: Any = None
         self._inflate: Any = None
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._limit = SilenceLimit(loop, call.first_byte_timeout, self._silent)
-        self.raw: Headers = []
+        self._raw: Headers = []
         self.headers: Headers = []
         self.status = 0
         self.has_head = False
@@ -416,15 +388,16 @@ class Http1Reply:
     async def read(self) -> bytes:
         """Return what is there, or the next bytes (port)."""
         limit = self._limit
-        if not self._buffer and not self.complete and not self.broken:
+        buffer = self._buffer
+        if not buffer and not self.complete and not self.broken:
             if not self._first_byte:
                 limit.wait()
-            while not self._buffer and not self.complete and not self.broken:
+            while not buffer and not self.complete and not self.broken:
                 await self._wait()
-        if self._buffer:
-            data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-            self._buffer.clear()
-            self._buffered = 0
+        if buffer:
+            data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
+            buffer.clear()
+            self.unread = 0
             if self._paused and self._connection is not None:
                 self._paused = False
                 self._connection.resume()
@@ -432,7 +405,7 @@ class Http1Reply:
                 self._first_byte = False
                 limit.change(self._idle)
             limit.heard()
-            return data
+            return data if self._inflate is None else await self._inflated(data)
         limit.stop()
         if self.complete:
             return b""
@@ -457,20 +430,29 @@ class Http1Reply:
         if connection is not None:
             self._connection = None
             connection.abort()
+            self.parser = None
 
-    def detach(self) -> None:
-        """The answer is whole; the connection is somebody else's now."""
-        connection, self._connection = self._connection, None
-        if self._paused and connection is not None:
-            self._paused = False
-            connection.resume()
+    def received(self, size: int) -> None:
+        """Count what came; stop reading the socket when nobody takes it."""
+        self.unread += size
+        if self.unread > HIGH and not self._paused and self._connection is not None:
+            self._paused = True
+            self._connection.pause()
 
-    def take_head(self, status: int) -> None:
-        """Take status and headers."""
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header (httptools)."""
+        self._raw.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Take the head (httptools)."""
+        status = self.parser.get_status_code()
+        if status < 200:
+            self._raw.clear()
+            return
         self.has_head = True
         self.status = status
         until_close = status not in {204, 304}
-        for name, value in self.raw:
+        for name, value in self._raw:
             lower = name.lower()
             if lower in {b"content-length", b"transfer-encoding"}:
                 until_close = False
@@ -478,28 +460,38 @@ class Http1Reply:
                 # We ask for none; some send it all the same.
                 self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
         self.until_close = until_close
-        self.headers = upstream_headers.answer_headers(self.raw)
+        self.headers = upstream_headers.answer_headers(self._raw)
         if self.only_head:
-            self.complete = True
+            # The parser waits for the body that the length promises.
+            self._whole(reusable=False)
 
-    def take(self, data: bytes) -> None:
-        """Keep a part of the body."""
-        if self._inflate is not None:
-            try:
-                data = self._inflate.decompress(data, _MAX_INFLATED)
-            except zlib.error:
-                self.broken = True
-                return
-            if self._inflate.unconsumed_tail:
-                self.broken = True
-                return
-            if not data:
-                return
-        self._buffer.append(data)
-        self._buffered += len(data)
-        if self._buffered > HIGH and not self._paused and self._connection is not None:
-            self._paused = True
-            self._connection.pause()
+    def on_message_complete(self) -> None:
+        """Take the end (httptools); also that of a 100 Continue and its like."""
+        if self.has_head:
+            self._whole(reusable=self.parser.should_keep_alive())
+
+    def _whole(self, *, reusable: bool) -> None:
+        self.complete = True
+        # The parser knows this reply's methods; without this both would wait for the garbage collector.
+        self.parser = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._paused:
+                self._paused = False
+                connection.resume()
+            connection.answered(reusable=reusable)
+
+    async def _inflated(self, data: bytes) -> bytes:
+        """Return *data* decompressed, or the next bytes where that gives none yet."""
+        try:
+            plain: bytes = self._inflate.decompress(data, _MAX_INFLATED)
+        except zlib.error:
+            plain = b""
+            self.broken = True
+        if self._inflate.unconsumed_tail or self.broken:
+            self.broken, self.complete = True, False
+            self.close()
+        return plain or await self.read()
 
     def wake(self) -> None:
         """Let the reader look."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CHAT_ENDS = (b'"finish_reason":"', b'"finish_reason": "')
 _RESPONSE_ENDS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
+_DONE = b"[DONE]"
 # `"error":null` is a part of sound events; `"type":"error"` is not.
 _ERROR = b'"error"'
 _ERROR_SIGN = re.compile(rb'"error"(?!: ?null)')
@@ -139,7 +140,7 @@ class OpenAIStream:
             if end in block:
                 self.finished = True
                 self.done = self.done or self._responses
-        if b"[DONE]" in block and any(event_data(event) == b"[DONE]" for event in events):
+        if _DONE in block and any(_DONE in e and event_data(e) == _DONE for e in reversed(events)):
             self.finished = self.done = True
 
     def _look_for_errors(self, events: Sequence[bytes]) -> None:
@@ -158,7 +159,7 @@ class OpenAIStream:
 def _is_whole(rest: bytes) -> bool:
     """Whether the bytes after the last blank line are an event that only lacks its own."""
     data = event_data(rest)
-    if data == b"[DONE]":
+    if data == _DONE:
         return True
     try:
         orjson.loads(data)
