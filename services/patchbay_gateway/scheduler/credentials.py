@@ -11,6 +11,7 @@ Not here: choosing one (selection.py), what the snapshot says about them (publis
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -110,9 +111,7 @@ class Credentials:
         self._clock = clock
         self._material: dict[tuple[str, str], Material] = {}
         self._previous: dict[tuple[str, str], Material] = {}
-        self._sealed: dict[
-            tuple[str, str, int], tuple[float, str, str, secret_pb2.SealedSecret]
-        ] = {}
+        self._sealed: dict[tuple[str, str, int, str], tuple[secret_pb2.SealedSecret, float]] = {}
         self._keys: dict[str, bytes] = {}
         self.generation = 0
         """Grows with each `replace`."""
@@ -138,39 +137,33 @@ class Credentials:
 
     def sealed(
         self, provider: ProviderEntry, credential: CredentialEntry
-    ) -> secret_pb2.SealedSecret | None:
+    ) -> tuple[secret_pb2.SealedSecret | None, float]:
         """
-        Return the access material sealed for the provider's plugin; None when it has none.
+        Return the access material sealed for the provider's plugin, and until when to use it.
 
-        The message is shared: copy it, never change it.
+        None when it sends no key. The message is shared: copy it, never change it.
         """
         if credential.kind == KEYLESS:
-            return None
-        key = (provider.plugin, credential.id, credential.version)
+            return None, math.inf
+        key = (provider.plugin, credential.id, credential.version, provider.base_url)
         now = self._clock.now()
         kept = self._sealed.get(key)
-        if (
-            kept is not None
-            and kept[0] - now >= _RENEW_BELOW
-            and kept[1] == provider.base_url
-            and kept[2] == credential.fingerprint
-        ):
-            return kept[3]
+        if kept is not None and kept[1] > now:
+            return kept
         material = self._find(credential)
         if material is None:
-            return None
-        not_after = now + SEALED_FOR
+            return None, now
         secret = seal(
             self._sealing_key(provider.plugin),
             provider.plugin,
             credential.id,
             credential.version,
             [origin_of(provider.base_url)] if provider.base_url else [],
-            not_after,
+            now + SEALED_FOR,
             material.values,
         )
-        self._sealed[key] = (not_after, provider.base_url, credential.fingerprint, secret)
-        return secret
+        self._sealed[key] = (secret, now + SEALED_FOR - _RENEW_BELOW)
+        return self._sealed[key]
 
     def _sealing_key(self, plugin_id: str) -> bytes:
         key = self._keys.get(plugin_id)

@@ -32,6 +32,7 @@ from patchbay_gateway.plugins.distribution import (
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials
+from patchbay_gateway.scheduler.grants import Grants
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged, LeaseBook, Local, RedisLeases
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
@@ -164,14 +165,17 @@ async def running_scheduler(
         servicer = SchedulerServicer(
             holder=holder,
             selector=Selector(credentials.usable),
-            credentials=credentials,
             catalogue=Catalogue(credentials),
             journal=journal,
             book=book,
             plugins_roots=roots.plugins,
+            grants=Grants(
+                credentials,
+                clock=clock,
+                installation=settings.installation,
+                lease_ttl=settings.lease_ttl,
+            ),
             clock=clock,
-            installation=settings.installation,
-            lease_ttl=settings.lease_ttl,
             refresh=watcher.refresh,
             metrics=metrics,
             problems=problems,

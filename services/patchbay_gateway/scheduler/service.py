@@ -15,19 +15,19 @@ from patchbay.keys import channel_key
 from patchbay.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.scheduler.grants import fill, lease_value, split_value
 from patchbay_gateway.scheduler.journal import Draft
 from patchbay_gateway.scheduler.selection import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from patchbay.type.v1 import secret_pb2
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.catalogue import Catalogue
-    from patchbay_gateway.scheduler.credentials import Credentials
+    from patchbay_gateway.scheduler.grants import Grants
     from patchbay_gateway.scheduler.journal import Journal
     from patchbay_gateway.scheduler.leases import LeaseBook
     from patchbay_gateway.scheduler.selection import Selector
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 _ACQUIRES: Final = 256
 _RENEWALS: Final = 4096
 _REPORTS: Final = 1024
-# Kept leases to copy; about 1 KB each.
-_TEMPLATES: Final = 4096
-# Between the parts of a lease's value; no name has it.
-_SEPARATOR: Final = "\x1f"
 
 _OPENED: Final = journal_pb2.EVENT_KIND_OPENED
 _RENEWED: Final = journal_pb2.EVENT_KIND_RENEWED
@@ -55,14 +51,12 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         *,
         holder: SnapshotHolder,
         selector: Selector,
-        credentials: Credentials,
         catalogue: Catalogue,
         journal: Journal,
         book: LeaseBook,
         plugins_roots: tuple[bytes, ...],
+        grants: Grants,
         clock: Clock,
-        installation: str,
-        lease_ttl: float,
         refresh: Callable[[], Awaitable[None]],
         metrics: Metrics,
         problems: Callable[[], list[str]] = list,
@@ -77,19 +71,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._holder = holder
         self._refresh = refresh
         self._selector = selector
-        self._credentials = credentials
+        self._grants = grants
         self._catalogue = catalogue
         self._journal = journal
         self._book = book
         self._plugins_roots = plugins_roots
         self._clock = clock
-        self._installation = installation
-        self._ttl_seconds = int(lease_ttl)
-        self._ttl_nanos = int(lease_ttl % 1 * 1_000_000_000)
         self._channel_keys: dict[str, list[bytes]] = {}
-        self._templates: dict[
-            tuple[int, str, str, str], tuple[secret_pb2.SealedSecret | None, scheduler_pb2.Lease]
-        ] = {}
 
     # -- Acquire ----------------------------------------------------------------------------------
 
@@ -105,23 +93,22 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             Unavailable: The disk failed.
         """
         _limit(request.items, _ACQUIRES)
-        if any(self._holder.get(i.attempt.snapshot_version) is None for i in request.items):
+        if any(self._holder.get(v) is None for v in _versions(request)):
             # The edge may have been told of a new one a moment before this scheduler.
             await self._refresh()
         now = self._clock.now()
-        seconds = int(now)
-        nanos = int((now - seconds) * 1_000_000_000)
         response = scheduler_pb2.AcquireResponse()
-        leased: list[tuple[scheduler_pb2.AcquireItem, scheduler_pb2.AcquireResult]] = []
+        leased: list[tuple[scheduler_pb2.AcquireItem, scheduler_pb2.AcquireResult, Snapshot]] = []
         take: list[tuple[str, str]] = []
         drafts: list[Draft] = []
         for item in request.items:
+            attempt = item.attempt
             result = response.results.add()
             try:
-                snapshot = self._snapshot(item.attempt.snapshot_version)
+                snapshot = self._snapshot(attempt.snapshot_version)
                 candidate = self._selector.pick(
                     snapshot,
-                    item.attempt.model,
+                    attempt.model,
                     tuple(item.providers),
                     exclude=item.exclude_credential_ids,
                     pinned=item.pinned_credential_id,
@@ -130,20 +117,18 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
                 _refuse(result, error)
                 self._refused.labels(error.reason).inc()
                 continue
+            grant = self._grants.of(snapshot, candidate, now)
             lease = result.lease
-            self._fill(lease, item.attempt, snapshot, candidate)
-            opened = lease.attempt.opened_at
-            opened.seconds = seconds
-            opened.nanos = nanos
-            leased.append((item, result))
-            take.append((item.attempt.attempt_uid, _value(candidate)))
+            fill(lease, grant, attempt, now)
+            leased.append((item, result, snapshot))
+            take.append((attempt.attempt_uid, grant.value))
             drafts.append(Draft(_OPENED, lease.attempt))
         if take:
             self._leased.inc(len(take))
             self._journal.record(drafts)
             for index, standing in enumerate(await self._book.take(take)):
                 if standing is not None and standing != take[index][1]:
-                    self._repeat(*leased[index], standing)
+                    self._repeat(*leased[index], standing, now)
         return response
 
     def _snapshot(self, version: int) -> Snapshot:
@@ -155,60 +140,19 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             )
         return snapshot
 
-    def _fill(
-        self,
-        lease: scheduler_pb2.Lease,
-        attempt: journal_pb2.AttemptInfo,
-        snapshot: Snapshot,
-        candidate: Candidate,
-    ) -> None:
-        """Make *lease* of *attempt* and what was chosen for it."""
-        lease.CopyFrom(self._template(snapshot, candidate))
-        lease.attempt.MergeFrom(attempt)
-        if not lease.attempt.tenant:
-            lease.attempt.tenant = "default"
-
-    def _template(self, snapshot: Snapshot, candidate: Candidate) -> scheduler_pb2.Lease:
-        """Return what all leases of *candidate* have in common."""
-        provider, credential = candidate.provider, candidate.credential
-        key = (snapshot.version, provider.name, credential.id, candidate.upstream_model)
-        secret = self._credentials.sealed(provider, credential)
-        kept = self._templates.get(key)
-        if kept is not None and kept[0] is secret:
-            return kept[1]
-        template = scheduler_pb2.Lease(
-            auth_index=credential.auth_index, proxy_url=credential.proxy_url, secret=secret
-        )
-        template.ttl.seconds = self._ttl_seconds
-        template.ttl.nanos = self._ttl_nanos
-        attempt = template.attempt
-        attempt.installation = self._installation
-        attempt.provider = provider.name
-        attempt.plugin_id = provider.plugin
-        attempt.credential_id = credential.id
-        attempt.upstream_model = candidate.upstream_model
-        plugin = snapshot.plugin_by_id.get(provider.plugin)
-        if plugin is not None and len(plugin.addresses) == 1:
-            attempt.plugin_revision = plugin.addresses[0].revision
-        if len(self._templates) >= _TEMPLATES:
-            self._templates.clear()
-        self._templates[key] = (secret, template)
-        return template
-
     def _repeat(
         self,
         item: scheduler_pb2.AcquireItem,
         result: scheduler_pb2.AcquireResult,
+        snapshot: Snapshot,
         standing: str,
+        now: float,
     ) -> None:
         """Answer an attempt that has a lease already with what was chosen then."""
-        provider_name, credential_id, upstream_model = standing.split(_SEPARATOR)
-        snapshot = self._snapshot(item.attempt.snapshot_version)
+        provider_name, credential_id, upstream_model = split_value(standing)
         provider = snapshot.provider_by_name.get(provider_name)
-        credential = next(
-            (c for c in provider.credentials if c.id == credential_id) if provider else iter(()),
-            None,
-        )
+        credentials = provider.credentials if provider is not None else ()
+        credential = next((c for c in credentials if c.id == credential_id), None)
         if provider is None or credential is None:
             _refuse(
                 result,
@@ -217,12 +161,8 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
                 ),
             )
             return
-        former = result.lease.attempt.opened_at
-        seconds, nanos = former.seconds, former.nanos
         candidate = Candidate(provider, credential, upstream_model)
-        self._fill(result.lease, item.attempt, snapshot, candidate)
-        opened = result.lease.attempt.opened_at
-        opened.seconds, opened.nanos = seconds, nanos
+        fill(result.lease, self._grants.of(snapshot, candidate, now), item.attempt, now)
 
     # -- Renew and Report -------------------------------------------------------------------------
 
@@ -246,7 +186,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             ]
         )
         alive = await self._book.renew(
-            [(item.attempt.attempt_uid, _renewed_value(item.attempt)) for item in request.items]
+            [
+                (a.attempt_uid, lease_value(a.provider, a.credential_id, a.upstream_model))
+                for a in (item.attempt for item in request.items)
+            ]
         )
         return scheduler_pb2.RenewResponse(alive=alive)
 
@@ -340,14 +283,8 @@ def _limit(items: Any, most: int) -> None:
         raise InvalidRequest(f"{len(items)} items; at most {most} fit", reason="TOO_MANY_ITEMS")
 
 
-def _value(candidate: Candidate) -> str:
-    return _SEPARATOR.join(
-        (candidate.provider.name, candidate.credential.id, candidate.upstream_model)
-    )
-
-
-def _renewed_value(attempt: journal_pb2.AttemptInfo) -> str:
-    return _SEPARATOR.join((attempt.provider, attempt.credential_id, attempt.upstream_model))
+def _versions(request: scheduler_pb2.AcquireRequest) -> set[int]:
+    return {item.attempt.snapshot_version for item in request.items}
 
 
 def _refuse(result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:

@@ -142,14 +142,15 @@ def opened(secret, clock):
 async def test_secret_is_sealed_once_and_again_before_it_grows_old(clock):
     held, snapshot = credentials_for(clock)
     provider = snapshot.providers[0]
-    first = held.sealed(provider, provider.credentials[0])
+    first, until = held.sealed(provider, provider.credentials[0])
     assert opened(first, clock) == "test-key-one"
     assert list(first.allowed_origins) == ["https://fake.example"]
     assert first.not_after.seconds == int(clock.now()) + 900
+    assert until == clock.now() + 600
     await clock.advance(599)
-    assert held.sealed(provider, provider.credentials[0]) is first
+    assert held.sealed(provider, provider.credentials[0])[0] is first
     await clock.advance(2)
-    later = held.sealed(provider, provider.credentials[0])
+    later, _ = held.sealed(provider, provider.credentials[0])
     assert later is not first
     assert opened(later, clock) == "test-key-one"
 
@@ -162,8 +163,8 @@ async def test_rotated_key_serves_snapshots_of_before_and_after(clock):
     new = after.providers[0].credentials[1]
     assert not held.usable(after.providers[0], new)
     held.replace(read_material(parse(FILE, env={}), env, ROOT))
-    assert opened(held.sealed(before.providers[0], old), clock) == "test-key-two"
-    assert opened(held.sealed(after.providers[0], new), clock) == "test-key-new"
+    assert opened(held.sealed(before.providers[0], old)[0], clock) == "test-key-two"
+    assert opened(held.sealed(after.providers[0], new)[0], clock) == "test-key-new"
     held.replace(read_material(parse(FILE, env={}), env, ROOT))
     assert not held.usable(before.providers[0], old)
 
@@ -172,7 +173,7 @@ async def test_credential_without_key_has_no_secret(clock):
     held, snapshot = credentials_for(clock)
     free = snapshot.providers[1]
     assert held.usable(free, free.credentials[0])
-    assert held.sealed(free, free.credentials[0]) is None
+    assert held.sealed(free, free.credentials[0])[0] is None
 
 
 async def test_catalogue_lists_what_somebody_serves(clock):

@@ -1,0 +1,126 @@
+"""
+What all leases of one candidate have in common, made once and copied: hot path.
+
+A grant holds until the candidate's sealed secret is due for renewal or the material changes. Not here: who is
+chosen (selection.py), that an attempt has only one lease (leases.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from patchbay.scheduler.v1 import scheduler_pb2
+
+if TYPE_CHECKING:
+    from patchbay.usage.v1 import journal_pb2
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.snapshot import Snapshot
+    from patchbay_gateway.scheduler.credentials import Credentials
+    from patchbay_gateway.scheduler.selection import Candidate
+
+# About 1 KB each.
+_KEPT: Final = 4096
+# Between the parts of a lease's value; no name has it.
+_SEPARATOR: Final = "\x1f"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease without its attempt."""
+
+    candidate: Candidate
+    lease: scheduler_pb2.Lease
+    """Shared: copy it, never change it."""
+    value: str
+    """What Redis keeps of the choice."""
+    until: float
+    """Unix seconds after which its secret is too old."""
+    generation: int
+    """Of the material."""
+
+
+def lease_value(provider: str, credential_id: str, upstream_model: str) -> str:
+    """Return what Redis keeps of a choice."""
+    return _SEPARATOR.join((provider, credential_id, upstream_model))
+
+
+def split_value(value: str) -> tuple[str, str, str]:
+    """Return provider, credential id and upstream model of a lease's value."""
+    provider, credential_id, upstream_model = value.split(_SEPARATOR)
+    return provider, credential_id, upstream_model
+
+
+class Grants:
+    """
+    The grants of this scheduler.
+
+    Args:
+        credentials: Seals secrets.
+        clock: Says when they are old.
+        installation: Filled into attempts.
+        lease_ttl: Seconds.
+    """
+
+    def __init__(
+        self, credentials: Credentials, *, clock: Clock, installation: str, lease_ttl: float
+    ) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._installation = installation
+        self._ttl_nanos = int(lease_ttl * 1_000_000_000)
+        # By identity: hashing a candidate hashes the whole provider. The grant keeps it alive.
+        self._kept: dict[int, Grant] = {}
+
+    def of(self, snapshot: Snapshot, candidate: Candidate, now: float) -> Grant:
+        """Return the grant of *candidate* at *now*, Unix seconds."""
+        kept = self._kept.get(id(candidate))
+        if (
+            kept is not None
+            and kept.until > now
+            and kept.generation == self._credentials.generation
+        ):
+            return kept
+        grant = self._make(snapshot, candidate)
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        self._kept[id(candidate)] = grant
+        return grant
+
+    def _make(self, snapshot: Snapshot, candidate: Candidate) -> Grant:
+        provider, credential = candidate.provider, candidate.credential
+        secret, until = self._credentials.sealed(provider, credential)
+        lease = scheduler_pb2.Lease(
+            auth_index=credential.auth_index, proxy_url=credential.proxy_url, secret=secret
+        )
+        lease.ttl.FromNanoseconds(self._ttl_nanos)
+        attempt = lease.attempt
+        attempt.installation = self._installation
+        attempt.provider = provider.name
+        attempt.plugin_id = provider.plugin
+        attempt.credential_id = credential.id
+        attempt.upstream_model = candidate.upstream_model
+        plugin = snapshot.plugin_by_id.get(provider.plugin)
+        if plugin is not None and len(plugin.addresses) == 1:
+            attempt.plugin_revision = plugin.addresses[0].revision
+        return Grant(
+            candidate=candidate,
+            lease=lease,
+            value=lease_value(provider.name, credential.id, candidate.upstream_model),
+            until=until,
+            generation=self._credentials.generation,
+        )
+
+
+def fill(
+    lease: scheduler_pb2.Lease, grant: Grant, attempt: journal_pb2.AttemptInfo, now: float
+) -> None:
+    """Make *lease* of *grant* for *attempt*, opened *now*."""
+    lease.CopyFrom(grant.lease)
+    filled = lease.attempt
+    filled.MergeFrom(attempt)
+    if not filled.tenant:
+        filled.tenant = "default"
+    opened = filled.opened_at
+    opened.seconds = int(now)
+    opened.nanos = int(now % 1 * 1_000_000_000)
