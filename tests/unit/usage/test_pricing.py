@@ -115,7 +115,7 @@ def test_prices_file_that_is_empty_has_no_prices() -> None:
         ("{a: 1}", "must be a list"),
         ("- 5", "entry 1: must be a mapping"),
         ("- {model: x}", "needs per_million"),
-        ("- {modell: x, per_million: {input_tokens: 1}}", "unknown key modell"),
+        ("- {flavour: x, per_million: {input_tokens: 1}}", "unknown key flavour"),
         ("- {per_million: {input_tokens: much}}", "input_tokens: 'much' is not a decimal"),
         ("- {per_million: {input_tokens: -1}}", "between 0"),
         ("- {per_million: {input_tokens: nan}}", "between 0"),
