@@ -60,11 +60,8 @@ def candidates(head: Head) -> Iterator[tuple[str, str]]:
     for name, value in head.headers:
         if name in {b"authorization", b"x-goog-api-key", b"x-api-key"} and name not in found:
             found[name] = value.strip()
-    value = found.get(b"authorization", b"")
-    if value[:7].lower() == b"bearer ":
-        value = value[7:].strip()
-    if value and value.lower() != b"bearer":
-        yield "authorization", value.decode("utf-8", "replace")
+    if key := _bearer_key(found.get(b"authorization", b"")):
+        yield "authorization", key
     for name, source in ((b"x-goog-api-key", "x-goog-api-key"), (b"x-api-key", "x-api-key")):
         if value := found.get(name, b""):
             yield source, value.decode("utf-8", "replace")
@@ -85,7 +82,10 @@ class Authenticator:
 
     def __init__(self, digest: Callable[[str], tuple[str, ...]]) -> None:
         self._digest = functools.lru_cache(maxsize=_DIGESTS)(digest)
-        self._clients = functools.lru_cache(maxsize=_DIGESTS)(_client)
+        # Raw `Authorization` → digests: what nearly every request asks for, in one look-up.
+        self._bearer = functools.lru_cache(maxsize=_DIGESTS)(self._bearer_digests)
+        # (digest, source) → the snapshot's entry and the client made of it.
+        self._clients: dict[tuple[str, str], tuple[ClientKeyEntry, Client]] = {}
 
     def authenticate(self, head: Head, snapshot: Snapshot) -> Client:
         """
@@ -100,15 +100,20 @@ class Authenticator:
             check_open(head)
             return OPEN
         keys: Mapping[str, ClientKeyEntry] = snapshot.client_key_by_digest
+        for name, value in head.headers:
+            if name == b"authorization":
+                for digest in self._bearer(value):
+                    if digest in keys:
+                        return self._client(keys[digest], digest, "authorization")
+                break
         missing = True
         for source, key in candidates(head):
             missing = False
             if len(key) > _MAX_KEY:
                 continue
             for digest in self._digest(key):
-                entry = keys.get(digest)
-                if entry is not None:
-                    return self._clients(entry, source)
+                if digest in keys:
+                    return self._client(keys[digest], digest, source)
         if missing:
             raise Unauthenticated(
                 "no API key: send it as 'Authorization: Bearer <key>', 'x-api-key', "
@@ -117,9 +122,26 @@ class Authenticator:
             )
         raise Unauthenticated("the API key is not known here", reason="UNKNOWN_KEY")
 
+    def _bearer_digests(self, value: bytes) -> tuple[str, ...]:
+        key = _bearer_key(value)
+        return self._digest(key) if 0 < len(key) <= _MAX_KEY else ()
 
-def _client(entry: ClientKeyEntry, source: str) -> Client:
-    return Client(entry.name, entry.tenant, source, _matcher(entry.models))
+    def _client(self, entry: ClientKeyEntry, digest: str, source: str) -> Client:
+        known = self._clients.get((digest, source))
+        if known is not None and known[0] is entry:
+            return known[1]
+        if len(self._clients) >= _DIGESTS:
+            self._clients.clear()
+        client = Client(entry.name, entry.tenant, source, _matcher(entry.models))
+        self._clients[digest, source] = entry, client
+        return client
+
+
+def _bearer_key(value: bytes) -> str:
+    value = value.strip()
+    if value[:7].lower() == b"bearer ":
+        value = value[7:].strip()
+    return "" if value.lower() == b"bearer" else value.decode("utf-8", "replace")
 
 
 @functools.lru_cache(maxsize=_DIGESTS)

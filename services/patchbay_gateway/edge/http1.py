@@ -358,6 +358,7 @@ class HttpExchange:
         "_chunked",
         "_connection",
         "_ended",
+        "_head",
         "_old",
         "_remaining",
         "_size",
@@ -384,6 +385,7 @@ class HttpExchange:
         self._size = 0
         self._taken = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._head = b""
         self._ended = False
         self._chunked = False
         self._remaining = 0
@@ -522,7 +524,16 @@ class HttpExchange:
         if not self.keep_alive or not connection.keep_alive:
             self.keep_alive = False
             block += b"connection: close\r\n"
-        connection.transport.write(b"%b%b\r\n" % (head, block))
+        # Held for the rest of the tick: head and body of a whole answer leave as one piece, and a write
+        # costs the loop more than joining them.
+        self._head = b"%b%b\r\n" % (head, block)
+        connection.loop.call_soon(self._flush_head)
+
+    def _flush_head(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            if not self._connection.lost:
+                self._connection.transport.write(head)
 
     async def send(self, data: bytes) -> None:
         """
@@ -536,17 +547,21 @@ class HttpExchange:
         if not data or self._without_body:
             return
         connection = self._connection
+        head, self._head = self._head, b""
         if self._chunked:
             if len(data) < _JOIN:
-                connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+                connection.transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
             else:
-                connection.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+                connection.transport.writelines((b"%b%x\r\n" % (head, len(data)), data, b"\r\n"))
         else:
             if self._remaining >= 0:
                 self._remaining -= len(data)
                 if self._remaining < 0:
                     raise ValueError("the answer is longer than its content-length")
-            connection.transport.write(data)
+            if len(data) < _JOIN:
+                connection.transport.write(head + data)
+            else:
+                connection.transport.writelines((head, data) if head else (data,))
         if connection.write_paused:
             await connection.drained()
             if self.gone.done():
@@ -568,7 +583,10 @@ class HttpExchange:
             raise ValueError("the answer is shorter than its content-length")
         self._ended = True
         if self._chunked:
-            self._connection.transport.write(b"0\r\n\r\n")
+            head, self._head = self._head, b""
+            self._connection.transport.write(head + b"0\r\n\r\n")
+        else:
+            self._flush_head()
         self._body = []
         self._connection.answered(self)
 
@@ -580,6 +598,7 @@ class HttpExchange:
         if not self._ended:
             self._ended = True
             if not self.gone.done():
+                self._flush_head()
                 self._connection.cut(reset=self._remaining < 0)
 
 

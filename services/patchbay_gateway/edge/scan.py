@@ -163,15 +163,13 @@ def _invalid(message: str) -> InvalidRequest:
 
 
 def _places(data: bytes, top: _Top) -> dict[bytes, Span]:
-    wanted = {
-        key: value
-        for key, value in (
-            (b"model", top.model),
-            (b"stream", top.stream),
-            (b"stream_options", top.stream_options),
-        )
-        if value is not msgspec.UNSET
-    }
+    wanted: dict[bytes, object] = {}
+    if top.model is not msgspec.UNSET:
+        wanted[b"model"] = top.model
+    if top.stream is not msgspec.UNSET:
+        wanted[b"stream"] = top.stream
+    if top.stream_options is not msgspec.UNSET:
+        wanted[b"stream_options"] = top.stream_options
     if not wanted:
         return {}
     found: dict[bytes, Span] = {}

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-# Two characters at a time: 13 look-ups a ULID instead of 26.
-_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+# A random byte to a random digit: 256 is a multiple of 32, so all are equally likely.
+_DIGIT = (_ALPHABET * 8).encode()
 # One system call for so many ids.
-_ENTROPY_BLOCK = 10 * 256
+_BLOCK_IDS = 256
+_RANDOM_DIGITS = 16
+_TIME_DIGITS = 10
 
 
 class UidSource:
@@ -24,20 +26,26 @@ class UidSource:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._entropy = b""
+        self._random = ""
         self._used = 0
+        self._millis = -1
+        self._time = ""
 
     def mint(self) -> str:
         """Return a new ULID."""
-        if self._used >= len(self._entropy):
-            self._entropy = os.urandom(_ENTROPY_BLOCK)
-            self._used = 0
+        millis = int(self._clock.now() * 1000)
+        if millis != self._millis:
+            self._millis = millis
+            self._time = "".join(
+                [_ALPHABET[millis >> shift & 31] for shift in range(5 * _TIME_DIGITS - 5, -1, -5)]
+            )
         start = self._used
-        self._used += 10
-        random = int.from_bytes(self._entropy[start : self._used], "big")
-        value = (int(self._clock.now() * 1000) & 0xFFFFFFFFFFFF) << 80 | random
-        pairs = _PAIRS
-        return "".join([pairs[value >> shift & 1023] for shift in range(120, -1, -10)])
+        if start >= len(self._random):
+            random = os.urandom(_RANDOM_DIGITS * _BLOCK_IDS)
+            self._random = random.translate(_DIGIT).decode("ascii")
+            start = 0
+        self._used = start + _RANDOM_DIGITS
+        return self._time + self._random[start : self._used]
 
 
 def attempt_uid(request_uid: str, number: int) -> str:
