@@ -10,29 +10,27 @@ at one address: in-process built-ins are members like any other. Not here: findi
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
-import random
 from typing import TYPE_CHECKING, Any, Final
 
-from patchbay import errors, tokens
+from patchbay import errors
 from patchbay.handshake import config_hash
-from patchbay.plugin.v1 import plugin_pb2
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.logs import get_logger
 from patchbay_gateway.plugins import handshake
-from patchbay_gateway.plugins.addresses import Addresses, Health, Peer
-from patchbay_gateway.plugins.capabilities import common_executor
-from patchbay_gateway.plugins.handshake import Host, Refused, Registration
+from patchbay_gateway.plugins.addresses import Addresses, Health, Peer, split_target
+from patchbay_gateway.plugins.handshake import Host, Refused
+from patchbay_gateway.plugins.members import Member, Plugin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
-    from patchbay_gateway.kernel.channels.port import Channel, Metadata
+    from patchbay.plugin.v1 import plugin_pb2
+    from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.addresses import Connect
     from patchbay_gateway.plugins.dns import Resolver
-    from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
+    from patchbay_gateway.plugins.snapshot import Snapshot
 
     ChannelKeys = Callable[[str], Awaitable[Sequence[bytes]]]
     """Plugin id to its channel keys, the newest first; may raise PatchbayError."""
@@ -42,172 +40,6 @@ MAX_RETRY: Final = 30.0
 """Seconds between handshakes that fail."""
 
 _log = get_logger("plugins.registry")
-
-
-class Member:
-    """One plugin at one address."""
-
-    __slots__ = (
-        "_changed",
-        "_clock",
-        "_metadata",
-        "_renew_at",
-        "_tokens",
-        "address",
-        "capabilities",
-        "channel",
-        "config",
-        "generation",
-        "peer",
-        "plugin_id",
-        "reasons",
-        "registration",
-        "revision",
-        "task",
-        "wake",
-        "weight",
-    )
-
-    def __init__(
-        self, plugin_id: str, peer: Peer, config: bytes, changed: Callable[[], None], clock: Clock
-    ) -> None:
-        self.plugin_id = plugin_id
-        self.peer = peer
-        self.address = peer.address
-        self.channel = peer.channel
-        self.revision = ""
-        self.weight = 100.0
-        self.config = config
-        """What it is to run with; the registration says what it does run with."""
-        self.registration: Registration | None = None
-        self.capabilities = plugin_pb2.Capabilities()
-        self.generation = 0
-        """The peer's generation that the registration was made with."""
-        self.reasons: tuple[str, ...] = ()
-        """Why the last handshake failed."""
-        self.wake = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self._changed = changed
-        self._clock = clock
-        self._tokens: tokens.TokenSource | None = None
-        self._metadata: Metadata = ()
-        self._renew_at = 0.0
-
-    @property
-    def registered(self) -> bool:
-        """Whether the process that stands there now has accepted us."""
-        return self.registration is not None and self.generation == self.peer.generation
-
-    @property
-    def ready(self) -> bool:
-        """Whether calls may go there, ejection aside."""
-        return self.peer.serving and self.registered
-
-    @property
-    def state(self) -> str:
-        """For people: `ready`, `ejected`, `refused`, `registering`, or the address's health."""
-        if not self.peer.serving:
-            return self.peer.health.value
-        if self.ready:
-            return "ready" if self.peer.allows() else "ejected"
-        return "refused" if self.reasons else "registering"
-
-    def metadata(self) -> Metadata:
-        """Return plugin id, configuration and call token, as each call to the plugin carries them."""
-        if self._clock.now() >= self._renew_at:
-            self._renew()
-        return self._metadata
-
-    def begin(self) -> None:
-        """Count a call that starts."""
-        self.peer.begin()
-
-    def end(self, transport_failure: bool | None = False, *, draining: bool = False) -> None:
-        """
-        Count a call that ended.
-
-        Args:
-            transport_failure: True when no answer of the plugin stands behind the failure, a passed
-                deadline included; None when the caller gave the call up before it knew.
-            draining: The address answered Unavailable with reason DRAINING: no new calls.
-        """
-        self.peer.end(transport_failure)
-        if draining and self.peer.mark(Health.DRAINING, "it answered DRAINING"):
-            self._changed()
-
-    def accept(self, registration: Registration, generation: int, host_id: str) -> None:
-        """Use *registration* from now on."""
-        self.registration = registration
-        self.capabilities = registration.response.capabilities
-        self.generation = generation
-        self.reasons = ()
-        self._tokens = tokens.TokenSource(
-            registration.key, self.plugin_id, host_id, now=self._clock.now
-        )
-        self._renew_at = 0.0
-
-    def _renew(self) -> None:
-        source, registration = self._tokens, self.registration
-        if source is None or registration is None:
-            return
-        self._metadata = (
-            (tokens.PLUGIN_KEY, self.plugin_id),
-            (tokens.CONFIG_KEY, registration.config_hash),
-            *source.metadata(),
-        )
-        self._renew_at = source.renew_at
-
-
-class _Plugin:
-    """One plugin of the snapshot."""
-
-    __slots__ = ("_cumulative", "capability", "entry", "members", "ready", "targets")
-
-    def __init__(self, entry: PluginEntry) -> None:
-        self.entry = entry
-        self.targets: dict[str, tuple[str, int]] = {}
-        """Target → revision, weight."""
-        self.members: dict[str, Member] = {}
-        self.ready: tuple[Member, ...] = ()
-        self.capability: plugin_pb2.ExecutorCapability | None = None
-        self._cumulative: list[float] = []
-
-    def refresh(self) -> None:
-        """Compute what `pick` reads, after any change."""
-        ready = [m for m in self.members.values() if m.ready and m.weight > 0]
-        self.ready = tuple(ready)
-        executors = [m.capabilities.executor for m in ready if m.capabilities.HasField("executor")]
-        allowed = not self.entry.capabilities or "executor" in self.entry.capabilities
-        self.capability = common_executor(executors) if executors and allowed else None
-        # A revision's weight is shared by its addresses, so that a canary's share does not grow with its
-        # replicas.
-        shares: dict[str, int] = {}
-        for member in ready:
-            shares[member.revision] = shares.get(member.revision, 0) + 1
-        weights = [member.weight / shares[member.revision] for member in ready]
-        self._cumulative = []
-        if len(set(weights)) > 1:
-            total = 0.0
-            for weight in weights:
-                total += weight
-                self._cumulative.append(total)
-
-    def choose(self, able: Sequence[Member]) -> Member:
-        """Return the less loaded of two random members."""
-        if self._cumulative and able is self.ready:
-            top = self._cumulative[-1]
-            first: Member
-            second: Member
-            first, second = (
-                able[bisect.bisect_right(self._cumulative, random.random() * top)]  # noqa: S311
-                for _ in range(2)
-            )
-        else:
-            size = len(able)
-            at = int(random.random() * size)  # noqa: S311 - load, no secret
-            first = able[at]
-            second = able[(at + 1 + int(random.random() * (size - 1))) % size]  # noqa: S311
-        return first if first.peer.in_flight <= second.peer.in_flight else second
 
 
 class PluginRegistry:
@@ -246,7 +78,7 @@ class PluginRegistry:
         }
         for peer in self._local.values():
             peer.mark(Health.SERVING)
-        self._plugins: dict[str, _Plugin] = {}
+        self._plugins: dict[str, Plugin] = {}
         self._addresses = Addresses(
             resolver=resolver, connect=connect, clock=clock, on_change=self._target_changed
         )
@@ -263,9 +95,9 @@ class PluginRegistry:
         for plugin_id, entry in wanted.items():
             plugin = self._plugins.get(plugin_id)
             if plugin is None:
-                plugin = self._plugins[plugin_id] = _Plugin(entry)
+                plugin = self._plugins[plugin_id] = Plugin(entry)
             plugin.entry = entry
-            plugin.targets = self._targets(entry)
+            plugin.targets = self._targets(plugin)
         await self._addresses.keep(
             {target for plugin in self._plugins.values() for target in plugin.targets}
         )
@@ -280,16 +112,7 @@ class PluginRegistry:
     def pick(self, plugin_id: str, exclude: Collection[str] = ()) -> Member | None:
         """Return an address to call: the less loaded of two; None when none is left."""
         plugin = self._plugins.get(plugin_id)
-        if plugin is None or not plugin.ready:
-            return None
-        ready = plugin.ready
-        member = ready[0] if len(ready) == 1 else plugin.choose(ready)
-        if member.address not in exclude and member.peer.allows():
-            return member
-        able = [m for m in ready if m.address not in exclude and m.peer.allows()]
-        if len(able) > 1:
-            return plugin.choose(able)
-        return able[0] if able else None
+        return plugin.pick(exclude) if plugin is not None else None
 
     def status(self) -> list[dict[str, Any]]:
         """Return what is registered and what is not, with the reasons, as plain JSON data."""
@@ -325,19 +148,35 @@ class PluginRegistry:
     def _missing(self, wanted: frozenset[str]) -> frozenset[str]:
         return frozenset(id_ for id_ in wanted if not (p := self._plugins.get(id_)) or not p.ready)
 
-    def _targets(self, entry: PluginEntry) -> dict[str, tuple[str, int]]:
-        if not entry.builtin:
-            return {a.address: (a.revision, a.weight) for a in entry.addresses}
-        if entry.id in self._local or self._builtin_address is None:
-            return {}
-        return {a.strip(): ("", 100) for a in self._builtin_address.split(",")}
+    def _targets(self, plugin: Plugin) -> dict[str, tuple[str, int]]:
+        entry = plugin.entry
+        plugin.problems = []
+        declared = {a.address: (a.revision, a.weight) for a in entry.addresses}
+        if entry.builtin:
+            declared = {}
+            if entry.id not in self._local:
+                declared = {
+                    a.strip(): ("", 100) for a in (self._builtin_address or "").split(",") if a
+                }
+                if not declared:
+                    plugin.problems.append("it runs nowhere: set PATCHBAY_EXECUTORS_ADDRESS")
+        elif not declared:
+            plugin.problems.append("the configuration names no address")
+        for address in list(declared):
+            try:
+                split_target(address)
+            except errors.InvalidRequest as error:
+                # One bad declaration must not cost the others their registration.
+                plugin.problems.append(error.message)
+                del declared[address]
+        return declared
 
     def _target_changed(self, target: str) -> None:
         for plugin in self._plugins.values():
             if target in plugin.targets:
                 self._reconcile(plugin)
 
-    def _reconcile(self, plugin: _Plugin) -> None:
+    def _reconcile(self, plugin: Plugin) -> None:
         """Give *plugin* one member per address, and each of them what it is to know."""
         entry = plugin.entry
         config = entry.config.encode()
@@ -365,7 +204,7 @@ class PluginRegistry:
             member.wake.set()
         self._changed(plugin)
 
-    def _changed(self, plugin: _Plugin) -> None:
+    def _changed(self, plugin: Plugin) -> None:
         plugin.refresh()
         self._news.set()
 
@@ -378,7 +217,7 @@ class PluginRegistry:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task crashed", task=task.get_name(), exc_info=error)
 
-    async def _tend(self, plugin: _Plugin, member: Member) -> None:
+    async def _tend(self, plugin: Plugin, member: Member) -> None:
         """Keep *member* registered, for ever."""
         pause = FIRST_RETRY
         while True:
@@ -438,7 +277,7 @@ class PluginRegistry:
                 wait.cancel()
             await asyncio.wait(waits)
 
-    def _reasons(self, plugin: _Plugin) -> list[str]:
+    def _reasons(self, plugin: Plugin) -> list[str]:
         reasons = [f"{m.address}: {r}" for m in plugin.members.values() for r in m.reasons]
         reasons += [
             f"{m.address}: {m.peer.reason}"
@@ -450,15 +289,10 @@ class PluginRegistry:
                 reasons.append(f"{target}: {failure}")
             elif not self._addresses.peers(target):
                 reasons.append(f"{target} has no addresses")
-        if not plugin.members and not plugin.targets:
-            reasons.append(
-                "it runs nowhere: set PATCHBAY_EXECUTORS_ADDRESS"
-                if plugin.entry.builtin
-                else "the configuration names no address"
-            )
+        reasons += plugin.problems
         return reasons
 
-    def _describe(self, plugin: _Plugin) -> dict[str, Any]:
+    def _describe(self, plugin: Plugin) -> dict[str, Any]:
         named = next((m.registration for m in plugin.ready), None)
         return {
             "id": plugin.entry.id,

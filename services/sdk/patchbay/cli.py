@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -97,6 +98,8 @@ def version(
 
 def main() -> None:
     """Run the program; the console script."""
+    # gRPC logs every connection that a peer closes; it reads this when it is imported, with the verbs.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         build()()
     except BrokenPipeError:

@@ -209,9 +209,23 @@ async def test_registry_builtin_elsewhere_is_looked_for_at_its_address(world: Wo
     assert addresses(world) == {"10.0.0.1:1": "ready"}
 
 
+async def test_registry_builtin_at_several_addresses_uses_all(world: World) -> None:
+    world.registry = world.make_registry(builtin_address="10.0.0.1:1, 10.0.0.2:1")
+    await world.apply(builtin=True)
+    assert addresses(world) == {"10.0.0.1:1": "ready", "10.0.0.2:1": "ready"}
+
+
 async def test_registry_builtin_without_an_address_says_what_to_set(world: World) -> None:
     await world.apply(builtin=True)
     assert "PATCHBAY_EXECUTORS_ADDRESS" in world.registry.states()["named"]
+
+
+async def test_registry_address_that_is_none_costs_nobody_else(world: World) -> None:
+    world.add("10.0.0.1:1")
+    await world.apply("", AddressEntry("no-port"), AddressEntry("many.test:1"))
+    assert addresses(world) == {"10.0.0.1:1": "ready"}
+    await world.apply("", AddressEntry("no-port"))
+    assert world.registry.states() == {"named": "'no-port' is no address; write host:port"}
 
 
 async def test_registry_new_record_becomes_a_member(world: World) -> None:
