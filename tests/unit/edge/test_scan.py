@@ -135,11 +135,14 @@ def test_scan_any_object_agrees_with_reference(text: str) -> None:
     ambiguous = len(set(names)) < len(names) or any(m[1] != plain(m[0]) for m in watched)
     model = next((m for m in watched if m[0] == "model"), None)
     if ambiguous or (model is not None and not isinstance(model[2], str)):
-        with pytest.raises(InvalidRequest):
-            scan(data)
+        for body in (data, data + b" " * (16 << 10)):
+            with pytest.raises(InvalidRequest):
+                scan(body)
         return
     document = scan(data)
     assert document.data == data
+    large = scan(data + b" " * (16 << 10))  # large bodies are searched in another way
+    assert (large.model_at, large.options_at) == (document.model_at, document.options_at)
     by_name = {m[0]: m for m in watched}
     assert document.model == (model[2] if model else None)
     assert document.model_at == ((model[3], model[4]) if model else None)
