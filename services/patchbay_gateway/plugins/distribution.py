@@ -1,9 +1,8 @@
 """
 How snapshots travel: from one publisher through Redis to every process, and over restarts on disk.
 
-A snapshot is a manifest (version, least reader, hash of each section) and sections, JSON each; client keys
-are cut into 256 sections by the first byte of their digest, so that a new key moves one of them. A process
-fetches the sections that changed, puts the whole together and only then shows it (`SnapshotHolder.set`).
+A snapshot is a manifest and sections (sections.py). A process fetches the sections that changed, puts the
+whole together and only then shows it (`SnapshotHolder.set`).
 
 - Publishing is a compare-and-set on the version: the new one is max(current + 1, Unix milliseconds). What is
   there already is not published again.
@@ -21,23 +20,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from patchbay.errors import Aborted, FailedPrecondition, PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.redis import Script
-from patchbay_gateway.plugins.snapshot import (
-    ClientKeyEntry,
-    PluginEntry,
-    PriceEntry,
-    ProviderEntry,
-    RouteEntry,
-    SettingsEntry,
-    Snapshot,
+from patchbay_gateway.plugins.sections import (
+    READER,
+    Manifest,
+    decode_sections,
+    encode_sections,
+    hash_section,
+    read_file,
+    write_file,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +43,7 @@ if TYPE_CHECKING:
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.redis import Store
-
-READER: Final = 1
-"""The form of sections that this release reads; a manifest may ask for a newer one."""
+    from patchbay_gateway.plugins.snapshot import Snapshot
 
 KEPT: Final = 3
 """Versions that a process still knows, for requests that began with an older one."""
@@ -58,15 +53,6 @@ _RETRIES: Final = 5
 _REFRESH_EVERY: Final = 0.1
 
 _log = logs.get_logger("plugins.distribution")
-
-_SECTIONS: Final[Mapping[str, Any]] = {
-    "plugins": tuple[PluginEntry, ...],
-    "routes": tuple[RouteEntry, ...],
-    "providers": tuple[ProviderEntry, ...],
-    "prices": tuple[PriceEntry, ...],
-    "settings": SettingsEntry,
-}
-_KEYS: Final = "client_keys/"
 
 # KEYS: version, manifest, new sections, stale sections. ARGV: expected version ("" for none), new version,
 # manifest, number of new sections, their contents, the channel. Returns 1 if set.
@@ -81,64 +67,6 @@ for i = 3 + count, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('PUBLISH', ARGV[5 + count], ARGV[2])
 return 1
 """)
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """What a version consists of."""
-
-    version: int
-    hashes: dict[str, str]
-    """Section → hex SHA-256 of its content."""
-    min_reader: int = 1
-
-
-class _Stored(msgspec.Struct, frozen=True):
-    """The file on disk."""
-
-    manifest: Manifest
-    sections: dict[str, msgspec.Raw]
-
-
-def encode_sections(snapshot: Snapshot) -> dict[str, bytes]:
-    """Return the sections of *snapshot*; equal snapshots have equal ones, whatever their versions."""
-    encode = msgspec.json.Encoder(order="deterministic").encode
-    sections = {name: encode(getattr(snapshot, name)) for name in _SECTIONS}
-    shards: dict[str, list[ClientKeyEntry]] = {}
-    for key in sorted(snapshot.client_keys, key=lambda k: (k.digest, k.name)):
-        shards.setdefault(key.digest[:2], []).append(key)
-    for shard, entries in shards.items():
-        sections[_KEYS + shard] = encode(entries)
-    return sections
-
-
-def decode_sections(version: int, sections: Mapping[str, bytes | msgspec.Raw]) -> Snapshot:
-    """
-    Put a snapshot together. Unknown sections and fields are a newer release's and left alone.
-
-    Raises:
-        FailedPrecondition: A section is not what it should be.
-    """
-    try:
-        parts = {
-            name: msgspec.json.decode(sections[name], type=kind)
-            for name, kind in _SECTIONS.items()
-            if name in sections
-        }
-        keys = [
-            key
-            for name in sorted(sections)
-            if name.startswith(_KEYS)
-            for key in msgspec.json.decode(sections[name], type=list[ClientKeyEntry])
-        ]
-    except msgspec.DecodeError as error:
-        raise FailedPrecondition(
-            f"snapshot {version} cannot be read: {error}", reason="SNAPSHOT_UNREADABLE"
-        ) from error
-    return Snapshot(version=version, client_keys=tuple(keys), **parts)
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 class SnapshotHolder:
@@ -227,7 +155,7 @@ class SnapshotPublisher:
             Aborted: Others published again and again meanwhile.
         """
         sections = encode_sections(draft)
-        hashes = {name: _hash(content) for name, content in sections.items()}
+        hashes = {name: hash_section(content) for name, content in sections.items()}
         for _ in range(_RETRIES):
             manifest = await _read_manifest(self._store)
             if manifest is not None and manifest.hashes == hashes:
@@ -246,7 +174,7 @@ class SnapshotPublisher:
             Unavailable: Redis is away.
         """
         sections = encode_sections(snapshot)
-        hashes = {name: _hash(content) for name, content in sections.items()}
+        hashes = {name: hash_section(content) for name, content in sections.items()}
         manifest = await _read_manifest(self._store)
         if manifest is not None and manifest.version >= snapshot.version:
             return False
@@ -348,7 +276,7 @@ class SnapshotWatcher:
         """Look once; with Redis away or empty, begin with the file on disk, if there is one."""
         await self._look()
         if self._holder.current is None and self._path is not None:
-            stored = await asyncio.to_thread(_read_file, self._path)
+            stored = await asyncio.to_thread(read_file, self._path)
             if stored is not None:
                 self._holder.set(stored)
                 self._kept = stored.version
@@ -426,38 +354,8 @@ class SnapshotWatcher:
         if self._path is None or current is None or current.version == self._kept:
             return
         try:
-            await asyncio.to_thread(_write_file, self._path, current)
+            await asyncio.to_thread(write_file, self._path, current)
         except OSError as error:
             _log.warning("the snapshot cannot be kept on disk", why=str(error))
         # A disk that is full now is tried again with the next snapshot.
         self._kept = current.version
-
-
-def _read_file(path: Path) -> Snapshot | None:
-    try:
-        stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
-        if stored.manifest.min_reader > READER:
-            return None
-        return decode_sections(stored.manifest.version, stored.sections)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError, FailedPrecondition) as error:
-        _log.warning("the snapshot on disk is not used", path=str(path), why=str(error))
-        return None
-
-
-def _write_file(path: Path, snapshot: Snapshot) -> None:
-    sections = encode_sections(snapshot)
-    hashes = {name: _hash(content) for name, content in sections.items()}
-    stored = _Stored(
-        Manifest(snapshot.version, hashes), {n: msgspec.Raw(c) for n, c in sections.items()}
-    )
-    content = msgspec.json.encode(stored)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -3,7 +3,7 @@ The journal's writing side: every event goes to this scheduler's write-ahead fil
 
 An event is durable against the death of the process as soon as `record` returns, and against that of the
 machine after `durable`. While `live`, recorded events also wait in memory for the next script call
-(leases.py), in the order of their sequences: a reader that has seen sequence n of a writer has been given
+(booking.py), in the order of their sequences: a reader that has seen sequence n of a writer has been given
 all before it. Behind (Redis away, flushed, or its stream too long) they wait in the file only, and
 redelivery.py sends them later. The ledger ignores an event that it has; so sending twice is harmless.
 

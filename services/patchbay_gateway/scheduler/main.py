@@ -30,11 +30,12 @@ from patchbay_gateway.plugins.distribution import (
     SnapshotWatcher,
 )
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.scheduler.booking import LeaseBook, Local
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials
 from patchbay_gateway.scheduler.grants import Grants
 from patchbay_gateway.scheduler.journal import Journal
-from patchbay_gateway.scheduler.leases import EpochChanged, LeaseBook, Local, RedisLeases
+from patchbay_gateway.scheduler.leases import EpochChanged, RedisLeases
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.selection import Selector
 from patchbay_gateway.scheduler.service import SchedulerServicer

@@ -12,7 +12,7 @@ length of the journal:
 A backlog is announced in the hash `journal:backlog` (writer → number of events) for as long as it lasts, so
 that the sweeper does not take silence for death.
 
-Not here: what is sent for whom (leases.py), the file (kernel/appendlog.py).
+Not here: what is sent for whom (booking.py), the file (kernel/appendlog.py).
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.snapshot import Snapshot
+    from patchbay_gateway.scheduler.booking import LeaseBook
     from patchbay_gateway.scheduler.catalogue import Catalogue
     from patchbay_gateway.scheduler.grants import Grants
     from patchbay_gateway.scheduler.journal import Journal
-    from patchbay_gateway.scheduler.leases import LeaseBook
     from patchbay_gateway.scheduler.selection import Selector
 
 # Limits of scheduler.proto.

@@ -8,8 +8,9 @@ import pytest
 
 from patchbay.errors import ResourceExhausted, Unavailable
 from patchbay.usage.v1 import journal_pb2
+from patchbay_gateway.scheduler.booking import LeaseBook, Local
 from patchbay_gateway.scheduler.journal import Draft, Journal
-from patchbay_gateway.scheduler.leases import Applied, EpochChanged, LeaseBook, Local
+from patchbay_gateway.scheduler.leases import Applied, EpochChanged
 
 
 class MemoryLog:

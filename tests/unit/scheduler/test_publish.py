@@ -9,11 +9,8 @@ from patchbay import keys
 from patchbay.secrets import SecretOpener
 from patchbay_gateway.kernel.config import ConfigError, parse
 from patchbay_gateway.kernel.keys import client_key_digest, plugin_key
-from patchbay_gateway.plugins.distribution import (
-    SnapshotHolder,
-    decode_sections,
-    encode_sections,
-)
+from patchbay_gateway.plugins.distribution import SnapshotHolder
+from patchbay_gateway.plugins.sections import decode_sections, encode_sections
 from patchbay_gateway.plugins.snapshot import ClientKeyEntry, Snapshot
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials, read_material
