@@ -38,6 +38,9 @@ _LOCK: Final = 0x70626C67
 
 _BUSY_MS: Final = 10_000
 
+# SQLSTATE classes "data exception" and "integrity constraint violation".
+_VALUE_STATES: Final = frozenset({"22", "23"})
+
 
 class Database(Protocol):
     """A ledger's database; transactions that write are one after the other."""
@@ -106,22 +109,32 @@ def _postgres(url: URL) -> Database:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the failures that pass by themselves into Unavailable; others are about the data."""
+    """
+    Turn errors about a value into InvalidRequest and all others into Unavailable.
+
+    In doubt the database is at fault: what waits for it is kept, what it refuses is put aside for good.
+    """
     try:
         yield
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise Unavailable(f"the ledger's database: {cause}", reason="DATABASE") from error
     except exc.DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable(f"the ledger's database: {error.orig}", reason="DATABASE") from error
-        raise InvalidRequest(f"the ledger cannot hold this: {error.orig}", reason="DATA") from error
-    # Hot statements run on the driver itself, whose errors come as they are.
-    except sqlite3.OperationalError as error:
-        raise Unavailable(f"the ledger's database: {error}", reason="DATABASE") from error
-    except (sqlite3.Error, OverflowError) as error:
-        # A number beyond 64 bits is an OverflowError.
+        if _about_a_value(error):
+            raise InvalidRequest(
+                f"the ledger cannot hold this: {error.orig}", reason="DATA"
+            ) from error
+        raise Unavailable(f"the ledger's database: {error.orig}", reason="DATABASE") from error
+    # Hot statements run on SQLite's driver itself, whose errors come as they are. Its word for a number
+    # beyond 64 bits is OverflowError.
+    except (sqlite3.DataError, sqlite3.IntegrityError, OverflowError) as error:
         raise InvalidRequest(f"the ledger cannot hold this: {error}", reason="DATA") from error
+    except (sqlite3.Error, exc.TimeoutError, OSError) as error:
+        raise Unavailable(f"the ledger's database: {error}", reason="DATABASE") from error
+
+
+def _about_a_value(error: exc.DBAPIError) -> bool:
+    # SQLAlchemy has one class for nearly all that asyncpg raises; its states tell them apart.
+    cause = getattr(error.orig, "__cause__", None)
+    state = str(getattr(cause, "sqlstate", ""))
+    return isinstance(error, exc.DataError | exc.IntegrityError) or state[:2] in _VALUE_STATES
 
 
 class SqliteDatabase:

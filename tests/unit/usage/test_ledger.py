@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, inspect
 from tests.fakes import ledger_check
 from tests.fakes.journal_events import START, make_event
 
-from patchbay.errors import FailedPrecondition, InvalidRequest
+from patchbay.errors import FailedPrecondition, InvalidRequest, Unavailable
 from patchbay_gateway.plugins.snapshot import PriceEntry
 from patchbay_gateway.usage import migrations
 from patchbay_gateway.usage.events import Usage
@@ -85,6 +85,18 @@ async def test_record_refused_by_the_database_writes_nothing(ledger: Ledger) -> 
     with pytest.raises(InvalidRequest):
         await ledger.record(events)
     assert await ledger.rows() == []
+
+
+async def test_record_into_a_broken_database_is_no_fault_of_the_events(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Else every event would be put aside as if it were garbage."""
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    connection.execute("DROP TABLE events")
+    connection.commit()
+    connection.close()
+    with pytest.raises(Unavailable, match="no such table"):
+        await ledger.record([make_event("settled")])
 
 
 async def test_silent_attempt_is_lost_and_corrected_later(ledger: Ledger, tmp_path: Path) -> None:
