@@ -9,7 +9,7 @@ by word; tokens are whitespace-separated words, so counts are true. Request head
 * `x-echo-status: N`      fail with this status before anything else
 * `x-echo-fail-after: N`  break off after N words; not streamed: fail with 502
 
-Not here: the dialects' shapes (echo_dialects.py).
+Not here: the dialects' shapes (echo_dialects.py, echo_bodies.py).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from patchbay.executor import (
     StreamTail,
     Usage,
 )
+from patchbay_gateway.executors import echo_bodies as bodies
 from patchbay_gateway.executors import echo_dialects as dialects
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class EchoExecutor(Executor):
         if wishes.fail_after is not None:
             raise _failure(request, 502, "echo broke off, as x-echo-fail-after asked")
         if request.operation == "embeddings" and request.format == "openai":
-            answer, tokens = dialects.embeddings(body, request.model)
+            answer, tokens = bodies.embeddings(body, request.model)
             return ExecutorResponse(orjson.dumps(answer), usage=_usage(tokens, 0))
         dialect = self._dialect(request)
         said = self._answer(request, dialect, body, wishes)
@@ -238,7 +239,7 @@ def _failure(request: ExecutorRequest, status: int, message: str) -> errors.Upst
     return errors.UpstreamError(
         status,
         message,
-        body=dialects.error_body(request.format, status, message),
+        body=bodies.error_body(request.format, status, message),
         content_type="application/json",
         scope=errors.FaultScope.REQUEST if status == 400 else errors.FaultScope.MODEL,
         sent=errors.Sent.YES,

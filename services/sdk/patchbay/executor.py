@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from patchbay import errors
+from patchbay import errors, executor_wire
 from patchbay.plugin.v1 import executor_pb2, executor_pb2_grpc, plugin_pb2
 from patchbay.status import headers_from_map, headers_to_map
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from patchbay.errors import Headers
     from patchbay.secrets import OpenedSecret, SecretOpener
-    from patchbay.type.v1 import secret_pb2, usage_pb2
+    from patchbay.type.v1 import secret_pb2
 
     class CallContext(Protocol):
         """What the adapter asks of a call; grpc.aio's context and the in-process one have it."""
@@ -373,7 +373,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     ) -> executor_pb2.ExecutorResponse:
         """Run one non-streamed call."""
         executor = self._executor(context)
-        return _response(
+        return executor_wire.response_message(
             await executor.execute(ExecutorRequest(request, self._opener, executor.id, self._now))
         )
 
@@ -395,7 +395,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     ) -> executor_pb2.ExecutorResponse:
         """Count tokens."""
         executor = self._executor(context)
-        return _response(
+        return executor_wire.response_message(
             await executor.count_tokens(
                 ExecutorRequest(request, self._opener, executor.id, self._now)
             )
@@ -432,61 +432,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         return self._only
 
 
-def usage_message(usage: Usage, into: usage_pb2.Usage) -> None:
-    """Write *usage* into a message."""
-    into.estimated = usage.estimated
-    add = into.items.add
-    for unit, quantity in usage.items:
-        add(unit=unit, quantity=quantity)
-
-
-def _response(answer: ExecutorResponse) -> executor_pb2.ExecutorResponse:
-    message = executor_pb2.ExecutorResponse(
-        payload=answer.payload,
-        status=answer.status,
-        content_type=answer.content_type,
-        metadata=answer.metadata,
-    )
-    if answer.headers:
-        headers_to_map(answer.headers, message.headers)
-    if answer.usage is not None:
-        usage_message(answer.usage, message.usage)
-    return message
-
-
-def _head(item: StreamHead) -> executor_pb2.ExecutorStreamResponse:
-    message = executor_pb2.ExecutorStreamResponse()
-    head = message.head
-    head.status = item.status
-    head.content_type = item.content_type
-    headers_to_map(item.headers, head.headers)
-    return message
-
-
-def _batch(item: StreamBatch) -> executor_pb2.ExecutorStreamResponse:
-    message = executor_pb2.ExecutorStreamResponse()
-    batch = message.batch
-    batch.chunks.extend(item.chunks)
-    if item.usage_so_far is not None:
-        usage_message(item.usage_so_far, batch.usage_so_far)
-    return message
-
-
-def _tail(item: StreamTail) -> executor_pb2.ExecutorStreamResponse:
-    message = executor_pb2.ExecutorStreamResponse()
-    tail = message.tail
-    tail.SetInParent()
-    if item.metadata:
-        tail.metadata = item.metadata
-    if item.usage is not None:
-        usage_message(item.usage, tail.usage)
-    return message
-
-
 _STREAM_MESSAGES: Mapping[type[object], Callable[..., executor_pb2.ExecutorStreamResponse]] = {
-    StreamHead: _head,
-    StreamBatch: _batch,
-    StreamTail: _tail,
+    StreamHead: executor_wire.head_message,
+    StreamBatch: executor_wire.batch_message,
+    StreamTail: executor_wire.tail_message,
 }
 
 
