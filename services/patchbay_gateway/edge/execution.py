@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.owner import Owner
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.edge.stream import Answer
-    from patchbay_gateway.plugins.registry import Member, PluginRegistry
+    from patchbay_gateway.plugins.members import Member
+    from patchbay_gateway.plugins.registry import PluginRegistry
 
 
 class Execution:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from tests.integration.addresses.conftest import Executors
 
-    from patchbay_gateway.plugins.registry import Member, PluginRegistry
+    from patchbay_gateway.plugins.members import Member
+    from patchbay_gateway.plugins.registry import PluginRegistry
 
 
-async def ping(member: Member, payload: bytes = b"") -> str:
+async def ping(member: Member, payload: bytes = b"", deadline: float = 10.0) -> str:
     """Call as the edge does and return the address that answered."""
     member.begin()
     failure: bool | None = None
@@ -30,7 +31,7 @@ async def ping(member: Member, payload: bytes = b"") -> str:
         answer = await member.channel.unary(
             methods.EXECUTE,
             executor_pb2.ExecutorRequest(payload=payload),
-            deadline=10,
+            deadline=deadline,
             metadata=member.metadata(),
         )
         failure = False
@@ -55,6 +56,7 @@ class Load:
 
     def __init__(self, registry: PluginRegistry) -> None:
         self._registry = registry
+        self.deadline = 10.0
         self.answers: list[tuple[float, str]] = []
         self.failures: list[tuple[float, errors.PatchbayError]] = []
         self.unserved = 0
@@ -75,7 +77,7 @@ class Load:
                 self.unserved += 1
             else:
                 try:
-                    answered = await ping(member)
+                    answered = await ping(member, deadline=self.deadline)
                     self.answers.append((time.monotonic(), answered))
                 except errors.PatchbayError as error:
                     self.failures.append((time.monotonic(), error))
@@ -184,6 +186,27 @@ async def test_killed_address_costs_only_calls_in_flight(
     # One per task of the load at most, and all at once.
     assert len(load.failures) <= 4
     assert all(at < killed + 0.2 for at, _ in load.failures)
+
+
+async def test_hung_address_is_ejected_after_five_deadlines(
+    executors: Executors, registry: PluginRegistry, load: Load
+) -> None:
+    """Its connection and its health watch stay open; only the calls tell."""
+    hung = await executors.start("127.0.0.1")
+    staying = await executors.start("127.0.0.2")
+    await registry.wait_ready(["pinger"], 10)
+    load.deadline = 0.5
+    load.start()
+    await load.until_answered_by(hung, 5)
+    await load.until_answered_by(staying, 5)
+    executors.hang(hung)
+    await until(lambda: "ejected" in {a["state"] for a in registry.status()[0]["addresses"]})
+    ejected = time.monotonic()
+    await load.until_answered_by(staying, 5)
+    await asyncio.sleep(1.0)
+    assert {error.reason for _, error in load.failures} == {"CALL_DEADLINE"}
+    # Calls that were on their way when it was ejected end late; nothing new goes there.
+    assert not [at for at, _ in load.failures if at > ejected + 0.7]
 
 
 async def test_address_that_comes_back_is_registered_anew(
