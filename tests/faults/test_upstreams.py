@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.harness.judge import Judge
     from tests.harness.topology import Services, Up
@@ -25,9 +25,10 @@ TIMES = {
 
 
 @pytest.fixture(params=["up", "services"])
-def gateway(request: pytest.FixtureRequest) -> Iterator[Up | Services]:
+def gateway(request: pytest.FixtureRequest) -> Up | Services:
     """Both topologies, with short times."""
-    yield request.getfixturevalue(f"make_{request.param}")(streaming=TIMES)
+    made: Up | Services = request.getfixturevalue(f"make_{request.param}")(streaming=TIMES)
+    return made
 
 
 def ask(gateway: Up | Services, *, stream: bool, **fake: Any) -> httpx.Response:
@@ -52,7 +53,7 @@ def assert_terminal_error(response: httpx.Response) -> None:
 
 
 def test_upstream_misbehaves_client_always_knows(
-    gateway: Up | Services, judge: Callable[..., Judge], upstream: Upstream
+    gateway: Up | Services, judge: Callable[..., Judge]
 ) -> None:
     """One gateway through every misbehaviour, then the ledger."""
     # No answer at all: a status while nothing is committed, else the terminal event.

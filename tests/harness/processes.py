@@ -53,7 +53,7 @@ class Process:
         self._argv = [str(a) for a in argv]
         self._env = {**_clean_environment(), **env}
         self._directory = directory
-        self._ready_url = ready_url
+        self.ready_url = ready_url
         self._process: subprocess.Popen[bytes] | None = None
         self.log = directory / f"{name}.log"
 
@@ -79,7 +79,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        if self._ready_url and wait:
+        if self.ready_url and wait:
             self.wait_ready(wait)
 
     def wait_ready(self, limit: float = 20.0) -> None:
@@ -89,14 +89,14 @@ class Process:
         Raises:
             AssertionError: It ended or was not ready in time; with the end of its log.
         """
-        assert self._ready_url is not None
+        assert self.ready_url is not None
         deadline = time.monotonic() + limit
         answer = ""
         while time.monotonic() < deadline:
             if not self.running:
                 break
             with contextlib.suppress(httpx.HTTPError):
-                response = httpx.get(self._ready_url, timeout=2)
+                response = httpx.get(self.ready_url, timeout=2)
                 answer = f"{response.status_code} {response.text[:500]}"
                 if response.status_code == 200:
                     return

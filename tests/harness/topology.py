@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -85,13 +86,19 @@ class Gateway:
         return f"http://127.0.0.1:{self.management_port}"
 
     def start(self) -> None:
-        """Start everything in order and wait for readiness."""
-        for process in self.processes.values():
-            if not process.running:
-                process.start()
+        """Start everything at once, as an orchestrator does, and wait for readiness."""
+        started = [p for p in self.processes.values() if not p.running]
+        for process in started:
+            process.start(wait=0)
+        for process in started:
+            if process.ready_url:
+                process.wait_ready(40)
 
     def stop(self) -> None:
-        """Stop in reverse order; kill what does not stop."""
+        """Stop all services at once, Valkey last; kill what does not stop."""
+        for process in reversed(self.processes.values()):
+            if process.running and process.name != "valkey":
+                process.signal(signal.SIGTERM)
         for process in reversed(self.processes.values()):
             if process.running:
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -20,9 +20,10 @@ class FakeExchange:
         self.head = Head("POST", "/", b"", [], "127.0.0.1")
         self.gone: asyncio.Future[None] = loop.create_future()
         self.sent: list[tuple[float, object]] = []
+        self.committed = False
         self._loop = loop
 
-    async def body(self, limit, deadline):
+    async def body(self, limit, deadline, charge=None):
         raise AssertionError("must not be called")
 
     async def send_head(self, status, headers):
