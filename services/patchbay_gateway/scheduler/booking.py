@@ -113,6 +113,21 @@ class LeaseBook:
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
 
+    def admit(self) -> None:
+        """
+        Refuse before anything is journaled what `take` and `renew` would refuse.
+
+        Raises:
+            ResourceExhausted: Too many wait.
+            Unavailable: This scheduler is shutting down.
+        """
+        if self._ended:
+            raise Unavailable("this scheduler is shutting down", reason="DRAINING")
+        if self._queued >= _WAITING:
+            raise ResourceExhausted(
+                "too many attempts wait for a lease", reason="SCHEDULER_BUSY", retry_after=1.0
+            )
+
     async def take(self, leases: list[tuple[str, str]]) -> list[str | None]:
         """
         Take a lease for each (attempt_uid, value), whose opened events are recorded already.
@@ -171,12 +186,7 @@ class LeaseBook:
     async def _submit(
         self, take: list[tuple[str, str]], renew: list[tuple[str, str]]
     ) -> Applied | None:
-        if self._ended:
-            raise Unavailable("this scheduler is shutting down", reason="DRAINING")
-        if self._queued >= _WAITING:
-            raise ResourceExhausted(
-                "too many attempts wait for a lease", reason="SCHEDULER_BUSY", retry_after=1.0
-            )
+        self.admit()
         wanted = _Wanted(take, renew, asyncio.get_running_loop().create_future())
         self._queue.append(wanted)
         self._queued += len(take) + len(renew)

@@ -124,6 +124,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             take.append((attempt.attempt_uid, grant.value))
             drafts.append(Draft(_OPENED, lease.attempt))
         if take:
+            self._book.admit()
             self._leased.inc(len(take))
             self._journal.record(drafts)
             for index, standing in enumerate(await self._book.take(take)):

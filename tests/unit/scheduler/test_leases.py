@@ -229,6 +229,8 @@ async def test_end_of_the_worker_ends_those_who_wait(clock):
     results = await asyncio.gather(task, *waiting, late, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     with pytest.raises(Unavailable):
+        rig.book.admit()
+    with pytest.raises(Unavailable):
         await rig.book.take([("d", "v")])
 
 
@@ -258,3 +260,18 @@ async def test_events_are_whole_messages(clock):
     assert event.settlement == draft.settlement
     # The attempt is the caller's own object.
     assert not attempt.installation
+
+
+async def test_too_many_waiting_are_refused(rig):
+    rig.store.gate.clear()
+    crowd = [(str(i), "v") for i in range(16_384)]
+    first = asyncio.create_task(rig.book.take([("a", "v")]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    waiting = asyncio.create_task(rig.book.take(crowd))
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted):
+        rig.book.admit()
+    rig.store.gate.set()
+    await asyncio.gather(first, waiting)
+    rig.book.admit()
