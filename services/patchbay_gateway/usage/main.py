@@ -115,7 +115,16 @@ async def running_usage(
 
 
 def run(config: Config, settings: ProcessSettings) -> int:
-    """Run the usage service as this process and return its exit status."""
+    """
+    Run the usage service as this process and return its exit status.
+
+    Raises:
+        FailedPrecondition: No Redis is named.
+    """
+    if not settings.redis_url:
+        raise FailedPrecondition(
+            "the usage service reads the journal from Redis; set REDIS_URL", reason="NO_REDIS"
+        )
 
     async def main(shutdown: Shutdown) -> None:
         await _serve(config, settings, shutdown)
@@ -137,10 +146,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
     )
 
     logs.configure(settings.log_format, settings.log_level)
-    if not settings.redis_url:
-        raise FailedPrecondition(
-            "the usage service reads the journal from Redis; set REDIS_URL", reason="NO_REDIS"
-        )
+    assert settings.redis_url
     clock = SystemClock()
     roots = load_roots(os.environ, ["cluster"], settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
