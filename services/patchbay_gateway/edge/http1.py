@@ -1,16 +1,16 @@
 """
 The adapter of our own: client exchanges straight from httptools' parser, without ASGI between.
 
-It promises what the ASGI adapter promises (asgi.py; one test suite runs against both) for a third of the
-cost: no message dictionaries, no event per request, no header checked twice. HTTP/1.1 with keep-alive,
-pipelining one request ahead, chunked bodies both ways, `Expect: 100-continue`; HTTP/1.0 answers end with
-the connection. Upgrades are ignored, as the standard allows. Not here: listening and draining (server.py).
+It promises what the ASGI adapter promises (asgi.py; one test suite runs against both) for less: no
+message dictionaries, no event per request, no header checked twice. HTTP/1.1 with keep-alive, pipelining,
+chunked bodies both ways, `Expect: 100-continue`; HTTP/1.0 answers end with the connection.
+Upgrades are ignored, as the standard allows. Not here: one request (http1_exchange.py), listening and
+draining (server.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import http
 import socket
 import struct
 from collections import deque
@@ -19,8 +19,8 @@ from urllib.parse import unquote
 
 import httptools
 
-from patchbay.errors import InvalidRequest
-from patchbay_gateway.edge.exchange import ClientGone, Head
+from patchbay_gateway.edge.exchange import Head
+from patchbay_gateway.edge.http1_exchange import STATUS_LINES, HttpExchange
 from patchbay_gateway.edge.stall import CLOSE_GRACE
 
 if TYPE_CHECKING:
@@ -37,15 +37,6 @@ _LINGER: Final = 2.0
 # llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
 _MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
-# So much of a body waits for somebody to ask for it.
-_MAX_UNREAD: Final = 64 << 10
-# Larger pieces are handed on as they are instead of being joined to their frame.
-_JOIN: Final = 16 << 10
-_STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-    for status in http.HTTPStatus
-}
-_NO_BODY: Final = frozenset({204, 304})
 
 
 class Connections:
@@ -96,6 +87,7 @@ class HttpProtocol(asyncio.Protocol):
         "_peer",
         "_queue",
         "_read_paused",
+        "_resuming",
         "_shared",
         "_url",
         "current",
@@ -121,6 +113,7 @@ class HttpProtocol(asyncio.Protocol):
         self._parsing: HttpExchange | None = None
         self._queue: deque[HttpExchange] = deque()
         self._read_paused = False
+        self._resuming = False
         self._drain_waiters: list[asyncio.Future[None]] = []
         self.current: HttpExchange | None = None
         self.idle_since = 0.0
@@ -159,9 +152,9 @@ class HttpProtocol(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Answered as if the upgrade had not been asked for; what follows is not HTTP for sure.
-            self._stop_parsing()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse(400)
             return
@@ -187,20 +180,26 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
+        if self._resuming:
+            return
         self._url = b""
         self._headers = []
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
-        self._url += url
+        if not self._resuming:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
+        # The head that `_ignore_upgrade` makes lands in a list that nobody reads.
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind the one that is being answered."""
+        if self._resuming:
+            return
         parser = self._parser
         assert parser is not None
         self._in_head = False
@@ -235,6 +234,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
+        if self._parser is not None and self._parser.should_upgrade():
+            return  # the parser stops here, before the body
         exchange, self._parsing = self._parsing, None
         if exchange is not None:
             exchange.feed_end()
@@ -324,6 +325,24 @@ class HttpProtocol(asyncio.Protocol):
                 {"message": "serving an exchange failed", "exception": error, "task": task}
             )
 
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on as if the request had not asked for another protocol (RFC 9110 §7.8): Java's client asks."""
+        exchange = self._parsing
+        if exchange is None:
+            self._refuse(400)
+            return
+        self._headers = []
+        framing = [
+            b"%b: %b\r\n" % pair
+            for pair in exchange.head.headers
+            if pair[0] in {b"content-length", b"transfer-encoding"}
+        ]
+        self._parser = httptools.HttpRequestParser(self)
+        self._resuming = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        self._resuming = False
+        self.data_received(rest)
+
     def _stop_parsing(self) -> None:
         self._parser = None
         self.keep_alive = False
@@ -339,7 +358,7 @@ class HttpProtocol(asyncio.Protocol):
             self.cut()
         elif self.current is None:
             self.transport.write(
-                _STATUS_LINES[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
+                STATUS_LINES[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
             )
             self.transport.close()
 
@@ -348,259 +367,3 @@ class HttpProtocol(asyncio.Protocol):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-class HttpExchange:
-    """One request on an `HttpProtocol`. See `Exchange` for what the methods promise."""
-
-    __slots__ = (
-        "_body",
-        "_chunked",
-        "_connection",
-        "_ended",
-        "_head",
-        "_old",
-        "_remaining",
-        "_size",
-        "_taken",
-        "_waiter",
-        "_without_body",
-        "committed",
-        "complete",
-        "gone",
-        "head",
-        "keep_alive",
-    )
-
-    def __init__(self, connection: HttpProtocol, head: Head, *, old: bool) -> None:
-        self.head = head
-        self.gone: asyncio.Future[None] = connection.loop.create_future()
-        self.committed = False
-        self.complete = False
-        """The whole request has arrived."""
-        self.keep_alive = True
-        self._connection = connection
-        self._old = old
-        self._body: list[bytes] = []
-        self._size = 0
-        self._taken = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._head = b""
-        self._ended = False
-        self._chunked = False
-        self._remaining = 0
-        self._without_body = head.method == "HEAD"
-
-    # The connection's side
-
-    def feed(self, data: bytes) -> None:
-        """Take a piece of the body; thrown away after the answer."""
-        if self._ended:
-            return
-        self._body.append(data)
-        self._size += len(data)
-        if self._size - self._taken > _MAX_UNREAD:
-            self._connection.pause_reading()
-        self._wake()
-
-    def feed_end(self) -> None:
-        """Note the end of the body."""
-        self.complete = True
-        if self._ended:
-            self._connection.finish_lingering()
-        self._wake()
-
-    def connection_lost(self) -> None:
-        """Note that the client is away."""
-        if not self.gone.done():
-            self.gone.set_result(None)
-        self._wake()
-
-    def task_done(self, task: asyncio.Task[None]) -> None:
-        """Cut an answer that was begun and not ended, by a bug or by a cancelled drain."""
-        if not self._ended:
-            self._cut()
-        self._connection.task_over(task)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    # The pipeline's side
-
-    async def body(
-        self, limit: int, deadline: float, charge: Callable[[int], None] | None = None
-    ) -> bytes:
-        """Read to the end of the body."""
-        charged = self._announced()
-        if charged > limit:
-            raise _too_large(limit)
-        if charge is not None and charged:
-            charge(charged)
-        if self.complete:
-            if self._size > limit:
-                raise _too_large(limit)
-            if charge is not None and self._size > charged:
-                charge(self._size - charged)
-        else:
-            if self.gone.done():
-                raise ClientGone
-            self._continue()
-            try:
-                async with asyncio.timeout(deadline):
-                    await self._rest(limit, charged, charge)
-            except TimeoutError:
-                raise InvalidRequest(
-                    f"the request body did not arrive within {deadline:g} s", reason="BODY_TIMEOUT"
-                ) from None
-        if self._size > _MAX_UNREAD:
-            # Paused while nobody had asked; a client's leaving is seen only by reading.
-            self._connection.resume_reading()
-        parts, self._body = self._body, []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def _rest(self, limit: int, charged: int, charge: Callable[[int], None] | None) -> None:
-        connection = self._connection
-        while True:
-            if self._size > limit:
-                raise _too_large(limit)
-            if charge is not None and self._size > charged:
-                charge(self._size - charged)
-                charged = self._size
-            if self.complete:
-                return
-            if self.gone.done():
-                raise ClientGone
-            self._taken = self._size
-            connection.resume_reading()
-            self._waiter = connection.loop.create_future()
-            await self._waiter
-
-    def _announced(self) -> int:
-        # The parser has refused what is no number already.
-        for name, value in self.head.headers:
-            if name == b"content-length":
-                return int(value)
-        return 0
-
-    def _continue(self) -> None:
-        for name, value in self.head.headers:
-            if name == b"expect" and value.lower() == b"100-continue" and not self._size:
-                self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    async def send_head(self, status: int, headers: Headers) -> None:
-        """
-        Send status and headers; with a body half read the connection is not used again.
-
-        Raises:
-            ValueError: A header holds a line break or NUL.
-        """
-        if self.gone.done() or self._ended:
-            raise ClientGone
-        connection = self._connection
-        self.committed = True
-        parts: list[bytes] = []
-        length = -1
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value)
-            parts += (name, b": ", value, b"\r\n")
-        block = b"".join(parts)
-        lines = len(headers)
-        if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
-            raise ValueError("a header holds a line break or NUL")
-        head = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        if length >= 0:
-            self._remaining = length
-        elif status in _NO_BODY or self._without_body:
-            self._without_body = True
-        elif self._old:
-            self._remaining = -1  # ends with the connection
-        else:
-            self._chunked = True
-            block += b"transfer-encoding: chunked\r\n"
-        if not self.complete:
-            self.keep_alive = False
-        if not self.keep_alive or not connection.keep_alive:
-            self.keep_alive = False
-            block += b"connection: close\r\n"
-        # Held for the rest of the tick: head and body of a whole answer leave as one piece, and a write
-        # costs the loop more than joining them.
-        self._head = b"%b%b\r\n" % (head, block)
-        connection.loop.call_soon(self._flush_head)
-
-    def _flush_head(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            if not self._connection.lost:
-                self._connection.transport.write(head)
-
-    async def send(self, data: bytes) -> None:
-        """
-        Send bytes; waits while the transport's buffer is above its high water mark.
-
-        Raises:
-            ValueError: More than `content-length` said.
-        """
-        if self.gone.done() or self._ended:
-            raise ClientGone
-        if not data or self._without_body:
-            return
-        connection = self._connection
-        head, self._head = self._head, b""
-        if self._chunked:
-            if len(data) < _JOIN:
-                connection.transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
-            else:
-                connection.transport.writelines((b"%b%x\r\n" % (head, len(data)), data, b"\r\n"))
-        else:
-            if self._remaining >= 0:
-                self._remaining -= len(data)
-                if self._remaining < 0:
-                    raise ValueError("the answer is longer than its content-length")
-            if len(data) < _JOIN:
-                connection.transport.write(head + data)
-            else:
-                connection.transport.writelines((head, data) if head else (data,))
-        if connection.write_paused:
-            await connection.drained()
-            if self.gone.done():
-                raise ClientGone
-
-    async def finish(self) -> None:
-        """
-        End the answer.
-
-        Raises:
-            ValueError: Less than `content-length` said; the connection is cut.
-        """
-        if self.gone.done():
-            raise ClientGone
-        if self._ended:
-            return
-        if self._remaining > 0 and not self._without_body:
-            self._cut()
-            raise ValueError("the answer is shorter than its content-length")
-        self._ended = True
-        if self._chunked:
-            head, self._head = self._head, b""
-            self._connection.transport.write(head + b"0\r\n\r\n")
-        else:
-            self._flush_head()
-        self._body = []
-        self._connection.answered(self)
-
-    async def abort(self) -> None:
-        """Cut the connection."""
-        self._cut()
-
-    def _cut(self) -> None:
-        if not self._ended:
-            self._ended = True
-            if not self.gone.done():
-                self._flush_head()
-                self._connection.cut(reset=self._remaining < 0)
-
-
-def _too_large(limit: int) -> InvalidRequest:
-    return InvalidRequest(f"the request body is larger than {limit} bytes", reason="BODY_TOO_LARGE")

@@ -538,3 +538,151 @@ async def test_accepted_sockets_inherit_the_user_timeout(port: Port) -> None:
     async with httpx.AsyncClient(base_url=port.url) as client:
         answer = await client.post("/v1/messages", content=BODY)
     assert answer.text == "60000"
+
+
+def only(adapter: Adapter) -> pytest.MarkDecorator:
+    """Run a test with one adapter."""
+    return pytest.mark.parametrize("port", [adapter], indirect=True)
+
+
+async def test_pipelined_requests_are_answered_in_order(port: Port) -> None:
+    one = b'{"model":"one"}'
+    two = b'{"model":"two"}'
+    with await port.raw() as sock:
+        await send(sock, POST % len(one) + one + POST % len(two) + two)
+        data = await read_until(sock, b"two False")
+    assert data.index(b"one False") < data.index(b"two False")
+
+
+async def test_pipelined_request_waits_for_the_stream_before_it(port: Port) -> None:
+    go = asyncio.Event()
+
+    async def run(routed: RoutedRequest) -> None:
+        await body.read(routed.exchange, limit=1000, deadline=5)
+        await routed.exchange.send_head(200, list(SSE))
+        await routed.exchange.send(b"begin")
+        await go.wait()
+        await routed.exchange.send(b"end")
+        await routed.exchange.finish()
+
+    port.pipeline.run_one = run
+    with await port.raw() as sock:
+        await send(sock, (POST % len(BODY) + BODY) * 2)
+        await read_until(sock, b"begin")
+        assert len(port.pipeline.seen) == 1
+        go.set()
+        data = await read_until(sock, b"end\r\n0\r\n\r\nHTTP/1.1 200 OK")
+        if b"end" not in data.partition(b"HTTP/1.1 200 OK")[2]:
+            await read_until(sock, b"end\r\n0\r\n\r\n")
+
+
+async def test_many_pipelined_requests_are_all_answered(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, (POST % len(BODY) + BODY) * 200)
+        data = b""
+        while data.count(b"openai chat m False") < 200:
+            data += await asyncio.get_running_loop().sock_recv(sock, 65536)
+
+
+async def test_garbage_is_400(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, b"this is not HTTP\r\n\r\n")
+        assert (await read_all(sock)).startswith(b"HTTP/1.1 400")
+
+
+async def test_length_and_chunks_together_are_refused(port: Port) -> None:
+    """Two lengths for one body are how requests are smuggled past a proxy."""
+    with await port.raw() as sock:
+        smuggled = (POST % 5).replace(b"host: x", b"host: x\r\ntransfer-encoding: chunked")
+        await send(sock, smuggled + b"0\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n")
+        data = await read_all(sock)
+    assert b'"status":"ok"' not in data
+
+
+@only(Connections)
+async def test_upgrade_is_ignored(port: Port) -> None:
+    """Java's client asks for h2c with each first request; the body and the next request are read."""
+    upgrade = b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk"
+    with await port.raw() as sock:
+        await send(sock, (POST % len(BODY)).replace(b"host: x", upgrade) + BODY)
+        assert b"openai chat m False" in await read_until(sock, b"False")
+        await send(sock, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b'"status":"ok"' in await read_until(sock, b"}")
+        get = b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n\r\n"
+        await send(sock, get)
+        assert b'"status":"ok"' in await read_until(sock, b"}")
+
+
+async def test_absolute_target_is_understood(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, b"GET http://127.0.0.1:1/healthz?x=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b'{"status":"ok"}' in await read_until(sock, b"}")
+
+
+async def test_old_http_is_answered_and_closed(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, b"GET /healthz HTTP/1.0\r\n\r\n")
+        data = await read_all(sock)
+    assert b"connection: close" in data
+    assert data.endswith(b'{"status":"ok"}')
+
+
+@only(Connections)
+async def test_old_http_aborted_stream_is_reset(port: Port) -> None:
+    """Where the end of the connection is the end of the answer, a cut must be an error."""
+
+    async def run(routed: RoutedRequest) -> None:
+        await routed.exchange.send_head(200, list(SSE))
+        await routed.exchange.send(b"data: 1\n\n")
+        await asyncio.sleep(0.05)
+        await routed.exchange.abort()
+
+    port.pipeline.run_one = run
+    with await port.raw() as sock:
+        await send(sock, (POST % len(BODY)).replace(b"HTTP/1.1", b"HTTP/1.0") + BODY)
+        assert b"chunked" not in await read_until(sock, b"data: 1\n\n")
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(sock, 10)
+
+
+@only(Connections)
+async def test_short_or_long_answer_is_cut(port: Port) -> None:
+    async def run(routed: RoutedRequest) -> None:
+        await body.read(routed.exchange, limit=1000, deadline=5)
+        await routed.exchange.send_head(200, [(b"content-length", b"10")])
+        await routed.exchange.send(sizes.pop() * b"x")
+        await routed.exchange.finish()
+
+    sizes = [9, 11]
+    port.pipeline.run_one = run
+    for _ in range(2):
+        with await port.raw() as sock:
+            await send(sock, POST % len(BODY) + BODY)
+            assert (await read_all(sock)).count(b"x") < 10
+    assert len(port.bugs) == 2
+
+
+@only(Connections)
+async def test_header_with_a_line_break_never_leaves(port: Port) -> None:
+    async def run(routed: RoutedRequest) -> None:
+        await body.read(routed.exchange, limit=1000, deadline=5)
+        await routed.exchange.send_head(200, [(b"x-a", b"b\r\nx-evil: 1")])
+
+    port.pipeline.run_one = run
+    async with httpx.AsyncClient(base_url=port.url) as client:
+        answer = await client.post("/v1/messages", content=BODY)
+    assert answer.status_code == 500
+    assert "x-evil" not in answer.headers
+
+
+@only(Connections)
+async def test_idle_connections_are_closed_after_a_while(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, POST % len(BODY) + BODY)
+        await read_until(sock, b"False")
+        accepted = port.server._accepted
+        assert accepted is not None
+        accepted.close_idle(0.0)
+        assert port.server.connections == 1
+        accepted.close_idle(asyncio.get_running_loop().time() + 1)
+        assert await read_all(sock) == b""
