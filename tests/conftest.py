@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncIterator, Callable, Iterator
 
+# Named requirements, and the list of what was not run.
+pytest_plugins = ("tests.requirements",)
+
 
 class ValkeyProcess:
     """A server of the tests' own on a port of 127.0.0.1, without persistence; may be hurt."""

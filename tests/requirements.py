@@ -1,0 +1,194 @@
+"""
+What tests need beyond Python, make, git and PyPI: named, probed, and listed when missing.
+
+A test says `@pytest.mark.requires("docker")`, a fixture `need("postgres")`. What is missing skips the test,
+and the end of the run lists it under "Not run on this machine". Any other skip fails the run: a test that
+nobody runs anywhere is no test. Not here: fixtures.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+_PREFIX: Final = "requires "
+_REPORTS: Final = pytest.StashKey[list[tuple[str, str]]]()
+# A hung daemon must not hang the tests.
+_PATIENCE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """Something of the machine."""
+
+    why: str
+    """What is not tested without it."""
+    probe: Callable[[], str]
+    """Returns what is missing, '' when it is there."""
+
+
+def _answers(*argv: str) -> str:
+    """Return why the command *argv* does not succeed, '' when it does."""
+    if shutil.which(argv[0]) is None:
+        return f"{argv[0]} is not on PATH"
+    try:
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return f"{' '.join(argv)} does not answer"
+    if done.returncode == 0:
+        return ""
+    lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+    return f"{' '.join(argv)} fails: {lines[-1][:160] if lines else done.returncode}"
+
+
+def _first(*probes: Callable[[], str]) -> str:
+    """Return '' if one of *probes* does, else what the last one misses."""
+    missing = ""
+    for probe in probes:
+        if not (missing := probe()):
+            return ""
+    return missing
+
+
+def _compose() -> str:
+    return _answers("docker", "info") or _first(
+        lambda: _answers("docker-compose", "version"),
+        lambda: _answers("docker", "compose", "version"),
+    )
+
+
+def _postgres() -> str:
+    found = shutil.which("initdb") or next(
+        iter(Path("/usr/lib/postgresql").glob("*/bin/initdb")), None
+    )
+    return "" if found else "initdb is not on PATH or in /usr/lib/postgresql"
+
+
+def _linux() -> str:
+    return "" if sys.platform == "linux" else f"this is {sys.platform}"
+
+
+def _proc() -> str:
+    return "" if Path("/proc/self/fd").exists() else "there is no /proc"
+
+
+REQUIREMENTS: Final[dict[str, Requirement]] = {
+    "linux": Requirement("what only Linux's kernel offers", _linux),
+    "proc": Requirement("memory and descriptors of processes", _proc),
+    "docker": Requirement("images", lambda: _answers("docker", "info")),
+    "compose": Requirement("docker-compose.yml on a real engine", _compose),
+    "kubernetes": Requirement(
+        "operator and charts against an API server",
+        lambda: _answers("kubectl", "get", "--raw", "/readyz"),
+    ),
+    "helm": Requirement("charts", lambda: _answers("helm", "version", "--short")),
+    "go": Requirement("a plugin in another language", lambda: _answers("go", "version")),
+    "node": Requirement("clients and peers on Node", lambda: _answers("node", "--version")),
+    "postgres": Requirement("the ledger on PostgreSQL", _postgres),
+    "network-namespaces": Requirement(
+        "networks that lose packets", lambda: _linux() or _answers("unshare", "-rn", "true")
+    ),
+}
+
+
+@functools.cache
+def missing(name: str) -> str:
+    """
+    Return why this machine lacks *name*, '' when it does not. Asked once a run.
+
+    Raises:
+        KeyError: No requirement of that name.
+    """
+    requirement = REQUIREMENTS[name]
+    if name in os.environ.get("PATCHBAY_TEST_WITHOUT", "").split(","):
+        return "PATCHBAY_TEST_WITHOUT names it"
+    return requirement.probe()
+
+
+def need(name: str) -> None:
+    """Skip the running test unless this machine has *name*; for fixtures, which cannot be marked."""
+    if why := missing(name):
+        pytest.skip(f"{_PREFIX}{name}: {why}")
+
+
+def lack(name: str, why: str) -> None:
+    """Skip the running test, for *name* is here and of no use."""
+    assert name in REQUIREMENTS
+    pytest.skip(f"{_PREFIX}{name}: {why}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "requires(name, ...): skip unless the machine has these")
+    config.stash[_REPORTS] = []
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Refuse unknown names before anything runs."""
+    for item in items:
+        for mark in item.iter_markers("requires"):
+            if unknown := set(mark.args) - set(REQUIREMENTS):
+                raise pytest.UsageError(f"{item.nodeid} requires unknown {sorted(unknown)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run here."""
+    for mark in item.iter_markers("requires"):
+        for name in mark.args:
+            need(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember each skip and its reason."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        item.config.stash[_REPORTS].append((item.nodeid, reason.removeprefix("Skipped: ")))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail the run for a skip that no requirement explains."""
+    if exitstatus == pytest.ExitCode.OK and _unexplained(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """List what was not run, by requirement, and what should not have been skipped."""
+    by_name: dict[str, list[str]] = {}
+    for node, reason in config.stash[_REPORTS]:
+        if reason.startswith(_PREFIX):
+            by_name.setdefault(reason.removeprefix(_PREFIX), []).append(node)
+    if by_name:
+        terminalreporter.section("Not run on this machine")
+        for reason, nodes in sorted(by_name.items()):
+            name = reason.partition(":")[0]
+            terminalreporter.line(
+                f"{reason} ({REQUIREMENTS[name].why}; {len(nodes)} {'test' if len(nodes) == 1 else 'tests'})"
+            )
+            for node in sorted(nodes):
+                terminalreporter.line(f"  {node}")
+    if others := _unexplained(config):
+        terminalreporter.section("Skipped without a named requirement", red=True)
+        for node, reason in others:
+            terminalreporter.line(f"{node}: {reason} (tests/requirements.py)", red=True)
+
+
+def _unexplained(config: pytest.Config) -> list[tuple[str, str]]:
+    return [(n, r) for n, r in config.stash[_REPORTS] if not r.startswith(_PREFIX)]
