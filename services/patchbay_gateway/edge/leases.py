@@ -115,15 +115,18 @@ class Leases:
         """Renew live leases until cancelled."""
         while True:
             await self._clock.sleep(self._renew_interval)
-            live = list(self._live.values())
-            for start in range(0, len(live), _RENEW_BATCH):
-                await self._renew(live[start : start + _RENEW_BATCH])
+            await self._renew_all()
 
     async def aclose(self) -> None:
         """Cancel what runs; waiting attempts fail as cancelled."""
         for task in self._calls:
             task.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _renew_all(self) -> None:
+        live = list(self._live.values())
+        for start in range(0, len(live), _RENEW_BATCH):
+            await self._renew(live[start : start + _RENEW_BATCH])
 
     async def _renew(self, live: list[LiveLease]) -> None:
         request = scheduler_pb2.RenewRequest(edge_id=self._edge_id)

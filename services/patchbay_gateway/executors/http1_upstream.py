@@ -51,6 +51,7 @@ class Http1Upstream:
         proxied: Makes those.
         connect_timeout: Seconds for DNS, TCP and TLS.
         keepalive: Seconds that an idle connection is kept.
+        max_idle: Idle connections kept per origin: what a peak leaves beyond them is closed at once.
         tls: How to verify providers; default: the system's authorities.
     """
 
@@ -61,12 +62,14 @@ class Http1Upstream:
         *,
         connect_timeout: float = 15.0,
         keepalive: float = 55.0,
+        max_idle: int = 128,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._proxies = proxies
         self._proxied = proxied
         self._connect_timeout = connect_timeout
         self._keepalive = keepalive
+        self._max_idle = max_idle
         self._loop = asyncio.get_running_loop()
         self._targets: dict[str, _Target] = {}
         self._idle: dict[tuple[str, str, int], list[Connection]] = {}
@@ -137,8 +140,12 @@ class Http1Upstream:
 
     def release(self, connection: Connection) -> None:
         """Take back a connection whose answer is whole."""
+        idle = self._idle.setdefault(connection.key, [])
+        if len(idle) >= self._max_idle:
+            connection.abort()
+            return
         connection.idle_since = self._loop.time()
-        self._idle.setdefault(connection.key, []).append(connection)
+        idle.append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._keepalive, self._sweep)
 
