@@ -87,7 +87,11 @@ async def sdk(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP with a key."""
     async with httpx.AsyncClient(
-        base_url=gateway.base_url, headers=gateway.headers(), timeout=20, trust_env=False
+        base_url=gateway.base_url,
+        headers=gateway.headers(),
+        timeout=20,
+        trust_env=False,
+        verify=False,
     ) as client:
         yield client
 
@@ -95,5 +99,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def keyless(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP without a key."""
-    async with httpx.AsyncClient(base_url=gateway.base_url, timeout=20, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=gateway.base_url, timeout=20, trust_env=False, verify=False
+    ) as client:
         yield client

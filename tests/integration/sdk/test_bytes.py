@@ -110,14 +110,20 @@ REQUESTS = {
     ),
     "usage asked for, nested keys left alone": (
         b'{"stream":true,"model":"public-name","x":{"model":"m","stream":1},"messages":["%s"]}',
-        b'{"stream_options":{"include_usage":true},'
-        b'"stream":true,"model":"fake-model","x":{"model":"m","stream":1},"messages":["%s"]}',
+        (
+            b'{"stream_options":{"include_usage":true},'
+            b'"stream":true,"model":"fake-model","x":{"model":"m","stream":1},"messages":["%s"]}'
+        ),
     ),
     "stream_options kept but for its one key": (
-        b'{"model":"fake-model","stream":true,"messages":["%s"],'
-        b'"stream_options":{"include_usage":false, "z":1.10}}',
-        b'{"model":"fake-model","stream":true,"messages":["%s"],'
-        b'"stream_options":{"include_usage":true, "z":1.10}}',
+        (
+            b'{"model":"fake-model","stream":true,"messages":["%s"],'
+            b'"stream_options":{"include_usage":false, "z":1.10}}'
+        ),
+        (
+            b'{"model":"fake-model","stream":true,"messages":["%s"],'
+            b'"stream_options":{"include_usage":true, "z":1.10}}'
+        ),
     ),
     "numbers as they are written": (
         b'{"model":"fake-model","stream":false,"n":1e300,"n":12345678901234567890,"m":["%s"]}',
