@@ -27,7 +27,7 @@ from patchbay_gateway.kernel.keys import plugin_key
 REDIS_SECONDS = 60.0
 
 
-def main(keys: Path, redis_url: str) -> int:
+def main(keys: Path, redis_url: str, port: str) -> int:
     """Make what is missing below *keys*, wait for Redis and print the client key."""
     scheduler, edge, executors = keys / "scheduler", keys / "edge", keys / "executors"
     for root in ("store", "plugins", "cluster"):
@@ -50,7 +50,7 @@ def main(keys: Path, redis_url: str) -> int:
         return 1
     print(f"client key: {client}")
     print(
-        "try: curl http://127.0.0.1:8080/v1/chat/completions"
+        f"try: curl http://127.0.0.1:{port}/v1/chat/completions"
         f" -H 'Authorization: Bearer {client}' -H 'Content-Type: application/json'"
         """ -d '{"model": "echo", "messages": [{"role": "user", "content": "hello"}]}'"""
     )
@@ -93,4 +93,4 @@ def redis_answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path("/keys"), os.environ["REDIS_URL"]))
+    sys.exit(main(Path("/keys"), os.environ["REDIS_URL"], os.environ.get("PUBLISHED_PORT", "8080")))
