@@ -195,6 +195,12 @@ def _memory(results: Results) -> list[str]:
             f"| {loaded.get('memory_peak_mb', 0):.0f} "
             f"| {sum(medians['after_mb'].values()):.0f} | {processes} |"
         )
+    for name, told in results["contenders"].items():
+        for one in told["rounds"]:
+            if series := one["scenarios"].get("soak", {}).get("memory_series_mb"):
+                answers = one["scenarios"]["soak"]["answers"]
+                along = ", ".join(f"{mb:.0f}" for mb in series)
+                lines += ["", f"{name}, MB along {answers:,} answers: {along}"]
     return lines if len(lines) > 2 else []
 
 
