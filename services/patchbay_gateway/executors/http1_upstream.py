@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _MAX_HEAD = 256 << 10
 _TARGETS = 1024
 _JOINED = 64 << 10
+# Idle connections per origin that are worth keeping for as long as the provider lets us.
+_RESERVE = 8
+# What a peak left beyond the reserve is kept for seconds only: each such connection pins memory.
+_SURPLUS_KEEPALIVE = 5.0
 _URL = re.compile(r"[!-~]+")
 
 
@@ -51,7 +55,7 @@ class Http1Upstream:
         proxied: Makes those.
         connect_timeout: Seconds for DNS, TCP and TLS.
         keepalive: Seconds that an idle connection is kept.
-        max_idle: Idle connections kept per origin: what a peak leaves beyond them is closed at once.
+        max_idle: Idle connections kept per origin; what a peak leaves beyond them is closed at once.
         tls: How to verify providers; default: the system's authorities.
     """
 
@@ -70,6 +74,7 @@ class Http1Upstream:
         self._connect_timeout = connect_timeout
         self._keepalive = keepalive
         self._max_idle = max_idle
+        self._sweep_every = min(keepalive, _SURPLUS_KEEPALIVE)
         self._loop = asyncio.get_running_loop()
         self._targets: dict[str, _Target] = {}
         self._idle: dict[tuple[str, str, int], list[Connection]] = {}
@@ -147,7 +152,7 @@ class Http1Upstream:
         connection.idle_since = self._loop.time()
         idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(self._keepalive, self._sweep)
+            self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 
     def made(self, connection: Connection) -> None:
         """A connection was made."""
@@ -161,17 +166,22 @@ class Http1Upstream:
             idle.remove(connection)
 
     def _sweep(self) -> None:
-        oldest = self._loop.time() - self._keepalive
+        now = self._loop.time()
+        oldest, surplus_oldest = now - self._keepalive, now - _SURPLUS_KEEPALIVE
         for key, idle in list(self._idle.items()):
-            # The newest are at the end and are used first.
-            for connection in [c for c in idle if c.idle_since <= oldest]:
+            # The newest are at the end and are used first, so the old ones at the front are the surplus.
+            surplus = idle[:-_RESERVE]
+            for connection in [
+                *(c for c in surplus if c.idle_since <= surplus_oldest),
+                *(c for c in idle[-_RESERVE:] if c.idle_since <= oldest),
+            ]:
                 idle.remove(connection)
                 connection.abort()
             if not idle:
                 del self._idle[key]
         self._sweeper = None
         if self._idle:
-            self._sweeper = self._loop.call_later(self._keepalive, self._sweep)
+            self._sweeper = self._loop.call_later(self._sweep_every, self._sweep)
 
     def _target(self, url: str) -> _Target:
         if len(self._targets) >= _TARGETS:

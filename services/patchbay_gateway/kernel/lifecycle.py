@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.errors import PatchbayError
+from patchbay_gateway.kernel import memory
 from patchbay_gateway.kernel.logs import get_logger
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def run(main: Callable[[Shutdown], Awaitable[None]]) -> int:
 
     An error of ours is printed as its message, which says what to do; any other with its traceback.
     """
+    memory.settle()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_supervise(main))
 
