@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 _SETTINGS: Final = "PATCHBAY_WORKER_SETTINGS"
 """Environment variable by which a process of ours gets its settings, as JSON."""
+_PARENT: Final = "PATCHBAY_WORKER_PARENT"
+"""Environment variable with the supervisor's process id."""
+# How often the supervisor looks whether a process still lives.
+_LOOK: Final = 0.1
 _BACKOFF: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 # A process that lived this long has not failed at its start; the next restart is quick again.
 _HEALTHY: Final = 10.0
@@ -93,35 +98,40 @@ async def _supervise(
 async def _keep(
     name: str, settings: ProcessSettings, end: asyncio.Event, clock: SystemClock
 ) -> None:
-    """Run one process again and again until *end*; then end it and wait."""
+    """Run one process again and again until *end*; then end it and wait. Cancelled, it kills it."""
     failures = 0
-    ending = asyncio.create_task(end.wait())
-    try:
-        while not end.is_set():
-            started = clock.monotonic()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "patchbay_gateway.workers",
-                name,
-                env={**os.environ, _SETTINGS: settings.model_dump_json()},
-                # A terminal's Ctrl-C is the supervisor's to pass on.
-                start_new_session=True,
-            )
-            exited = asyncio.create_task(process.wait())
-            await asyncio.wait({exited, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not exited.done():
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
-                await exited
+    while not end.is_set():
+        started = clock.monotonic()
+        process = _spawn(name, settings)
+        try:
+            while process.poll() is None and not end.is_set():
+                await clock.sleep(_LOOK)
+            if process.returncode is None:
+                process.terminate()
+                while process.poll() is None:
+                    await clock.sleep(_LOOK)
                 return
-            failures = 0 if clock.monotonic() - started > _HEALTHY else failures + 1
-            _log.error("worker ended, it is started again", worker=name, status=process.returncode)
-            pause = asyncio.create_task(clock.sleep(_BACKOFF[min(failures, len(_BACKOFF)) - 1]))
-            await asyncio.wait({pause, ending}, return_when=asyncio.FIRST_COMPLETED)
-            pause.cancel()
-    finally:
-        ending.cancel()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        failures = 1 if clock.monotonic() - started > _HEALTHY else failures + 1
+        _log.error("worker ended, it is started again", worker=name, status=process.returncode)
+        again = clock.monotonic() + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
+        while clock.monotonic() < again and not end.is_set():
+            await clock.sleep(_LOOK)
+
+
+def _spawn(name: str, settings: ProcessSettings) -> subprocess.Popen[bytes]:
+    # Not the loop's own way: uvloop forks a process with threads and runs fork handlers in the child, where
+    # gRPC's may wait for a thread that is not there. From the loop's thread, never from a pool: the kernel
+    # sends its signal (`_end_with_parent`) when the *thread* ends that started the child.
+    return subprocess.Popen(  # noqa: S603 - our program, our arguments
+        [sys.executable, "-m", "patchbay_gateway.workers", name],
+        env={**os.environ, _SETTINGS: settings.model_dump_json(), _PARENT: str(os.getpid())},
+        # A terminal's Ctrl-C is the supervisor's to pass on.
+        start_new_session=True,
+    )
 
 
 def main(name: str) -> int:
@@ -138,6 +148,8 @@ def _end_with_parent() -> None:
     """Have the kernel kill this process when the supervisor is killed; where it can (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ[_PARENT]):
+            sys.exit("the supervisor is gone")  # killed before the kernel knew our wish
 
 
 async def _data(
@@ -166,13 +178,17 @@ async def _data(
                 journal_dir=own / "journal",
             )
         )
+        channel = InProcessChannel({SCHEDULER: scheduler})
+        built_in = InProcessChannel(executors.servicers)
+        stack.push_async_callback(channel.close)
+        stack.push_async_callback(built_in.close)
         edge = await stack.enter_async_context(
             running_edge(
                 settings,
                 store=store,
                 holder=holder,
-                scheduler=ChannelCalls([InProcessChannel({SCHEDULER: scheduler})]),
-                local=dict.fromkeys(BUILT_IN, InProcessChannel(executors.servicers)),
+                scheduler=ChannelCalls([channel]),
+                local=dict.fromkeys(BUILT_IN, built_in),
                 roots=roots,
                 clock=clock,
                 shutdown=shutdown,
