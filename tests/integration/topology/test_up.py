@@ -1,0 +1,175 @@
+"""`patchbay up` as people start, stop, restart and mistreat it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from tests.harness.observing import (
+    alive,
+    ask,
+    descendants,
+    get,
+    open_stream,
+    read_whole,
+    until,
+)
+from tests.harness.processes import PATCHBAY, Process, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tests.harness.topology import Up
+
+
+def refused(
+    directory: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run `patchbay up` to its end, which must come by itself; return status and output."""
+    done = subprocess.run(
+        [PATCHBAY, "up", *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": str(directory), **(env or {})},
+        cwd=directory,
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+async def test_sigterm_lets_a_stream_end(up: Up) -> None:
+    process = up.processes["up"]
+    family = descendants(process.pid)
+    async with open_stream(up, words=20, delay_ms=50) as chunks:
+        process.signal(signal.SIGTERM)
+        rest = await read_whole(chunks)
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert await asyncio.to_thread(process.wait, 15) == 0
+    assert [line for pid, line in family.items() if alive(pid)] == []
+    assert "Traceback" not in process.tail(100_000)
+
+
+async def test_second_signal_cuts(up: Up) -> None:
+    process = up.processes["up"]
+    async with open_stream(up, words=1000, delay_ms=50) as chunks:
+        process.signal(signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: "draining" in process.tail())
+        process.signal(signal.SIGTERM)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await read_whole(chunks)
+    await asyncio.to_thread(process.wait, 10)
+
+
+def test_start_without_configuration_answers(tmp_path: Path) -> None:
+    """An empty directory, no file, no key: the echo model is there and open to this machine."""
+    port, management = free_port(), free_port()
+    process = Process(
+        "bare",
+        [PATCHBAY, "up", "--port", str(port), "--management-port", str(management)],
+        env={"PATCHBAY_DATA_DIR": str(tmp_path / "data")},
+        directory=tmp_path,
+        ready_url=f"http://127.0.0.1:{management}/readyz",
+    )
+    process.start()
+    try:
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json={"model": "echo", "messages": [{"role": "user", "content": "hello"}]},
+            verify=False,
+        )
+        assert answer.json()["choices"][0]["message"]["content"] == "hello"
+        greeting = process.tail()
+        assert f"http://127.0.0.1:{port}" in greeting
+        assert f"curl http://127.0.0.1:{port}/v1/chat/completions" in greeting
+    finally:
+        assert process.stop() == 0
+
+
+def test_data_directory_of_another_is_refused(up: Up, tmp_path: Path) -> None:
+    status, output = refused(
+        tmp_path,
+        "--config", up.config_path, "--port", str(free_port()),
+        "--management-port", str(free_port()), "--data-dir", up.directory / "data",
+    )  # fmt: skip
+    assert status == 1
+    assert "is in use by another Patchbay" in output
+    assert "--data-dir" in output
+    assert "Traceback" not in output
+    assert ask(up).status_code == 200
+
+
+@pytest.mark.parametrize("flag", ["--port", "--management-port"])
+def test_taken_port_is_refused(tmp_path: Path, flag: str) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen(1)
+        taken = holder.getsockname()[1]
+        ports = {"--port": free_port(), "--management-port": free_port(), flag: taken}
+        flags = [part for pair in ports.items() for part in map(str, pair)]
+        status, output = refused(tmp_path, *flags, "--data-dir", tmp_path / "data")
+    assert status == 1
+    assert f"port {taken} of 127.0.0.1 cannot be had" in output
+    assert flag in output
+    assert "Traceback" not in output
+
+
+def test_wrong_configuration_is_refused_with_line_and_nearest_name(tmp_path: Path) -> None:
+    path = tmp_path / "patchbay.yaml"
+    path.write_text("client_keys: []\nprovider: []\n")
+    status, output = refused(tmp_path, "--config", path)
+    assert status == 1
+    assert "provider" in output
+    assert "providers" in output
+    assert "2" in output
+    assert "Traceback" not in output
+
+
+def counted(up: Up) -> int:
+    """Return how many requests for the echo model the ledger has."""
+    return sum(row["requests"] for row in up.usage())
+
+
+def test_restart_keeps_ledger_and_keys(up: Up) -> None:
+    before = counted(up)
+    for _ in range(3):
+        assert ask(up).status_code == 200
+    keys = {p.name: p.read_bytes() for p in (up.directory / "data" / "keys").iterdir()}
+    assert up.processes["up"].stop() == 0
+    up.start()
+    assert ask(up).status_code == 200
+    assert {p.name: p.read_bytes() for p in (up.directory / "data" / "keys").iterdir()} == keys
+    assert keys
+    until(
+        lambda: counted(up) == before + 4,
+        what="three requests from before the restart and one after it",
+    )
+
+
+def test_keys_in_the_data_directory_are_its_owners_alone(up: Up) -> None:
+    data = up.directory / "data"
+    assert data.stat().st_mode & 0o777 == 0o700
+    secret = list((data / "keys").iterdir())
+    assert {p.stat().st_mode & 0o777 for p in secret} == {0o600}
+
+
+def test_probes_answer(up: Up) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert get(up.management_url + path).status_code == 200
+    assert get(up.management_url + "/readyz").json()["ready"] is True
+    answer = get(up.management_url + "/v0/management/snapshot")
+    assert answer.status_code == 401
+    key = {"authorization": f"Bearer {up.management_key}"}
+    answer = get(up.management_url + "/v0/management/snapshot", headers=key)
+    assert answer.status_code == 200
+    # A client key opens nothing here, and a management key nothing there.
+    assert (
+        get(up.management_url + "/v0/management/snapshot", headers=up.headers()).status_code == 401
+    )
+    assert get(up.base_url + "/v1/models", headers=key).status_code == 401
