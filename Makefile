@@ -60,7 +60,7 @@ imports: setup
 
 .PHONY: proto
 proto: setup ## Generate the Python of the contract
-	proto/generate.sh >/dev/null
+	proto/generate.sh >/dev/null 2>&1
 
 .PHONY: proto-check
 proto-check: setup ## Lint the contract and prove that the generated code is current

@@ -72,6 +72,8 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
         built_in = InProcessChannel(executors.servicers)
+        stack.push_async_callback(channel.close)
+        stack.push_async_callback(built_in.close)
         edge = await stack.enter_async_context(
             running_edge(
                 settings,

@@ -29,11 +29,6 @@ class Wire:
     channel: Channel
     servicer: probe_service.ProbeServicer
 
-    @property
-    def copies(self) -> bool:
-        """Whether messages are serialised on the way."""
-        return self.kind != "inprocess"
-
 
 @pytest.fixture(scope="session", autouse=True)
 def described() -> None:

@@ -49,6 +49,10 @@ ERRORS: list[errors.PatchbayError] = [
 ]
 
 
+# Messages by reference have no size, and not to change them is the caller's duty.
+COPYING = ["inprocess strict", "grpc"]
+
+
 async def call(wire: Wire, value: bytes, deadline: float | None = SOON) -> bytes:
     answer: Any = await wire.channel.unary(UNARY, Bytes(value=value), deadline=deadline)
     return bytes(answer.value)
@@ -185,18 +189,16 @@ async def test_unmapped_error_tells_an_id_and_no_text(
     assert SECRET_TEXT in caplog.text
 
 
+@pytest.mark.parametrize("wire", COPYING, indirect=True)
 async def test_request_too_large_is_refused(wire: Wire) -> None:
-    if not wire.copies:
-        pytest.skip("messages by reference have no size")
     with pytest.raises(errors.ResourceExhausted) as caught:
         await call(wire, b"x" * (MESSAGE_LIMIT + 1))
     assert caught.value.reason == "MESSAGE_TOO_LARGE"
 
 
+@pytest.mark.parametrize("wire", COPYING, indirect=True)
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_answer_too_large_is_refused(wire: Wire, streamed: bool) -> None:
-    if not wire.copies:
-        pytest.skip("messages by reference have no size")
     with pytest.raises(errors.ResourceExhausted) as caught:
         await (read(wire, b"one, then large") if streamed else call(wire, b"large"))
     assert caught.value.reason == "MESSAGE_TOO_LARGE"
@@ -215,9 +217,8 @@ async def test_context_of_the_caller_does_not_cross(wire: Wire, streamed: bool) 
         whose.reset(token)
 
 
+@pytest.mark.parametrize("wire", COPYING, indirect=True)
 async def test_request_changed_after_the_call_is_not_seen(wire: Wire) -> None:
-    if not wire.copies:
-        pytest.skip("by reference: the rule binds the caller")
     request = Bytes(value=b"hang")
     task = asyncio.create_task(wire.channel.unary(UNARY, request, deadline=SOON))
     await within(wire.servicer.started)

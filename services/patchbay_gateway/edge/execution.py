@@ -17,6 +17,7 @@ from patchbay_gateway.edge import body, headers
 from patchbay_gateway.edge.dialects.port import ChunkKind
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +87,17 @@ class Execution:
             ) from None
         except (errors.Unavailable, errors.DeadlineExceeded) as error:
             draining = error.reason == "DRAINING"
-            failed_there = not draining
+            # Only what the channel itself says counts against the address, not a plugin's own words.
+            failed_there = error.reason in {TRANSPORT, CALL_DEADLINE}
             avoid_addresses.append(member.address)
+            if failed_there:
+                # The channel's words are about sockets; they help no client.
+                raise errors.Unavailable(
+                    "the executor of this request went away; try again",
+                    reason="EXECUTOR_LOST",
+                    retry_after=1,
+                    sent=error.sent,
+                ) from error
             raise
         except errors.PatchbayError:
             # An answer of the plugin stands behind it, so the address is well.
@@ -259,6 +269,7 @@ class Execution:
         settings.base_url = provider.base_url
         settings.proxy_url = lease.proxy_url or provider.proxy_url
         settings.attempt_header = provider.attempt_header
+        settings.token_factor = provider.token_factor
         settings.first_byte_timeout.FromMilliseconds(int(limits.first_byte_timeout * 1000))
         settings.idle_timeout.FromMilliseconds(int(limits.idle_timeout * 1000))
         return message

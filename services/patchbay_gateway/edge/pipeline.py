@@ -90,7 +90,9 @@ class Pipeline:
             )
             await self._send_error(routed, error, [(b"x-request-id", routed.request_id.encode())])
             return
-        request = Request(routed, self._uids.mint(), snapshot, self._clock, self._clock.monotonic())
+        # Without an id of the client's own, the one that it is told is the request's.
+        request_uid = self._uids.mint() if routed.client_request_id else routed.request_id
+        request = Request(routed, request_uid, snapshot, self._clock, self._clock.monotonic())
         with self._budget.charge() as charge:
             try:
                 head = routed.exchange.head

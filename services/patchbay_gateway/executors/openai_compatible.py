@@ -8,8 +8,6 @@ attempt header where configured, and an account of what was consumed. Not here: 
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -59,9 +57,6 @@ _WHOLE_FIELDS = {
 _ERROR_SIGNS = (b'"error":{', b'"error": {', b'"error":"', b'"error": "')
 
 # A provider that is read on after its caller left costs a connection; beyond this it is cut at once.
-_MAX_DRAINING = 100
-
-_logger = logging.getLogger("patchbay.executors.openai_compatible")
 
 
 class OpenAICompatibleExecutor(Executor):
@@ -87,7 +82,6 @@ class OpenAICompatibleExecutor(Executor):
     def __init__(self, upstream: Upstream, *, now: Callable[[], float] = time.time) -> None:
         self._upstream = upstream
         self._now = now
-        self._draining: set[asyncio.Task[None]] = set()
 
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         """Run one non-streamed call."""
@@ -104,7 +98,7 @@ class OpenAICompatibleExecutor(Executor):
         if usage is None:
             counter = openai_usage.OutputCounter(_WHOLE_FIELDS.get(request.operation, ()))
             counter.add(body)
-            usage = openai_usage.estimate(len(request.payload), counter.total)
+            usage = openai_usage.estimate(len(request.payload), counter.total, request.token_factor)
         return ExecutorResponse(
             body,
             status=reply.status,
@@ -121,8 +115,8 @@ class OpenAICompatibleExecutor(Executor):
             responses=request.format == "openai-response",
             completions=request.operation == "completions",
             payload=len(call.body),
+            factor=request.token_factor,
         )
-        draining = False
         try:
             if reply.status >= 300:
                 raise await failure(reply, self._now)
@@ -138,14 +132,8 @@ class OpenAICompatibleExecutor(Executor):
             if last is not None:
                 yield last
             yield StreamTail(stream.usage)
-        except (asyncio.CancelledError, GeneratorExit):
-            if request.drain and not stream.done and len(self._draining) < _MAX_DRAINING:
-                draining = True
-                self._drain(reply, stream, request)
-            raise
         finally:
-            if not draining:
-                reply.close()
+            reply.close()
 
     async def http_request(self, request: ExecutorHTTPRequest) -> ExecutorHTTPResponse:
         """Run one plain request with the credential; any status is an answer, redirects too."""
@@ -176,12 +164,6 @@ class OpenAICompatibleExecutor(Executor):
             reply.close()
         content_type = header(reply.headers, b"content-type").decode("latin-1")
         return ExecutorHTTPResponse(reply.status, reply.headers, body, content_type)
-
-    async def aclose(self) -> None:
-        """Cut what is still being read for callers that left."""
-        for task in self._draining:
-            task.cancel()
-        await asyncio.gather(*self._draining, return_exceptions=True)
 
     def _call(self, request: ExecutorRequest) -> Call:
         message = request.message
@@ -220,28 +202,6 @@ class OpenAICompatibleExecutor(Executor):
             request.idle_timeout,
             provider.proxy_url,
         )
-
-    def _drain(self, reply: Reply, stream: OpenAIStream, request: ExecutorRequest) -> None:
-        """Read on for a while after the caller left, to learn what the call consumed."""
-        task = asyncio.get_running_loop().create_task(
-            self._read_on(reply, stream, request.drain, request.attempt_uid)
-        )
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
-
-    async def _read_on(
-        self, reply: Reply, stream: OpenAIStream, seconds: float, attempt_uid: str
-    ) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                while data := await reply.read():
-                    stream.take(data)
-        except (TimeoutError, errors.UpstreamError) as e:
-            _logger.info("attempt %s: drained without an end: %s", attempt_uid, e)
-        else:
-            _logger.info("attempt %s: drained, consumed %s", attempt_uid, stream.usage.items)
-        finally:
-            reply.close()
 
 
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"authorization", b"accept-encoding"})

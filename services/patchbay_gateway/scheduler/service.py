@@ -212,7 +212,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             attempt = item.attempt
             refused = attempt.number == 0
             # Nested model calls carry the tokens of an attempt that made them.
-            usage = item.usage if item.HasField("usage") and not item.nested else None
+            usage = item.usage if item.HasField("usage") and not item.settlement.nested else None
             drafts.append(
                 Draft(
                     _REFUSED if refused else _SETTLED,

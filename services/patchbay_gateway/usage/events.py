@@ -214,6 +214,7 @@ def _settlement(s: journal_pb2.Settlement) -> Settlement:
         _text(s.reason),
         _duration(s.first_byte) if s.HasField("first_byte") else None,
         _duration(s.latency),
+        s.nested,
     )
 
 

@@ -149,9 +149,9 @@ class ExecutorRequest:
         return _seconds(self.message.provider, "idle_timeout", IDLE_TIMEOUT)
 
     @property
-    def drain(self) -> float:
-        """Seconds to go on reading after the caller cancelled; 0 cancels at once."""
-        return _seconds(self.message.provider, "drain", 0.0)
+    def token_factor(self) -> float:
+        """Factor of the estimate UTF-8 bytes / 4, where the provider does not count."""
+        return self.message.provider.token_factor or 1.0
 
     def header(self, name: str) -> str:
         """Return the first value of the client's header *name* (lower case), or an empty string."""

@@ -71,7 +71,6 @@ def make_request(
     origins: tuple[str, ...] | None = None,
     first_byte: float = 5,
     idle: float = 5,
-    drain: float = 0,
     usage: bool = True,
     headers: dict[str, str] | None = None,
     **fake: Any,
@@ -105,8 +104,6 @@ def make_request(
     provider.attempt_header = "X-Patchbay-Attempt"
     provider.first_byte_timeout.FromMilliseconds(int(first_byte * 1000))
     provider.idle_timeout.FromMilliseconds(int(idle * 1000))
-    if drain:
-        provider.drain.FromMilliseconds(int(drain * 1000))
     for header, value in (headers or {}).items():
         message.headers[header].values.append(value)
     return ExecutorRequest(message, secrets.SecretOpener([KEY]), "openai-compatible")
@@ -419,18 +416,6 @@ async def test_generator_closed_between_chunks_cuts_the_provider(
                 break
     await fake.until(lambda: fake.last.aborted)
     assert fake.last.chunks_sent < 10
-
-
-async def test_drain_reads_on_after_the_caller_left(
-    executor: OpenAICompatibleExecutor, fake: FakeUpstream
-) -> None:
-    request = make_request(fake.url, stream=True, chunks=6, delay_ms=10, drain=5)
-    items = executor.execute_stream(request)
-    async with contextlib.aclosing(items):
-        await anext(items)
-    await fake.until(lambda: fake.last.ended_at > 0)
-    assert fake.last.completed
-    await asyncio.gather(*executor._draining)
 
 
 async def test_slow_reader_holds_the_provider_back(

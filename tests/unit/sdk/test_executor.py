@@ -206,7 +206,11 @@ async def test_request_settings_have_defaults_and_fractions() -> None:
     servicer = ExecutorServicer([executor])
     await servicer.Execute(make_request(), Context())
     request = executor.seen
-    assert (request.first_byte_timeout, request.idle_timeout, request.drain) == (120.0, 300.0, 0.0)
+    assert (request.first_byte_timeout, request.idle_timeout, request.token_factor) == (
+        120.0,
+        300.0,
+        1.0,
+    )
     message = make_request()
     message.provider.first_byte_timeout.FromMilliseconds(1500)
     message.provider.idle_timeout.FromMilliseconds(0)

@@ -9,6 +9,7 @@ Calls to a provider (pluginapi: ProviderExecutor).
 from builtins import (
     bool,
     bytes,
+    float,
     int,
     str,
 )
@@ -163,7 +164,9 @@ class ExecutorRequest(Message):
     alt: str
     """Optional. Alternate route or mode suffix, for example Gemini's `alt`."""
     original_request: bytes
-    """Optional. The client's body before any change. Empty means equal to `payload`."""
+    """Optional. The client's body before any change. Empty means equal to `payload` but for the model name
+    and OpenAI's `stream_options.include_usage`.
+    """
     source_format: str
     """Required. Format that the client spoke."""
     payload: bytes
@@ -241,13 +244,17 @@ class ProviderSettings(Message):
     FIRST_BYTE_TIMEOUT_FIELD_NUMBER: int
     IDLE_TIMEOUT_FIELD_NUMBER: int
     ATTEMPT_HEADER_FIELD_NUMBER: int
-    DRAIN_FIELD_NUMBER: int
+    TOKEN_FACTOR_FIELD_NUMBER: int
     base_url: str
     """Optional. Base URL, for example https://api.openai.com/v1. Empty means the plugin's own default."""
     proxy_url: str
     """Optional. HTTP proxy for this credential or provider. Empty means the process's environment decides."""
     attempt_header: str
     """Optional. Name of an upstream header that carries `attempt_uid`. Empty means none is sent."""
+    token_factor: float
+    """Optional. Factor of the estimate UTF-8 bytes / 4 for this provider's tokens, where the executor counts
+    because the provider does not say. 0 means 1.
+    """
     @property
     def first_byte_timeout(self) -> Duration:
         """Optional. Limit until the first byte of the answer's body. Unset means 120 s."""
@@ -255,12 +262,6 @@ class ProviderSettings(Message):
     @property
     def idle_timeout(self) -> Duration:
         """Optional. Limit between two bytes of a stream. Unset means 300 s."""
-
-    @property
-    def drain(self) -> Duration:
-        """Optional. After the caller cancelled a stream, go on reading the provider's answer for this long to
-        learn its usage. Unset means cancel at once.
-        """
 
     def __init__(
         self,
@@ -270,10 +271,10 @@ class ProviderSettings(Message):
         first_byte_timeout: Duration | None = ...,
         idle_timeout: Duration | None = ...,
         attempt_header: str = ...,
-        drain: Duration | None = ...,
+        token_factor: float = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["drain", b"drain", "first_byte_timeout", b"first_byte_timeout", "idle_timeout", b"idle_timeout"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt_header", b"attempt_header", "base_url", b"base_url", "drain", b"drain", "first_byte_timeout", b"first_byte_timeout", "idle_timeout", b"idle_timeout", "proxy_url", b"proxy_url"]) -> None: ...
+    def HasField(self, field_name: Literal["first_byte_timeout", b"first_byte_timeout", "idle_timeout", b"idle_timeout"]) -> bool: ...
+    def ClearField(self, field_name: Literal["attempt_header", b"attempt_header", "base_url", b"base_url", "first_byte_timeout", b"first_byte_timeout", "idle_timeout", b"idle_timeout", "proxy_url", b"proxy_url", "token_factor", b"token_factor"]) -> None: ...
 
 @final
 class ExecutorResponse(Message):

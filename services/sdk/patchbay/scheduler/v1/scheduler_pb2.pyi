@@ -355,9 +355,6 @@ class ReportItem(Message):
     ATTEMPT_FIELD_NUMBER: int
     SETTLEMENT_FIELD_NUMBER: int
     USAGE_FIELD_NUMBER: int
-    NESTED_FIELD_NUMBER: int
-    nested: bool
-    """Optional. True when a callback of this attempt made nested model calls, which carry the tokens."""
     @property
     def attempt(self) -> AttemptInfo:
         """Required. As in the lease; for a refusal made by the edge."""
@@ -376,10 +373,9 @@ class ReportItem(Message):
         attempt: AttemptInfo | None = ...,
         settlement: Settlement | None = ...,
         usage: Usage | None = ...,
-        nested: bool = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["attempt", b"attempt", "settlement", b"settlement", "usage", b"usage"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt", b"attempt", "nested", b"nested", "settlement", b"settlement", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: Literal["attempt", b"attempt", "settlement", b"settlement", "usage", b"usage"]) -> None: ...
 
 @final
 class ReportResponse(Message):

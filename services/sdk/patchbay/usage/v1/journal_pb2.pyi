@@ -271,6 +271,7 @@ class Settlement(Message):
     REACHED_FIELD_NUMBER: int
     FIRST_BYTE_FIELD_NUMBER: int
     LATENCY_FIELD_NUMBER: int
+    NESTED_FIELD_NUMBER: int
     outcome: Outcome.ValueType
     """Required. The end."""
     http_status: int
@@ -281,6 +282,8 @@ class Settlement(Message):
     """Optional. UPPER_SNAKE reason of a failure, for example UPSTREAM_ERROR, CLIENT_GONE."""
     reached: Sent.ValueType
     """Required. How far the upstream call came."""
+    nested: bool
+    """Optional. True when nested model calls of this attempt carry the tokens; it has none of its own then."""
     @property
     def first_byte(self) -> Duration:
         """Optional. From opening to the first chunk of the answer. Unset when none came."""
@@ -299,6 +302,7 @@ class Settlement(Message):
         reached: Sent.ValueType = ...,
         first_byte: Duration | None = ...,
         latency: Duration | None = ...,
+        nested: bool = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["first_byte", b"first_byte", "latency", b"latency"]) -> bool: ...
-    def ClearField(self, field_name: Literal["client_status", b"client_status", "first_byte", b"first_byte", "http_status", b"http_status", "latency", b"latency", "outcome", b"outcome", "reached", b"reached", "reason", b"reason"]) -> None: ...
+    def ClearField(self, field_name: Literal["client_status", b"client_status", "first_byte", b"first_byte", "http_status", b"http_status", "latency", b"latency", "nested", b"nested", "outcome", b"outcome", "reached", b"reached", "reason", b"reason"]) -> None: ...
