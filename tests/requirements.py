@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Sequence
 
 _PREFIX: Final = "requires "
-_REPORTS: Final = pytest.StashKey[list[tuple[str, str]]]()
 # A hung daemon must not hang the tests.
 _PATIENCE: Final = 10.0
 
@@ -69,10 +68,12 @@ def _compose() -> str:
 
 
 def _postgres() -> str:
-    found = shutil.which("initdb") or next(
-        iter(Path("/usr/lib/postgresql").glob("*/bin/initdb")), None
-    )
-    return "" if found else "initdb is not on PATH or in /usr/lib/postgresql"
+    for program in ("initdb", "pg_ctl"):
+        if not shutil.which(program) and not any(
+            Path("/usr/lib/postgresql").glob(f"*/bin/{program}")
+        ):
+            return f"{program} is not on PATH or in /usr/lib/postgresql"
+    return ""
 
 
 def _linux() -> str:
@@ -131,7 +132,6 @@ def lack(name: str, why: str) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line("markers", "requires(name, ...): skip unless the machine has these")
-    config.stash[_REPORTS] = []
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -149,18 +149,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             need(name)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember each skip and its reason."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        item.config.stash[_REPORTS].append((item.nodeid, reason.removeprefix("Skipped: ")))
-    return report
-
-
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the run for a skip that no requirement explains."""
     if exitstatus == pytest.ExitCode.OK and _unexplained(session.config):
@@ -172,7 +160,7 @@ def pytest_terminal_summary(
 ) -> None:
     """List what was not run, by requirement, and what should not have been skipped."""
     by_name: dict[str, list[str]] = {}
-    for node, reason in config.stash[_REPORTS]:
+    for node, reason in _skips(config):
         if reason.startswith(_PREFIX):
             by_name.setdefault(reason.removeprefix(_PREFIX), []).append(node)
     if by_name:
@@ -190,5 +178,15 @@ def pytest_terminal_summary(
             terminalreporter.line(f"{node}: {reason} (tests/requirements.py)", red=True)
 
 
+def _skips(config: pytest.Config) -> list[tuple[str, str]]:
+    """Return test or file, and reason, of each skip so far."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    found = []
+    for report in reporter.stats.get("skipped", ()) if reporter is not None else ():
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        found.append((report.nodeid, reason.removeprefix("Skipped: ")))
+    return found
+
+
 def _unexplained(config: pytest.Config) -> list[tuple[str, str]]:
-    return [(n, r) for n, r in config.stash[_REPORTS] if not r.startswith(_PREFIX)]
+    return [(n, r) for n, r in _skips(config) if not r.startswith(_PREFIX)]

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -523,7 +522,7 @@ async def test_two_listeners_share_a_port() -> None:
     second.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
+@pytest.mark.requires("linux")  # TCP_USER_TIMEOUT
 async def test_accepted_sockets_inherit_the_user_timeout(port: Port) -> None:
     async def run(routed: RoutedRequest) -> None:
         connection = routed.exchange._connection  # type: ignore[attr-defined]

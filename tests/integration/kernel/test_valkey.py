@@ -87,7 +87,7 @@ async def test_start_serves_and_keeps_its_data_over_a_stop(data_dir):
     await server.stop()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+@pytest.mark.requires("linux")  # PR_SET_PDEATHSIG
 async def test_parent_killed_takes_the_server_along_and_the_next_start_has_the_data(data_dir):
     parent, url, pid = start_parent(data_dir)
     store = Store(url, installation="x", clock=SystemClock())

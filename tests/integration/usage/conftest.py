@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.requirements import lack, need
 
 from patchbay.errors import PatchbayError
 from patchbay_gateway.kernel.clock import SystemClock
@@ -104,8 +105,9 @@ async def bench(store: Store, tmp_path: Path) -> Bench:
 def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server on a socket of its own, where one is installed."""
     initdb, pg_ctl = _postgres_program("initdb"), _postgres_program("pg_ctl")
-    if initdb is None or pg_ctl is None:
-        pytest.skip("PostgreSQL (initdb, pg_ctl) is not installed")
+    need("postgres")
+    assert initdb is not None
+    assert pg_ctl is not None
     # Not in pytest's folder: a socket's path may have 100 characters, and the server refuses to be root.
     home = Path(tempfile.mkdtemp(prefix="pbpg-"))
     owner: dict[str, Any] = {}
@@ -122,7 +124,7 @@ def postgres() -> Iterator[str]:
     )
     if made.returncode:
         shutil.rmtree(home, ignore_errors=True)
-        pytest.skip(f"PostgreSQL cannot make a database here: {made.stderr.strip()[-200:]}")
+        lack("postgres", f"it cannot make a database here: {made.stderr.strip()[-200:]}")
     options = f"-k {home} -c listen_addresses='' -c fsync=off"
     start = [pg_ctl, "-D", str(data), "-o", options, "-l", str(home / "log"), "-w", "start"]
     subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **owner)

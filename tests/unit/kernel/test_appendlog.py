@@ -84,7 +84,7 @@ def test_truncate_active_segment_taken_whole_is_dropped_at_some_size(tmp_path):
     log.close()
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="lists descriptors in /proc")
+@pytest.mark.requires("proc")
 def test_truncate_gives_descriptors_back_without_any_sync(tmp_path):
     log = AppendLog(tmp_path, segment_bytes=10)
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
