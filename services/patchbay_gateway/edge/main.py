@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +68,8 @@ USAGE: Final = "patchbay.usage.v1.UsageService"
 
 # Open streams of a stopping edge may go on this long; chart and compose grant more than this.
 DRAIN: Final = 25.0
+# So long a starting edge waits for the last of the executors that its models need.
+_PATIENCE: Final = 10.0
 # Reports that wait at the end get this long; the rest stays in the outbox file.
 _LAST_REPORTS: Final = 3.0
 
@@ -98,7 +101,12 @@ class RunningEdge:
     server: EdgeServer
     outbox: Outbox
     holder: SnapshotHolder
+    clock: Clock
+    started: float
+    """Monotonic seconds."""
     draining: bool = False
+    complete: bool = False
+    """Every executor of the snapshot was registered once."""
 
     def checks(self) -> dict[str, Callable[[], str | None]]:
         """Return what readiness looks at."""
@@ -109,11 +117,24 @@ class RunningEdge:
         }
 
     def _executors(self) -> str | None:
+        """
+        Say what is missing for the models of the snapshot.
+
+        At the start the edge waits for all their executors, but not for ever: one that never comes must
+        not keep the others' models from clients.
+        """
         states = self.registry.states()
-        if any(state == "ready" for state in states.values()):
+        current = self.holder.current
+        wanted = {p.plugin for p in current.providers} if current is not None else set(states)
+        absent = sorted(plugin for plugin in wanted if states.get(plugin) != "ready")
+        if not absent:
+            self.complete = True
             return None
-        reasons = [f"{plugin}: {state}" for plugin, state in sorted(states.items())]
-        return "no executor is registered yet; " + "; ".join(reasons)
+        late = self.clock.monotonic() - self.started > _PATIENCE
+        if (self.complete or late) and len(absent) < len(wanted):
+            return None
+        reasons = [f"{plugin}: {states.get(plugin, 'not configured')}" for plugin in absent]
+        return "executors are not registered; " + "; ".join(reasons)
 
     def instance(self) -> Instance:
         """Return what the heartbeat says."""
@@ -123,6 +144,9 @@ class RunningEdge:
             kind="edge",
             snapshot=current.version if current is not None else 0,
             ready=not any(check() for check in self.checks().values()),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            parent=os.getppid(),
         )
 
     async def drain(self) -> None:
@@ -225,7 +249,7 @@ async def running_edge(
         tasks.start("edge-leases", leases.run())
         tasks.start("edge-registry", _follow(holder, registry))
         await edge_server.start()
-        edge = RunningEdge(edge_id, registry, edge_server, outbox, holder)
+        edge = RunningEdge(edge_id, registry, edge_server, outbox, holder, clock, clock.monotonic())
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
         tasks.start("edge-heartbeat", heartbeat.run())
         yield edge
