@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from patchbay_gateway.kernel.config import Config
+    from patchbay_gateway.plugins.instances import Instance
 
 _SETTINGS: Final = "PATCHBAY_WORKER_SETTINGS"
 """Environment variable by which a process of ours gets its settings, as JSON."""
@@ -229,7 +231,7 @@ async def _control(
             while True:
                 with contextlib.suppress(PatchbayError):
                     found = await list_instances(store)
-                    edges = sum(i.kind == "edge" and i.ready for i in found)
+                    edges = sum(i.kind == "edge" and i.ready and _is_sibling(i) for i in found)
                 await clock.sleep(0.5)
 
         tasks = lifecycle.Tasks(shutdown)
@@ -256,6 +258,21 @@ async def _control(
             )
         )
         await shutdown.wait()
+
+
+def _is_sibling(instance: Instance) -> bool:
+    """
+    Whether *instance* is a live process of the same supervisor.
+
+    What a killed process said of itself stands in Redis for a while, and others may share that Redis.
+    """
+    if (instance.host, instance.parent) != (socket.gethostname(), os.getppid()):
+        return False
+    try:
+        os.kill(instance.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TTL: Final = 15.0
 """Seconds after its last word that a process counts as alive."""
 BEAT_EVERY: Final = 5.0
+UNREADY_BEAT_EVERY: Final = 0.5
+"""Until it is ready, whoever waits for it wants to know soon."""
 
 # KEYS: set, data. ARGV: id, its words, TTL in ms; a TTL of 0 takes it off.
 _BEAT: Final = Script("""
@@ -64,6 +66,11 @@ class Instance(msgspec.Struct, frozen=True):
     """Version of the program."""
     plugins: dict[str, str] = {}
     """Plugin id → state of its handshake, for those that speak to plugins."""
+    host: str = ""
+    """Name of its machine, for those whose siblings look for them."""
+    pid: int = 0
+    parent: int = 0
+    """Process id of what started it."""
 
 
 class Heartbeat:
@@ -80,6 +87,7 @@ class Heartbeat:
         self._store = store
         self._clock = clock
         self._describe = describe
+        self._ready = False
 
     async def beat(self, *, alive: bool = True) -> None:
         """
@@ -89,6 +97,7 @@ class Heartbeat:
             Unavailable: Redis is away.
         """
         instance = self._describe()
+        self._ready = instance.ready
         await self._store.script(
             _BEAT,
             [self._store.key("instances"), self._store.key("instances", "data")],
@@ -100,7 +109,7 @@ class Heartbeat:
         while True:
             with contextlib.suppress(Unavailable):  # nobody can read it either
                 await self.beat()
-            await self._clock.sleep(BEAT_EVERY)
+            await self._clock.sleep(BEAT_EVERY if self._ready else UNREADY_BEAT_EVERY)
 
 
 async def list_instances(store: Store) -> list[Instance]:

@@ -1,4 +1,4 @@
-"""Gateways to stop, kill and reconfigure, started once a module: whoever ends one leaves it ended."""
+"""Gateways to stop, kill and reconfigure, made once a session: whoever ends one leaves it ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`patchbay up`, not yet started."""
     gateway = Up(tmp_path_factory.mktemp("up"), make_config(NOWHERE))
@@ -27,7 +27,7 @@ def up(made_up: Up) -> Up:
     return made_up
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """The services, two of those that may be two."""
     gateway = Services(

@@ -43,6 +43,8 @@ def made_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 def workers(made_workers: Up) -> Up:
     """Two data processes, started again if an earlier test ended them."""
     made_workers.start()
+    # Started already, it may still miss a process that a test killed.
+    made_workers.processes["up"].wait_ready()
     return made_workers
 
 
