@@ -9,7 +9,8 @@ CancelledError, the client left or we stop. Not here: whether to try again (pipe
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.stream import Answer
     from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
+
+# A chunk that only carries usage has no choices; nearly every write is without one.
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
 class Execution:
@@ -225,7 +229,7 @@ class Execution:
         request = self._request
         dialect = request.routed.dialect
         data = b"".join(chunks)
-        if self._hide_usage and b'"usage"' in data:
+        if self._hide_usage and _NO_CHOICES.search(data):
             chunks = [c for c in chunks if not dialect.is_usage_only(c)]
             data = b"".join(chunks)
         if data:

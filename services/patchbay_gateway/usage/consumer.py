@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 COUNT: Final = 1000
 """Entries of a batch at most."""
-LINGER: Final = 0.1
+LINGER: Final = 0.25
 """Seconds between the beginnings of two batches that were not full."""
 
 _BLOCK_MS: Final = 1000
