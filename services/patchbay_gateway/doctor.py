@@ -189,16 +189,14 @@ def _clock(skew: float, whose: str) -> Check:
 def _addresses(settings: configuration.ProcessSettings) -> Iterator[Check]:
     """Connect to each other service that the environment names."""
     for name in ("scheduler", "usage", "executors"):
-        address = getattr(settings, f"{name}_address")
-        if not address:
-            continue
-        host, _, port = address.rpartition(":")
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
-                yield Check(name, "ok", f"{address} accepts connections")
-        except OSError as error:
-            remedy = f"start `patchbay {name}`, or correct PATCHBAY_{name.upper()}_ADDRESS"
-            yield Check(name, "fail", f"{address}: {error.strerror or error}", remedy)
+        for address in filter(None, getattr(settings, f"{name}_address").split(",")):
+            host, _, port = address.rpartition(":")
+            try:
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+                    yield Check(name, "ok", f"{address} accepts connections")
+            except OSError as error:
+                remedy = f"start `patchbay {name}`, or correct PATCHBAY_{name.upper()}_ADDRESS"
+                yield Check(name, "fail", f"{address}: {error.strerror or error}", remedy)
 
 
 def _gateway(subject: Subject) -> Iterator[Check]:

@@ -64,6 +64,18 @@ def test_every_check_that_is_not_fine_has_a_remedy(tmp_path):
     assert all(c.remedy for c in checks.values() if c.status != "ok")
 
 
+def test_each_of_several_addresses_is_tried(tmp_path):
+    settings = ProcessSettings.load(
+        "edge",
+        {"HOME": str(tmp_path), "PATCHBAY_SCHEDULER_ADDRESS": "127.0.0.1:9, 127.0.0.1:10"},
+        {"port": 0, "management_port": 0, "data_dir": tmp_path},
+    )
+    checks = examine(Subject(settings, {"HOME": str(tmp_path)}, "http://127.0.0.1:9"))
+
+    told = [c.detail.partition(": ")[0] for c in checks if c.name == "scheduler"]
+    assert told == ["127.0.0.1:9", "127.0.0.1:10"]
+
+
 def test_wrong_file_is_a_failure_and_the_rest_is_still_checked(tmp_path):
     (tmp_path / "f.yaml").write_text("fancy: 1")
 
