@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patchbay_gateway.commands import configuration, diagnosis, reports, services
+from patchbay_gateway.commands import configuration, diagnosis, plugins, reports, services
 
 if TYPE_CHECKING:
     import typer
@@ -21,3 +21,4 @@ def register(app: typer.Typer) -> None:
     configuration.register(app)
     reports.register(app)
     diagnosis.register(app)
+    plugins.register(app)

@@ -19,6 +19,7 @@ from patchbay_gateway.edge.dialects.port import ChunkKind
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.plugins.policy import policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,13 +115,16 @@ class Execution:
         request, attempt, answer = self._request, self._attempt, self._answer
         count = request.routed.operation == "count_tokens"
         before = request.clock.monotonic()
-        response = await member.channel.unary(
-            methods.COUNT_TOKENS if count else methods.EXECUTE,
-            message,
-            deadline=None,
-            metadata=member.metadata(),
-        )
-        request.waited += request.clock.monotonic() - before
+        try:
+            response = await member.channel.unary(
+                methods.COUNT_TOKENS if count else methods.EXECUTE,
+                message,
+                deadline=policy("executor.count_tokens").deadline if count else None,
+                metadata=member.metadata(),
+            )
+        finally:
+            request.waited += request.clock.monotonic() - before
+        answer.answered()
         attempt.head_arrived = True
         attempt.mark_first_byte()
         if response.HasField("usage"):
@@ -173,6 +177,8 @@ class Execution:
                     if tail.HasField("usage"):
                         attempt.live.usage = tail.usage
         finally:
+            if not answer.answer_committed:
+                request.waited += request.clock.monotonic() - before
             await call.aclose()
         if self._owner.left:
             raise ClientGone

@@ -138,6 +138,7 @@ class Pipeline:
             # White space before a JSON document means nothing (RFC 8259, section 2).
             keepalive=request.routed.dialect.keepalive() if request.stream else b"\n",
             early_head=request.early_headers,
+            whole=not request.stream,
         )
         avoid_credentials: list[str] = []
         avoid_addresses: list[str] = []
@@ -173,16 +174,18 @@ class Pipeline:
                     attempt.fail(error, 0 if again else self._status(request, error))  # 8
                     failure = self._graver(failure, error)
                     only = decision.avoid_credential and candidates.credentials <= 1
-                    if (
-                        not again
-                        or request.number >= _MAX_ATTEMPTS
-                        or (only and request.number > 1)
-                    ):
+                    # The same credential once more, and only if nothing can have reached the provider.
+                    spent = only and (request.number > 1 or error.sent is not errors.Sent.NO)
+                    if not again or request.number >= _MAX_ATTEMPTS or spent:
                         break
                     if decision.avoid_credential and not only:
                         avoid_credentials.append(attempt.lease.attempt.credential_id)
-                except BaseException:
+                except (ClientGone, asyncio.CancelledError):
                     attempt.cancel("CLIENT_GONE" if owner.left else "SHUTDOWN")  # 8
+                    raise
+                except Exception:
+                    # A bug of ours; the router tells the client and the log.
+                    attempt.fail(errors.Internal("a bug"), 500)  # 8
                     raise
                 else:
                     return

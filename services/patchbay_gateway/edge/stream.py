@@ -19,16 +19,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from patchbay_gateway.plugins.policy import EDGE_MARGIN
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from patchbay.errors import Headers
     from patchbay_gateway.edge.exchange import Exchange
     from patchbay_gateway.plugins.snapshot import StreamingEntry
-
-# The edge's own deadlines are this much longer than those that the executor keeps, so that only an
-# executor that no longer keeps them is blamed (docs/architecture.md, deadlines).
-DEADLINE_MARGIN = 10.0
 
 
 class Answer:
@@ -41,6 +39,8 @@ class Answer:
         grace: Seconds without an answer after which headers are committed; 0 never.
         keepalive: Bytes of one keep-alive; empty for none.
         early_head: Gives the headers for an early commit.
+        whole: The executor answers in one piece, so that its silence says nothing between the provider's
+            first and last byte.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Answer:
         grace: float,
         keepalive: bytes,
         early_head: Callable[[], Headers],
+        whole: bool = False,
     ) -> None:
         self.headers_committed = False
         self.answer_committed = False
@@ -65,14 +66,18 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._owner = asyncio.current_task()
         self._started = self._written = self._heard = self._loop.time()
-        self._silence = limits.first_byte_timeout
+        self._first = limits.first_byte_timeout + (limits.idle_timeout if whole else 0.0)
+        if not (limits.first_byte_timeout and (limits.idle_timeout or not whole)):
+            self._first = 0.0
+        self._silence = self._first
         self._timer: asyncio.TimerHandle | None = None
         self._side: asyncio.Task[None] | None = None
+        self._sending = False
 
     def begin_attempt(self) -> None:
         """Start the first-byte limit anew for another attempt."""
         self._heard = self._loop.time()
-        self._silence = self._limits.first_byte_timeout
+        self._silence = self._first
         self.timed_out = False
         if self._timer is None:
             self._arm()
@@ -83,15 +88,34 @@ class Answer:
         self._silence = self._limits.idle_timeout
 
     async def commit_headers(self, status: int, headers: Headers) -> None:
-        """Send status and headers unless an early commit has."""
+        """Send status and headers unless an early commit has, or is about to."""
+        await self._after_side()
         if not self.headers_committed:
             self.headers_committed = True
             await self._exchange.send_head(status, headers)
 
     async def write(self, data: bytes) -> None:
-        """Send a whole number of events."""
-        await self._exchange.send(data)
-        self._written = self._loop.time()
+        """
+        Send a whole number of events.
+
+        While the client keeps us waiting, the executor's silence is our own doing.
+        """
+        await self._after_side()
+        self._sending = True
+        try:
+            await self._exchange.send(data)
+        finally:
+            self._sending = False
+            self._written = self._heard = self._loop.time()
+
+    def answered(self) -> None:
+        """Note that the executor has said all: its deadlines are over."""
+        self._silence = 0.0
+
+    async def _after_side(self) -> None:
+        """Let an early head or a keep-alive that is under way go out first."""
+        if self._side is not None and not self._side.done():
+            await asyncio.wait([self._side])
 
     async def aclose(self) -> None:
         """Stop timer and keep-alives."""
@@ -110,7 +134,7 @@ class Answer:
         if self.headers_committed and self._keepalive and self._interval > 0:
             due.append(self._written + self._interval)
         if self._silence > 0:
-            due.append(self._heard + self._silence + DEADLINE_MARGIN)
+            due.append(self._heard + self._silence + EDGE_MARGIN)
         if due:
             # Not sooner than 50 ms: a write that is under way must not make the timer spin.
             self._timer = self._loop.call_at(
@@ -119,7 +143,11 @@ class Answer:
 
     def _timer_fired(self) -> None:
         now = self._loop.time()
-        if self._silence > 0 and now >= self._heard + self._silence + DEADLINE_MARGIN:
+        if (
+            self._silence > 0
+            and not self._sending
+            and now >= self._heard + self._silence + EDGE_MARGIN
+        ):
             self.timed_out = True
             self._timer = None
             if self._owner is not None:
@@ -129,13 +157,24 @@ class Answer:
             if not self.headers_committed:
                 if 0 < self._grace <= now - self._started:
                     self.headers_committed = True
-                    self._side = self._loop.create_task(self._commit_early())
+                    self._start_side(self._commit_early())
             elif self._keepalive and 0 < self._interval <= now - self._written:
                 self._written = now
-                self._side = self._loop.create_task(self._exchange.send(self._keepalive))
+                self._start_side(self._exchange.send(self._keepalive))
         self._arm()
+
+    def _start_side(self, work: Coroutine[None, None, None]) -> None:
+        self._side = self._loop.create_task(work)
+        self._side.add_done_callback(_taken)
 
     async def _commit_early(self) -> None:
         await self._exchange.send_head(200, self._early_head())
         if self._keepalive:
-            await self.write(self._keepalive)
+            await self._exchange.send(self._keepalive)
+            self._written = self._loop.time()
+
+
+def _taken(task: asyncio.Task[None]) -> None:
+    """Take the exception of a keep-alive: that the client left is told by the exchange."""
+    if not task.cancelled():
+        task.exception()

@@ -8,7 +8,8 @@ import pytest
 from tests.harness import virtual_time
 
 from patchbay_gateway.edge.exchange import Head
-from patchbay_gateway.edge.stream import DEADLINE_MARGIN, Answer
+from patchbay_gateway.edge.stream import Answer
+from patchbay_gateway.plugins.policy import EDGE_MARGIN
 from patchbay_gateway.plugins.snapshot import StreamingEntry
 
 
@@ -21,15 +22,21 @@ class FakeExchange:
         self.gone: asyncio.Future[None] = loop.create_future()
         self.sent: list[tuple[float, object]] = []
         self.committed = False
+        self.slow = 0.0
         self._loop = loop
 
     async def body(self, limit, deadline, charge=None):
         raise AssertionError("must not be called")
 
     async def send_head(self, status, headers):
+        assert not self.committed, "a second head"
+        self.committed = True
         self.sent.append((round(self._loop.time(), 3), status))
 
     async def send(self, data):
+        assert self.committed, "bytes before the head"
+        if self.slow:
+            await asyncio.sleep(self.slow)
         self.sent.append((round(self._loop.time(), 3), data))
 
     async def finish(self):
@@ -128,7 +135,7 @@ def test_answer_executor_silent_past_the_margin_cancels_the_owner(spoken: bool) 
         await answer.aclose()
         return asyncio.get_running_loop().time()
 
-    expected = (7.0 if spoken else 3.0) + DEADLINE_MARGIN
+    expected = (7.0 if spoken else 3.0) + EDGE_MARGIN
     assert virtual_time.run(scenario()) == pytest.approx(expected, abs=0.1)
 
 
@@ -144,3 +151,59 @@ def test_answer_second_attempt_starts_the_first_byte_limit_anew() -> None:
         return answer.timed_out
 
     assert virtual_time.run(scenario()) is False
+
+
+def test_answer_content_in_the_turn_of_the_early_commit_follows_the_head() -> None:
+    """The timer and the first content fall into one turn of the loop: one head, and first."""
+
+    async def scenario() -> list[object]:
+        exchange = FakeExchange()
+        answer = make_answer(exchange)
+        answer.begin_attempt()
+        answer._timer_fired()  # the early commit is scheduled and has not run
+        assert not exchange.sent
+        loop = asyncio.get_running_loop()
+        loop.moved += 20  # type: ignore[attr-defined]
+        answer._timer_fired()
+        assert answer.headers_committed
+        await answer.commit_headers(200, [])
+        await answer.write(b"data")
+        await answer.aclose()
+        return [what for _, what in exchange.sent]
+
+    assert virtual_time.run(scenario()) == [200, b": ka\n\n", b"data"]
+
+
+def test_answer_slow_client_is_not_the_executors_silence() -> None:
+    """A client that takes minutes for what was sent costs the executor nothing."""
+
+    async def scenario() -> bool:
+        exchange = FakeExchange()
+        answer = make_answer(exchange, idle_timeout=5.0)
+        answer.begin_attempt()
+        answer.heard()
+        await answer.commit_headers(200, [])
+        exchange.slow = 100.0
+        await answer.write(b"data")
+        exchange.slow = 0.0
+        await asyncio.sleep(10)
+        await answer.aclose()
+        return answer.timed_out
+
+    assert virtual_time.run(scenario()) is False
+
+
+def test_answer_whole_waits_for_the_body_too() -> None:
+    """A non-streamed answer may take first byte and idle time; nothing is heard in between."""
+
+    async def scenario() -> float:
+        exchange = FakeExchange()
+        limits = StreamingEntry(first_byte_timeout=3.0, idle_timeout=7.0)
+        answer = Answer(exchange, limits, grace=0.0, keepalive=b"", early_head=list, whole=True)
+        answer.begin_attempt()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(1000)
+        await answer.aclose()
+        return asyncio.get_running_loop().time()
+
+    assert virtual_time.run(scenario()) == pytest.approx(20.0, abs=0.1)
