@@ -26,13 +26,16 @@ def make_load(gateway: Up | Services) -> Load:
     )
 
 
-async def hurt(gateway: Up | Services, victim: str, lengths: Lengths, seed: int) -> Load:
+async def hurt(
+    gateway: Up | Services, victim: str, lengths: Lengths, seed: int, verdict: Judge
+) -> Load:
     """Kill and restart *victim* under load, as often as asked, at instants that *seed* decides."""
     rng = random.Random(seed)
     load = make_load(gateway)
     process = gateway.processes[victim]
     async with load.running():
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
+        verdict.remember_memory(but=victim)
         for _ in range(lengths.kills):
             await asyncio.sleep(rng.uniform(0.1, 1.0))
             await asyncio.to_thread(process.kill)
@@ -54,10 +57,10 @@ async def test_up_killed_at_random_instants_ledger_agrees(
     make_up: Callable[..., Up], judge: Callable[..., Judge], lengths: Lengths, seed: int
 ) -> None:
     gateway = make_up()
-    load = await hurt(gateway, "up", lengths, seed)
+    verdict = judge(gateway)
+    load = await hurt(gateway, "up", lengths, seed, verdict)
     assert load.verdicts[Verdict.COMPLETE] > 20, (load.verdicts, load.statuses)
     assert not load.lies
-    verdict = judge(gateway)
     verdict.check_answers()
     verdict.check_ledger()
 
@@ -71,12 +74,13 @@ async def test_service_killed_at_random_instants_ledger_agrees(
     seed: int,
 ) -> None:
     gateway = make_services()
-    load = await hurt(gateway, victim, lengths, seed)
+    verdict = judge(gateway)
+    load = await hurt(gateway, victim, lengths, seed, verdict)
     assert load.verdicts[Verdict.COMPLETE] > 20, (load.verdicts, load.statuses)
     assert not load.lies
-    verdict = judge(gateway)
     verdict.check_answers()
     verdict.check_ledger()
+    verdict.check_memory()
 
 
 async def test_scheduler_killed_clients_see_nothing(

@@ -56,6 +56,9 @@ def test_upstream_misbehaves_client_always_knows(
     gateway: Up | Services, judge: Callable[..., Judge]
 ) -> None:
     """One gateway through every misbehaviour, then the ledger."""
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory()
     # No answer at all: a status while nothing is committed, else the terminal event.
     assert ask(gateway, stream=False, stall="head").status_code == 504
     late = ask(gateway, stream=True, stall="head")
@@ -87,9 +90,9 @@ def test_upstream_misbehaves_client_always_knows(
     # An error of the provider arrives as it was.
     refused = ask(gateway, stream=True, status=429, retry_after="7")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
-    verdict = judge(gateway)
     verdict.check_answers()
     verdict.check_ledger()
+    verdict.check_memory()
 
 
 def test_upstream_gone_answers_502_and_nothing_reached_it(

@@ -12,8 +12,10 @@ import json
 import secrets
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import redis.asyncio
 import yaml
 from tests.harness.processes import PATCHBAY, Process, free_port
@@ -245,6 +247,27 @@ class Services(Gateway):
                 grpc_port=executor_port,
             )
         self._service("edge", "edge", shared, grpc_port=free_port())
+
+    def start(self) -> None:
+        """Start everything and wait until the edge knows every executor replica."""
+        super().start()
+        self.wait_registered()
+
+    def wait_registered(self, limit: float = 20.0) -> None:
+        """Wait until each running executor is registered; a gateway with one replica is ready before."""
+        wanted = sum(p.running for n, p in self.processes.items() if n.startswith("executor"))
+        deadline = time.monotonic() + limit
+        while True:
+            plugins = httpx.get(
+                f"{self.management_url}/v0/management/plugins",
+                headers={"authorization": f"Bearer {self.management_key}"},
+                timeout=10,
+            ).json()
+            states = [[a["state"] for a in p["addresses"]].count("ready") for p in plugins]
+            if states and min(states) >= wanted:
+                return
+            assert time.monotonic() < deadline, plugins
+            time.sleep(0.05)  # polls another process
 
     @property
     def ledger_path(self) -> Path:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.harness.processes import Process
 
 # Looked at each second, polled each second, and a loaded machine.
-SOON = 5.0
+SOON = 15.0
 
 
 @pytest.fixture(params=["up", "services"])

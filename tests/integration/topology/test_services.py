@@ -20,6 +20,8 @@ SERVICES = ["edge", "scheduler0", "usage", "executor0"]
 async def test_sigterm_drains(services: Services, name: str) -> None:
     """Streams that run end whole, whichever service is told to stop; it exits with 0."""
     process = services.processes[name]
+    # An earlier test may have restarted the replica that is to take over.
+    await asyncio.to_thread(services.wait_registered)
     try:
         async with contextlib.AsyncExitStack() as stack:
             streams = [
