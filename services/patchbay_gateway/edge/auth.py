@@ -78,9 +78,12 @@ class Authenticator:
 
     Args:
         digest: A key's hex HMACs under the client-key roots, newest first (kernel/keys.py).
+        allow_open: Whether this process may answer without a key where the snapshot wishes it. The snapshot
+            is shared by processes that listen elsewhere, so its wish alone opens nothing.
     """
 
-    def __init__(self, digest: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(self, digest: Callable[[str], tuple[str, ...]], *, allow_open: bool) -> None:
+        self._allow_open = allow_open
         self._digest = functools.lru_cache(maxsize=_DIGESTS)(digest)
         # Raw `Authorization` → digests: what nearly every request asks for, in one look-up.
         self._bearer = functools.lru_cache(maxsize=_DIGESTS)(self._bearer_digests)
@@ -96,7 +99,7 @@ class Authenticator:
             PermissionDenied: Open access, foreign Host or Origin; reason FOREIGN_HOST, FOREIGN_ORIGIN.
             InvalidRequest: Open access, POST of something else than JSON; reason UNSUPPORTED_MEDIA.
         """
-        if snapshot.settings.open_access:
+        if self._allow_open and snapshot.settings.open_access:
             check_open(head)
             return OPEN
         keys: Mapping[str, ClientKeyEntry] = snapshot.client_key_by_digest

@@ -209,7 +209,8 @@ async def running_edge(
         builtin_address=settings.executors_address or None,
     )
     authenticator = Authenticator(
-        lambda key: tuple(client_key_digest(root, key) for root in roots.cluster)
+        lambda key: tuple(client_key_digest(root, key) for root in roots.cluster),
+        allow_open=settings.service == "up" and settings.loopback,
     )
     uids = UidSource(clock)
 

@@ -90,7 +90,10 @@ class Port:
         self.stall = 60.0
         router = Router(
             self.pipeline,
-            lists=ModelLists(lambda: SNAPSHOT, Authenticator(lambda key: (f"digest of {key}",))),
+            lists=ModelLists(
+                lambda: SNAPSHOT,
+                Authenticator(lambda key: (f"digest of {key}",), allow_open=False),
+            ),
             dialects=dialects(),
             mint=lambda: "minted",
             on_bug=self.bug,

@@ -51,7 +51,7 @@ def head(*headers: tuple[str, str], query: str = "", method: str = "GET") -> Hea
 
 @pytest.fixture
 def auth() -> Authenticator:
-    return Authenticator(lambda key: (f"d:{key}", f"old:{key}"))
+    return Authenticator(lambda key: (f"d:{key}", f"old:{key}"), allow_open=True)
 
 
 @pytest.mark.parametrize(
@@ -165,3 +165,14 @@ def test_open_access_refuses_what_a_web_page_could_send(
     with pytest.raises(errors.PatchbayError) as caught:
         auth.authenticate(asked, OPEN)
     assert caught.value.reason == reason
+
+
+def test_open_access_of_another_process_opens_nothing_here() -> None:
+    """The snapshot is shared: its publisher listens on loopback, this process need not."""
+    auth = Authenticator(lambda key: (f"d:{key}",), allow_open=False)
+    with pytest.raises(errors.Unauthenticated) as caught:
+        auth.authenticate(head(("host", "localhost")), OPEN)
+    assert caught.value.reason == "MISSING_KEY"
+    client_keys = (ClientKeyEntry("all", "d:test-all"),)
+    keyed = Snapshot(version=1, settings=SettingsEntry(open_access=True), client_keys=client_keys)
+    assert auth.authenticate(head(("x-api-key", "test-all")), keyed).name == "all"
