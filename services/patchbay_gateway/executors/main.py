@@ -133,8 +133,7 @@ async def _serve(settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> Non
         checks = {"executors": lambda: "draining" if shutdown.draining.is_set() else None}
         app = HealthApp(checks, metrics)
         async with _serving_health(app, settings.host, settings.health_port) as health:
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            port = await server.start(f"{host}:{settings.grpc_port}")
+            port = await server.start(settings.grpc_listen)
             try:
                 _log.info(
                     "executors listen", plugins=[e.id for e in executors], grpc=port, health=health

@@ -248,7 +248,7 @@ async def _serve(
             )
             checks = {"scheduler": lambda: "; ".join(servicer.problems()) or None}
             async with serve_health(settings.host, settings.health_port, checks, metrics) as health:
-                port = await server.start(f"{_bracketed(settings.host)}:{settings.grpc_port}")
+                port = await server.start(settings.grpc_listen)
                 try:
                     _log.info("scheduler listens", grpc=port, health=health)
                     await shutdown.wait()
@@ -257,10 +257,6 @@ async def _serve(
                     await server.stop()
     finally:
         await store.aclose()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 @contextlib.contextmanager

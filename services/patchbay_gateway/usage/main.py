@@ -175,7 +175,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
             {SERVICE: servicer},
             authenticate=ServiceAuthenticator([service_key(root) for root in roots.cluster]),
         )
-        grpc_port = await server.start(f"{settings.host}:{settings.grpc_port}")
+        grpc_port = await server.start(settings.grpc_listen)
         _log.info("usage service is up", grpc_port=grpc_port, health_port=port)
         try:
             await shutdown.wait()

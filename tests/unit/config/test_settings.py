@@ -138,3 +138,17 @@ def test_data_directory_follows_the_user_and_becomes_absolute(tmp_path, monkeypa
 )
 def test_loopback_is_known(host, expected):
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("host", "listen"),
+    [
+        ("0.0.0.0", "0.0.0.0:7002"),
+        ("::", "[::]:7002"),
+        ("[::1]", "[::1]:7002"),
+        ("localhost", "localhost:7002"),
+    ],
+)
+def test_grpc_of_an_ipv6_host_is_in_brackets(host, listen, tmp_path):
+    settings = ProcessSettings(service="usage", host=host, grpc_port=7002, data_dir=tmp_path)
+    assert settings.grpc_listen == listen

@@ -133,6 +133,12 @@ class ProcessSettings(BaseModel):
         """True when only this machine can reach the process."""
         return is_loopback(self.host)
 
+    @property
+    def grpc_listen(self) -> str:
+        """Where the service's gRPC listens, `host:port`, an IPv6 host in brackets."""
+        bare = ":" in self.host and not self.host.startswith("[")
+        return f"[{self.host}]:{self.grpc_port}" if bare else f"{self.host}:{self.grpc_port}"
+
     @classmethod
     def load(
         cls,
