@@ -6,6 +6,7 @@ Not here: batching (leases.py, outbox.py).
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from patchbay import errors
@@ -19,7 +20,7 @@ class SchedulerCalls(Protocol):
 
     async def call(self, method: Method[Req, Res], request: Req, *, deadline: float) -> Res:
         """
-        Return some scheduler's answer.
+        Return some scheduler's answer within *deadline* seconds.
 
         Raises:
             Unavailable: None answers.
@@ -28,7 +29,12 @@ class SchedulerCalls(Protocol):
 
 
 class ChannelCalls:
-    """A fixed list of schedulers, tried in turn from the one that answered last."""
+    """
+    A fixed list of schedulers, tried in turn from the one that answered last.
+
+    A single channel may be a name with several schedulers behind it, of which one has just gone: it is
+    tried once more after Unavailable.
+    """
 
     def __init__(self, channels: list[Channel]) -> None:
         self._channels = channels
@@ -36,12 +42,38 @@ class ChannelCalls:
 
     async def call(self, method: Method[Req, Res], request: Req, *, deadline: float) -> Res:
         """Try each scheduler once; only failures of the way there lead to the next."""
+        if len(self._channels) == 1:
+            return await self._alone(self._channels[0], method, request, deadline)
+        now = asyncio.get_running_loop().time
+        end = now() + deadline
         last: errors.PatchbayError | None = None
-        for _ in range(len(self._channels)):
-            channel = self._channels[self._next % len(self._channels)]
+        # Taken once: calls that fail side by side must not move each other past the one that answers.
+        start, count = self._next, len(self._channels)
+        for tried in range(count):
+            index = (start + tried) % count
+            # One that is silent uses up its share of what is left and no more.
+            share = (end - now()) / (count - tried)
+            if share <= 0:
+                break
             try:
-                return await channel.unary(method, request, deadline=deadline)
+                answer = await self._channels[index].unary(method, request, deadline=share)
             except (errors.Unavailable, errors.DeadlineExceeded) as error:
                 last = error
-                self._next += 1
+            else:
+                self._next = index
+                return answer
         raise last or errors.Unavailable("no scheduler is configured", reason="NO_SCHEDULER")
+
+    @staticmethod
+    async def _alone(
+        channel: Channel, method: Method[Req, Res], request: Req, deadline: float
+    ) -> Res:
+        now = asyncio.get_running_loop().time
+        end = now() + deadline
+        try:
+            return await channel.unary(method, request, deadline=deadline)
+        except errors.Unavailable:
+            left = end - now()
+            if left <= 0:
+                raise
+        return await channel.unary(method, request, deadline=left)
