@@ -43,6 +43,8 @@ class Execution:
         self._attempt = attempt
         self._answer = answer
         self._owner = owner
+        self.address = ""
+        """The address that was called; empty before."""
         self._hide_usage = False
         """The client did not ask for usage; we did, and withhold the chunk that only carries it."""
 
@@ -52,7 +54,7 @@ class Execution:
 
         Args:
             registry: Where addresses come from.
-            avoid_addresses: Addresses that failed for this request; a new one is added.
+            avoid_addresses: Addresses that failed for this request.
 
         Raises:
             PatchbayError: What ended the attempt.
@@ -71,6 +73,7 @@ class Execution:
                 retry_after=2,
                 sent=errors.Sent.NO,
             )
+        self.address = member.address
         message = self._message()
         self._answer.begin_attempt()
         # None: the call was given up before anything was learnt about the address.
@@ -86,7 +89,6 @@ class Execution:
             self._answer.timed_out = False
             self._owner.uncancel()
             failed_there = True
-            avoid_addresses.append(member.address)
             raise errors.DeadlineExceeded(
                 "the executor did not answer in time", reason="EXECUTOR_TIMEOUT"
             ) from None
@@ -94,7 +96,6 @@ class Execution:
             draining = error.reason == "DRAINING"
             # Only what the channel itself says counts against the address, not a plugin's own words.
             failed_there = error.reason in {TRANSPORT, CALL_DEADLINE}
-            avoid_addresses.append(member.address)
             if failed_there:
                 # The channel's words are about sockets; they help no client.
                 raise errors.Unavailable(

@@ -164,10 +164,9 @@ class Pipeline:
                 attempt = attempts.Attempt(
                     live, leases=self._leases, outbox=self._outbox, clock=self._clock
                 )
+                execution = Execution(request, attempt, answer, owner)
                 try:
-                    await Execution(request, attempt, answer, owner).run(  # 6
-                        self._registry, avoid_addresses
-                    )
+                    await execution.run(self._registry, avoid_addresses)  # 6
                 except errors.PatchbayError as error:
                     decision = outcomes.decide(error)  # 7
                     again = decision.again and not answer.answer_committed
@@ -178,6 +177,8 @@ class Pipeline:
                     spent = only and (request.number > 1 or error.sent is not errors.Sent.NO)
                     if not again or request.number >= _MAX_ATTEMPTS or spent:
                         break
+                    if decision.avoid_address:
+                        avoid_addresses.append(execution.address)
                     if decision.avoid_credential and not only:
                         avoid_credentials.append(attempt.lease.attempt.credential_id)
                 except (ClientGone, asyncio.CancelledError):
@@ -241,7 +242,10 @@ class Pipeline:
                 await routed.exchange.abort()
 
     def _refused(self, request: Request, error: errors.PatchbayError) -> None:
-        info = request.info(0, self._installation)
+        # Without an answer to Acquire nobody knows whether the attempt was opened; then it is the attempt
+        # that is settled, so that the request is not counted twice.
+        number = 1 if error.reason == outcomes.NO_SCHEDULER else 0
+        info = request.info(number, self._installation)
         self._outbox.report(attempts.refused(info, error, self._status(request, error)))
 
     @staticmethod

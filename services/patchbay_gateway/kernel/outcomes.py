@@ -21,6 +21,8 @@ from patchbay import errors
 CONNECTION_FAILED = "UPSTREAM_CONNECTION"
 """Reason of an UpstreamError whose connection failed or broke before an answer head."""
 
+NO_SCHEDULER = "NO_SCHEDULER"
+"""Reason of an Unavailable: no scheduler answered; whether it opened the attempt is not known."""
 NO_EXECUTOR = "NO_EXECUTOR"
 """Reason of an Unavailable: no address of the plugin is left to try."""
 

@@ -1,5 +1,5 @@
 """
-The snapshot: the immutable, versioned configuration that services run on (DESIGN: docs/architecture.md).
+The snapshot: the immutable, versioned configuration that services run on (docs/adr/0006).
 
 Plain data and its JSON form in sections, plus the model index derived from it. One request uses one
 snapshot from beginning to end. No secrets: credentials appear by reference. Not here: how it is made from

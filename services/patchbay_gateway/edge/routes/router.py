@@ -150,7 +150,7 @@ class Router:
 
 
 def _list_dialect(head: Head) -> str:
-    # Google has no /v1/models, so only Claude's clients are told apart (§ model lists of the manual).
+    # Google has no /v1/models, so only Claude's clients are told apart.
     return "claude" if sniff_dialect(head) == "claude" else "openai"
 
 
