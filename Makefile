@@ -86,7 +86,7 @@ test-contract: setup ## The contract over real gRPC
 test-integration: setup ## Real processes
 	$(PYTEST) tests/integration
 test-faults: setup ## Kills, outages and bad clients at full length
-	$(PYTEST) tests/faults --full-length
+	PATCHBAY_TEST_FULL_LENGTH=1 $(PYTEST) tests/faults
 
 ## Compose and images ---------------------------------------------------------------------------
 
