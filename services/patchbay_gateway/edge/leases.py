@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors, status
 from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels import methods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from patchbay.type.v1 import usage_pb2
     from patchbay_gateway.edge.clients import SchedulerCalls
@@ -34,7 +36,10 @@ _WAITING: Final = 8192
 _DEADLINE: Final = 5.0
 _RENEW_BATCH: Final = 4096
 
-_Batch = list[tuple[scheduler_pb2.AcquireItem, asyncio.Future[scheduler_pb2.AcquireResult]]]
+_log = logs.get_logger("edge.leases")
+
+_Entry = tuple[scheduler_pb2.AcquireItem, asyncio.Future[scheduler_pb2.AcquireResult]]
+_Batch = list[_Entry]
 
 
 @dataclass(slots=True)
@@ -44,9 +49,9 @@ class LiveLease:
     lease: scheduler_pb2.Lease
     usage: usage_pb2.Usage | None = None
     renewed: int = 0
-    """Ordinal of the last renewal that carried usage."""
+    """Ordinal of the last renewal that carried usage, whether or not it arrived."""
     reported: usage_pb2.Usage | None = field(default=None)
-    """The usage that the last renewal carried."""
+    """The usage of the last renewal that arrived."""
 
 
 class Leases:
@@ -67,11 +72,10 @@ class Leases:
         self._edge_id = edge_id
         self._clock = clock
         self._renew_interval = renew_interval
-        self._waiting: deque[
-            tuple[scheduler_pb2.AcquireItem, asyncio.Future[scheduler_pb2.AcquireResult]]
-        ] = deque()
+        self._waiting: deque[_Entry] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._closed = False
         self._live: dict[str, LiveLease] = {}
 
     async def acquire(self, item: scheduler_pb2.AcquireItem) -> LiveLease:
@@ -80,8 +84,10 @@ class Leases:
 
         Raises:
             PatchbayError: The refusal, by its code and reason; Unavailable with `retry_after` when no
-                scheduler answers.
+                scheduler answers, and with reason SHUTDOWN after `aclose`.
         """
+        if self._closed:
+            raise _shutdown()
         if len(self._waiting) >= _WAITING:
             raise errors.Unavailable(
                 "too many requests wait for a lease", reason="OVERLOADED", retry_after=1
@@ -92,7 +98,13 @@ class Leases:
         if not self._scheduled and len(self._calls) < _CALLS:
             self._scheduled = True
             loop.call_soon(self._flush)
-        result = await future
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            # The lease may have arrived in the very turn in which this request was cancelled.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._hand_back(future.result())
+            raise
         if result.HasField("refusal"):
             refusal = result.refusal
             raise status.from_code(
@@ -118,7 +130,10 @@ class Leases:
             await self._renew_all()
 
     async def aclose(self) -> None:
-        """Cancel what runs; waiting attempts fail as cancelled."""
+        """Cancel what runs; attempts that wait fail as Unavailable, now and later."""
+        self._closed = True
+        _fail(self._waiting, _shutdown)
+        self._waiting.clear()
         for task in self._calls:
             task.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -130,19 +145,24 @@ class Leases:
 
     async def _renew(self, live: list[LiveLease]) -> None:
         request = scheduler_pb2.RenewRequest(edge_id=self._edge_id)
+        carried: list[tuple[LiveLease, usage_pb2.Usage]] = []
         for entry in live:
             item = request.items.add(attempt=entry.lease.attempt, n=entry.renewed)
             if entry.usage is not None and entry.usage is not entry.reported:
+                # Grows even when the call fails: it may have arrived all the same, and then other usage
+                # under the same ordinal would be taken for a repetition.
                 entry.renewed += 1
-                entry.reported = entry.usage
+                carried.append((entry, entry.usage))
                 item.n = entry.renewed
                 item.usage.CopyFrom(entry.usage)
         try:
             await self._scheduler.call(methods.RENEW, request, deadline=_DEADLINE)
         except errors.PatchbayError:
-            # The next round carries newer usage. A lease that ends meanwhile settles as lost and is
-            # corrected by the Report.
+            # The next round carries this usage again, or newer. A lease that ends meanwhile settles as
+            # lost and is corrected by the Report.
             return
+        for entry, usage in carried:
+            entry.reported = usage
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -155,36 +175,44 @@ class Leases:
             if batch:
                 task = asyncio.get_running_loop().create_task(self._call(batch))
                 self._calls.add(task)
-                task.add_done_callback(self._called)
+                task.add_done_callback(partial(self._called, batch))
 
-    def _called(self, task: asyncio.Task[None]) -> None:
+    def _called(self, batch: _Batch, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
+        if task.cancelled():
+            _fail(batch, _shutdown)
+        elif (error := task.exception()) is not None:
+            _log.error("a batch of attempts got no leases", attempts=len(batch), exc_info=error)
+            _fail(batch, partial(_bug, error))
         if self._waiting:
             self._flush()
 
-    async def _call(
-        self,
-        batch: _Batch,
-    ) -> None:
+    async def _call(self, batch: _Batch) -> None:
         request = scheduler_pb2.AcquireRequest(
             edge_id=self._edge_id, items=[item for item, _ in batch]
         )
         try:
             response = await self._scheduler.call(methods.ACQUIRE, request, deadline=_DEADLINE)
         except errors.PatchbayError as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(_no_scheduler(error))
+            _fail(batch, partial(_no_scheduler, error))
             return
-        except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
-            raise
-        for (_, future), result in zip(batch, response.results, strict=True):
+        # Paired before any is given out: of an answer of another length none can be trusted.
+        for (_, future), result in list(zip(batch, response.results, strict=True)):
             if not future.done():
                 future.set_result(result)
-            elif result.HasField("lease"):
-                self._orphaned(result.lease)
+            else:
+                self._hand_back(result)
+
+    def _hand_back(self, result: scheduler_pb2.AcquireResult) -> None:
+        if result.HasField("lease"):
+            self._orphaned(result.lease)
+
+
+def _fail(batch: Iterable[_Entry], make: Callable[[], errors.PatchbayError]) -> None:
+    """Fail who still waits, each with an error of its own."""
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(make())
 
 
 def _no_scheduler(cause: errors.PatchbayError) -> errors.PatchbayError:
@@ -193,3 +221,15 @@ def _no_scheduler(cause: errors.PatchbayError) -> errors.PatchbayError:
     )
     error.__cause__ = cause
     return error
+
+
+def _bug(cause: BaseException) -> errors.PatchbayError:
+    error = errors.Internal("the scheduler's answer could not be used")
+    error.__cause__ = cause
+    return error
+
+
+def _shutdown() -> errors.PatchbayError:
+    return errors.Unavailable(
+        "this process is shutting down; try again", reason="SHUTDOWN", retry_after=1
+    )

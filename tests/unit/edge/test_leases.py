@@ -26,11 +26,16 @@ class FakeScheduler:
         self.error: errors.PatchbayError | None = None
         self.refuse: scheduler_pb2.Refusal | None = None
         self.renewed = asyncio.Event()
+        self.renew_error: errors.PatchbayError | None = None
+        self.forget = 0
+        """So many results are missing from each answer."""
 
     async def call(self, method, request, *, deadline):
         self.requests.append(request)
         if method is methods.RENEW:
             self.renewed.set()
+            if self.renew_error:
+                raise self.renew_error
             return scheduler_pb2.RenewResponse(alive=[True] * len(request.items))
         await self.gate.wait()
         if self.error:
@@ -42,7 +47,7 @@ class FakeScheduler:
             else:
                 lease = scheduler_pb2.Lease(attempt=item.attempt)
                 results.append(scheduler_pb2.AcquireResult(lease=lease))
-        return scheduler_pb2.AcquireResponse(results=results)
+        return scheduler_pb2.AcquireResponse(results=results[self.forget :])
 
 
 def make_item(n: int = 1) -> scheduler_pb2.AcquireItem:
@@ -118,6 +123,100 @@ async def test_acquire_cancelled_while_under_way_returns_the_lease() -> None:
     for _ in range(4):
         await asyncio.sleep(0)
     assert [o.attempt.attempt_uid for o in leases.orphans] == ["r1-1"]  # type: ignore[attr-defined]
+
+
+async def test_acquire_cancelled_as_the_lease_arrives_returns_it() -> None:
+    """The future holds a lease, but its waiter is cancelled before it runs again."""
+    scheduler = FakeScheduler()
+    scheduler.gate.clear()
+    leases = make_leases(scheduler)
+    task = asyncio.create_task(leases.acquire(make_item()))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    scheduler.gate.set()
+    # One turn: the call gives the lease out; the waiter would go on in the next.
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert [o.attempt.attempt_uid for o in leases.orphans] == ["r1-1"]  # type: ignore[attr-defined]
+
+
+async def test_acquire_answer_too_short_fails_the_whole_batch() -> None:
+    """Nobody waits for ever, nobody gets another's lease, and the next batch goes on."""
+    scheduler = FakeScheduler()
+    scheduler.forget = 1
+    leases = make_leases(scheduler)
+    async with asyncio.timeout(5):
+        got = await asyncio.gather(
+            *(leases.acquire(make_item(n)) for n in range(3)), return_exceptions=True
+        )
+    assert [type(error) for error in got] == [errors.Internal] * 3
+    scheduler.forget = 0
+    assert (await leases.acquire(make_item())).lease.attempt.attempt_uid == "r1-1"
+
+
+async def test_aclose_fails_all_that_wait_and_starts_no_call() -> None:
+    """Under way, not begun, and gathering: each attempt ends as unavailable."""
+    scheduler = FakeScheduler()
+    scheduler.gate.clear()
+    leases = make_leases(scheduler)
+    tasks = []
+    for n in range(4):
+        tasks.append(asyncio.create_task(leases.acquire(make_item(n))))
+        for _ in range(4):
+            await asyncio.sleep(0)
+    assert len(scheduler.requests) == 2
+    await leases.aclose()
+    async with asyncio.timeout(5):
+        got = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [getattr(error, "reason", error) for error in got] == ["SHUTDOWN"] * 4
+    assert len(scheduler.requests) == 2
+
+
+async def test_aclose_before_the_call_began_fails_its_batch() -> None:
+    scheduler = FakeScheduler()
+    leases = make_leases(scheduler)
+    task = asyncio.create_task(leases.acquire(make_item()))
+    # One turn to ask, one to make the call's task; it would begin in the third.
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert leases._calls
+    await leases.aclose()
+    async with asyncio.timeout(5):
+        with pytest.raises(errors.Unavailable) as caught:
+            await task
+    assert caught.value.reason == "SHUTDOWN"
+    assert scheduler.requests == []
+
+
+async def test_acquire_after_aclose_is_refused() -> None:
+    scheduler = FakeScheduler()
+    leases = make_leases(scheduler)
+    await leases.aclose()
+    with pytest.raises(errors.Unavailable) as caught:
+        await leases.acquire(make_item())
+    assert caught.value.reason == "SHUTDOWN"
+    assert scheduler.requests == []
+
+
+async def test_run_renewal_failed_carries_its_usage_again() -> None:
+    """Under a new ordinal: the failed one may have arrived."""
+    clock, scheduler = ManualClock(), FakeScheduler()
+    leases = make_leases(scheduler, clock)
+    live = await leases.acquire(make_item())
+    live.usage = usage_pb2.Usage(items=[usage_pb2.UsageItem(unit="output_tokens", quantity=3)])
+    scheduler.renew_error = errors.DeadlineExceeded("slow")
+    task = asyncio.create_task(leases.run())
+    await asyncio.sleep(0)
+    await clock.advance(15)
+    scheduler.renew_error = None
+    await clock.advance(15)
+    await clock.advance(15)
+    sent = [(r.items[0].n, r.items[0].HasField("usage")) for r in scheduler.requests[1:]]
+    assert sent == [(1, True), (2, True), (2, False)]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_run_renews_with_new_usage_only_once() -> None:
