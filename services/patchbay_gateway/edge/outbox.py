@@ -4,7 +4,9 @@ Reports wait here until a scheduler has them.
 `report` never waits and never fails a request: what came in one loop tick is appended to the edge's own
 write-ahead file in one write, then sent in order, one Report call at a time, so that batches grow with
 load. An acknowledgement truncates the file. After a crash the file is sent again; reports are idempotent.
-Memory is bounded: beyond `_IN_MEMORY` items the rest waits in the file only.
+Memory is bounded: beyond `_IN_MEMORY` items the rest waits in the file only. While the file refuses, reports
+wait in memory only, apart from the others; beyond `_LOOSE` the oldest of them are dropped. A report that
+schedulers refuse is set aside, so that it does not keep the others.
 
 Not here: what a report says (attempts.py).
 """
@@ -27,8 +29,14 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 512
 _IN_MEMORY: Final = 20_000
+_LOOSE: Final = 20_000
 _DEADLINE: Final = 5.0
 _BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+# What speaks of the report itself. All else speaks of the way, of the schedulers or of this edge: it passes
+# or somebody mends it, and until then no report may be lost.
+_REFUSALS: Final = (errors.InvalidRequest, errors.NotFound, errors.Internal)
+_TOO_LARGE: Final = "MESSAGE_TOO_LARGE"
 
 _log = logs.get_logger("edge.outbox")
 
@@ -45,6 +53,12 @@ class Outbox:
         self._clock = clock
         self._tick: list[scheduler_pb2.ReportItem] = []
         self._queue: deque[tuple[int, scheduler_pb2.ReportItem]] = deque()
+        self._loose: deque[scheduler_pb2.ReportItem] = deque()
+        """Not in the file; these have no sequence, and say nothing of what may be truncated."""
+        self.dropped = 0
+        """Reports that found no room anywhere."""
+        self.refused = 0
+        """Reports that schedulers refused for good."""
         self._sent = 0
         """Highest acknowledged sequence."""
         self._spilled = False
@@ -62,33 +76,65 @@ class Outbox:
 
     async def run(self) -> None:
         """Send until cancelled."""
-        failures = 0
         while True:
             if not self._queue and self._spilled:
                 self._reload()
-            if not self._queue:
+            if not self._queue and not self._loose:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [self._queue[i] for i in range(min(_BATCH, len(self._queue)))]
-            request = scheduler_pb2.ReportRequest(
-                edge_id=self._edge_id, items=[item for _, item in batch]
+            # The loose first: they are the ones that the end of this process would lose.
+            batch = [self._loose.popleft() for _ in range(min(_BATCH, len(self._loose)))]
+            filed = min(_BATCH - len(batch), len(self._queue))
+            batch.extend(self._queue[i][1] for i in range(filed))
+            await self._deliver(batch)
+            for _ in range(filed):
+                self._sent = self._queue.popleft()[0]
+            if filed:
+                self._file.truncate(self._sent)
+
+    async def _deliver(self, batch: list[scheduler_pb2.ReportItem]) -> None:
+        """Return when each of *batch* was taken, or refused by itself."""
+        try:
+            await self._send(batch)
+        except errors.PatchbayError as error:
+            if len(batch) > 1:
+                for item in batch:
+                    await self._deliver([item])
+                return
+            self.refused += 1
+            _log.error(
+                "a report is refused and set aside",
+                attempt=batch[0].attempt.attempt_uid,
+                reason=error.reason,
+                error=str(error),
+                refused=self.refused,
             )
+
+    async def _send(self, batch: list[scheduler_pb2.ReportItem]) -> None:
+        """
+        Return when a scheduler has *batch*.
+
+        Raises:
+            PatchbayError: It would be refused for ever.
+        """
+        request = scheduler_pb2.ReportRequest(edge_id=self._edge_id, items=batch)
+        failures = 0
+        while True:
             try:
                 await self._scheduler.call(methods.REPORT, request, deadline=_DEADLINE)
             except errors.PatchbayError as error:
+                if isinstance(error, _REFUSALS) or error.reason == _TOO_LARGE:
+                    raise
                 pause = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
                 if failures == 1:
-                    _log.warning("reports wait", reason=error.reason, waiting=len(self._queue))
+                    waiting = len(self._queue) + len(self._loose)
+                    _log.warning("reports wait", reason=error.reason, waiting=waiting)
                 await self._clock.sleep(pause)
-                continue
-            failures = 0
-            for _ in batch:
-                self._queue.popleft()
-            self._sent = batch[-1][0]
-            self._file.truncate(self._sent)
+            else:
+                return
 
     async def drain(self, limit: float) -> bool:
         """Wait up to *limit* seconds until nothing waits; return whether that was reached."""
@@ -110,15 +156,25 @@ class Outbox:
             # A full disk must not stop traffic. Without the file these reports are as safe as this
             # process; if it dies, their attempts settle as lost.
             _log.error("reports are kept in memory only", reason=error.reason, error=str(error))
-            self._queue.extend((self._file.last_sequence, item) for item in items)
-            self._idle.clear()
-            self._wake.set()
-            return
-        room = 0 if self._spilled else _IN_MEMORY - len(self._queue)
-        self._queue.extend((sequence + i, item) for i, item in enumerate(items[:room]))
-        self._spilled = self._spilled or room < len(items)
+            self._keep_loose(items)
+        else:
+            room = 0 if self._spilled else _IN_MEMORY - len(self._queue)
+            self._queue.extend((sequence + i, item) for i, item in enumerate(items[:room]))
+            self._spilled = self._spilled or room < len(items)
         self._idle.clear()
         self._wake.set()
+
+    def _keep_loose(self, items: list[scheduler_pb2.ReportItem]) -> None:
+        self._loose.extend(items)
+        excess = len(self._loose) - _LOOSE
+        if excess <= 0:
+            return
+        for _ in range(excess):
+            self._loose.popleft()
+        self.dropped += excess
+        _log.error(
+            "reports are dropped; their attempts settle as lost", now=excess, dropped=self.dropped
+        )
 
     def _recover(self) -> None:
         """Queue what an earlier life of this edge left behind."""
