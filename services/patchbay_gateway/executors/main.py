@@ -15,6 +15,7 @@ from aiohttp import web
 
 from patchbay import errors
 from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
+from patchbay.server import message_limit_for
 from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
 from patchbay_gateway.executors.echo import EchoExecutor
 from patchbay_gateway.executors.openai_compatible import OpenAICompatibleExecutor
@@ -112,7 +113,7 @@ async def running_executors(
         yield RunningExecutors(executors, build_servicers(executors, _derived(executors, roots)))
 
 
-def run(config: Config, settings: ProcessSettings) -> int:  # noqa: ARG001 - every service is run so
+def run(config: Config, settings: ProcessSettings) -> int:
     """
     Run the executors as a process of their own, gRPC and health, until drained; return its exit status.
 
@@ -123,12 +124,16 @@ def run(config: Config, settings: ProcessSettings) -> int:  # noqa: ARG001 - eve
         FailedPrecondition: There is neither; the text has the remedy.
     """
     logs.configure(settings.log_format, settings.log_level)
-    return lifecycle.run(lambda shutdown: _serve(settings, shutdown))
+    return lifecycle.run(lambda shutdown: _serve(config, settings, shutdown))
 
 
-async def _serve(settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> None:
+async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> None:
     async with built_executors(settings.plugins) as executors:
-        server = PluginServer(executors, _keys(executors, settings.data_dir))
+        server = PluginServer(
+            executors,
+            _keys(executors, settings.data_dir),
+            message_limit=message_limit_for(config.limits.body),
+        )
         metrics = make_metrics(enabled=True)
         checks = {"executors": lambda: "draining" if shutdown.draining.is_set() else None}
         app = HealthApp(checks, metrics)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors
 from patchbay.handshake import config_hash
+from patchbay.server import DEFAULT_MESSAGE_LIMIT, message_limit_for
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.logs import get_logger
 from patchbay_gateway.plugins import handshake
@@ -28,18 +29,25 @@ if TYPE_CHECKING:
     from patchbay.plugin.v1 import plugin_pb2
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
-    from patchbay_gateway.plugins.addresses import Connect
     from patchbay_gateway.plugins.dns import Resolver
     from patchbay_gateway.plugins.snapshot import Snapshot
 
     ChannelKeys = Callable[[str], Awaitable[Sequence[bytes]]]
     """Plugin id to its channel keys, the newest first; may raise PatchbayError."""
 
+    Connect = Callable[[str, int], Channel]
+    """Makes the channel to `host:port` for messages up to so many bytes."""
+
 FIRST_RETRY: Final = 0.5
 MAX_RETRY: Final = 30.0
 """Seconds between handshakes that fail."""
 
 _log = get_logger("plugins.registry")
+
+
+def remote(address: str, message_limit: int) -> Channel:
+    """Return a gRPC channel to *address*."""
+    return RemoteChannel(address, message_limit=message_limit)
 
 
 class PluginRegistry:
@@ -54,7 +62,8 @@ class PluginRegistry:
         local: Plugin id to the in-process channel of a built-in that runs here.
         builtin_address: `host:port` of built-ins that run elsewhere, several with commas; None when all
             run here.
-        connect: Makes the channel to an address.
+        connect: Makes the channel to an address, for messages as large as the snapshot of that moment lets
+            request bodies be.
     """
 
     def __init__(
@@ -66,7 +75,7 @@ class PluginRegistry:
         clock: Clock,
         local: Mapping[str, Channel] | None = None,
         builtin_address: str | None = None,
-        connect: Connect = RemoteChannel,
+        connect: Connect = remote,
     ) -> None:
         self._host = host
         self._keys = keys
@@ -79,14 +88,19 @@ class PluginRegistry:
         for peer in self._local.values():
             peer.mark(Health.SERVING)
         self._plugins: dict[str, Plugin] = {}
+        self._message_limit = DEFAULT_MESSAGE_LIMIT
         self._addresses = Addresses(
-            resolver=resolver, connect=connect, clock=clock, on_change=self._target_changed
+            resolver=resolver,
+            connect=lambda address: connect(address, self._message_limit),
+            clock=clock,
+            on_change=self._target_changed,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
 
     async def apply(self, snapshot: Snapshot) -> None:
         """Take the plugins of *snapshot*; returns before they are registered (`wait_ready`)."""
+        self._message_limit = message_limit_for(snapshot.settings.body_limit)
         wanted = snapshot.plugin_by_id
         for plugin_id in [id_ for id_ in self._plugins if id_ not in wanted]:
             gone = self._plugins.pop(plugin_id)

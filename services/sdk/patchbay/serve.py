@@ -23,7 +23,7 @@ from patchbay import errors, keys
 from patchbay.executor import Executor, ExecutorServicer, Plugin
 from patchbay.handshake import Configurations, PluginServicer
 from patchbay.secrets import SecretOpener
-from patchbay.server import Server
+from patchbay.server import DEFAULT_MESSAGE_LIMIT, Server
 from patchbay.tokens import PluginAuthenticator
 
 if TYPE_CHECKING:
@@ -149,15 +149,23 @@ class PluginServer:
     Args:
         plugins: With different ids.
         plugin_keys: Their keys, the newest first.
+        message_limit: Largest message in either direction, bytes; the gateway's `limits.body` and 1 MiB.
     """
 
-    def __init__(self, plugins: Sequence[Plugin], plugin_keys: PluginKeys) -> None:
+    def __init__(
+        self,
+        plugins: Sequence[Plugin],
+        plugin_keys: PluginKeys,
+        *,
+        message_limit: int = DEFAULT_MESSAGE_LIMIT,
+    ) -> None:
         self._configurations = Configurations(plugins)
         ids = self._configurations.plugin_ids
         channel = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
         self._server = Server(
             _build(self._configurations, plugin_keys),
             authenticate=PluginAuthenticator(lambda id_: channel.get(id_, ()), ids),
+            message_limit=message_limit,
         )
 
     @property
@@ -185,6 +193,7 @@ async def serve_async(
     address: str = DEFAULT_ADDRESS,
     plugin_keys: PluginKeys | None = None,
     grace: float = GRACE,
+    message_limit: int = DEFAULT_MESSAGE_LIMIT,
     stopping: asyncio.Event | None = None,
 ) -> None:
     """
@@ -195,6 +204,7 @@ async def serve_async(
         address: `host:port` or `unix:/path`.
         plugin_keys: Default: `load_plugin_keys` of the environment.
         grace: Seconds that calls in flight may go on.
+        message_limit: As in PluginServer.
         stopping: Set to stop; with it, signals are left to the caller.
 
     Raises:
@@ -205,7 +215,7 @@ async def serve_async(
     loop = asyncio.get_running_loop()
     signals = () if stopping is not None else (signal.SIGTERM, signal.SIGINT)
     stop = stopping or asyncio.Event()
-    server = PluginServer(plugins, plugin_keys)
+    server = PluginServer(plugins, plugin_keys, message_limit=message_limit)
     port = await server.start(address)
     for number in signals:
         loop.add_signal_handler(number, stop.set)
@@ -220,7 +230,12 @@ async def serve_async(
         await server.stop()
 
 
-def serve(*plugins: Plugin, address: str = DEFAULT_ADDRESS, grace: float = GRACE) -> None:
+def serve(
+    *plugins: Plugin,
+    address: str = DEFAULT_ADDRESS,
+    grace: float = GRACE,
+    message_limit: int = DEFAULT_MESSAGE_LIMIT,
+) -> None:
     """
     Serve *plugins* until SIGTERM, as `serve_async` does, on an event loop of its own.
 
@@ -232,6 +247,8 @@ def serve(*plugins: Plugin, address: str = DEFAULT_ADDRESS, grace: float = GRACE
         from uvloop import new_event_loop as factory  # noqa: PLC0415 - faster where installed
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(serve_async(*plugins, address=address, grace=grace))
+            runner.run(
+                serve_async(*plugins, address=address, grace=grace, message_limit=message_limit)
+            )
     except errors.PatchbayError as error:
         raise SystemExit(f"patchbay: {error.message}") from None

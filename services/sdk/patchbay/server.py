@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("patchbay.server")
 
-DEFAULT_MESSAGE_LIMIT: Final = 33 << 20
+_BESIDE: Final = 1 << 20
+# An answer may be this large however small request bodies are kept.
+_LEAST_BODY: Final = 32 << 20
+
+DEFAULT_MESSAGE_LIMIT: Final = _LEAST_BODY + _BESIDE
 """Body limit of 32 MiB and 1 MiB for what travels beside a body."""
 
 STREAM_WINDOW: Final = 256 << 10
@@ -48,6 +52,11 @@ WITHOUT_DEADLINE: Final = frozenset(
 
 READY: Final = "ready"
 """Health name of readiness; the empty name is the process as a whole."""
+
+
+def message_limit_for(body_limit: int) -> int:
+    """Return the largest message, bytes, between processes that take request bodies up to *body_limit*."""
+    return max(body_limit, _LEAST_BODY) + _BESIDE
 
 
 def wire_options(message_limit: int = DEFAULT_MESSAGE_LIMIT) -> list[tuple[str, int]]:

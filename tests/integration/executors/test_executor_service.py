@@ -15,11 +15,13 @@ from patchbay import errors, secrets, tokens
 from patchbay.keys import channel_key, sealing_key
 from patchbay.plugin.v1 import executor_pb2
 from patchbay.serve import PluginServer
+from patchbay.server import message_limit_for
 from patchbay_gateway.executors.main import BUILT_IN, built_executors, running_executors
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.plugins.registry import remote as connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -173,3 +175,29 @@ async def test_unknown_built_in_is_refused() -> None:
 async def _read(call: object) -> None:
     async for _ in call:  # type: ignore[attr-defined]
         pass
+
+
+async def test_request_as_large_as_the_configured_body_arrives() -> None:
+    """With `limits.body: 64MiB` on both sides; a larger one is refused by its own reason."""
+    limit = message_limit_for(64 << 20)
+    async with built_executors(env={}) as executors:
+        server = PluginServer(
+            executors, {id_: [plugin_key(ROOT, id_)] for id_ in BUILT_IN}, message_limit=limit
+        )
+        channel = connect(f"127.0.0.1:{await server.start('127.0.0.1:0')}", limit)
+        try:
+            message = make_request("http://unused.invalid/v1", stream=False)
+            message.payload = orjson.dumps({"messages": [], "padding": "x" * (40 << 20)})
+            response = await channel.unary(
+                methods.EXECUTE, message, deadline=20, metadata=metadata("echo")
+            )
+            assert response.status in {0, 200}
+            message.payload = b"x" * (limit + 1)
+            with pytest.raises(errors.ResourceExhausted) as caught:
+                await channel.unary(
+                    methods.EXECUTE, message, deadline=20, metadata=metadata("echo")
+                )
+            assert caught.value.reason == "MESSAGE_TOO_LARGE"
+        finally:
+            await channel.close()
+            await server.stop()

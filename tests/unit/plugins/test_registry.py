@@ -19,7 +19,7 @@ from patchbay_gateway.plugins.breaker import FAILURES
 from patchbay_gateway.plugins.dns import StaticResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.registry import PluginRegistry
-from patchbay_gateway.plugins.snapshot import AddressEntry, PluginEntry, Snapshot
+from patchbay_gateway.plugins.snapshot import AddressEntry, PluginEntry, SettingsEntry, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -88,6 +88,7 @@ class World:
         self.processes: dict[str, Process] = {}
         self.resolver = StaticResolver({"many.test": []})
         self.channels: list[InProcessChannel] = []
+        self.limits: list[int] = []
         self.keys: dict[str, Sequence[bytes]] = {"named": [keys.channel_key(KEY)]}
         self.registry = self.make_registry()
 
@@ -104,7 +105,8 @@ class World:
             **more,
         )
 
-    def connect(self, address: str) -> InProcessChannel:
+    def connect(self, address: str, message_limit: int) -> InProcessChannel:
+        self.limits.append(message_limit)
         process = self.processes.setdefault(address, Process())
         channel = InProcessChannel(process.servicers, strict=True)
         self.channels.append(channel)
@@ -458,3 +460,16 @@ async def test_member_token_is_renewed_while_it_lives(world: World) -> None:
     assert member.metadata() is first
     await world.clock.advance(200.0)
     assert member.metadata() != first
+
+
+@pytest.mark.parametrize(("body_mib", "message_mib"), [(64, 65), (32, 33), (1, 33)])
+async def test_channels_take_the_bodies_of_the_snapshot(
+    world: World, body_mib: int, message_mib: int
+) -> None:
+    """A small limit of requests leaves answers their room."""
+    world.add("10.0.0.1:1")
+    entry = PluginEntry(id="named", addresses=(AddressEntry("many.test:1"),))
+    settings = SettingsEntry(body_limit=body_mib << 20)
+    await world.registry.apply(Snapshot(version=1, settings=settings, plugins=(entry,)))
+    await world.settle()
+    assert world.limits == [message_mib << 20]
