@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 from patchbay import errors
 from patchbay_gateway.edge.dialects.port import ModelCard, StreamState
 from patchbay_gateway.edge.dialects.table import dialects
 from patchbay_gateway.edge.routes.paths import MethodNotAllowed
+from patchbay_gateway.kernel import outcomes
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 OPENAI_BODY = (
@@ -27,6 +29,7 @@ CLAUDE_BODY = (
 )
 GEMINI_BODY = b'{"error":{"code":400,"message":"bad part","status":"INVALID_ARGUMENT"}}'
 JSON = "application/json"
+HIDDEN = "team-credential at https://upstream.internal"
 
 CASES: dict[str, errors.PatchbayError] = {
     "invalid_request": errors.InvalidRequest("'model' is missing", reason="MISSING_MODEL"),
@@ -45,7 +48,17 @@ CASES: dict[str, errors.PatchbayError] = {
     "unavailable": errors.Unavailable("no scheduler answers", reason="NO_SCHEDULER"),
     "unavailable_retry_after": errors.Unavailable("draining", retry_after=2.5),
     "aborted": errors.Aborted("lost a race"),
-    "failed_precondition": errors.FailedPrecondition("not now"),
+    "executor_secret": errors.FailedPrecondition(
+        f"the secret of {HIDDEN} has expired", reason="SECRET_EXPIRED"
+    ),
+    "executor_origin": errors.PermissionDenied(
+        f"the credential may not be sent to {HIDDEN}", reason="SECRET_ORIGIN"
+    ),
+    "executor_token": errors.Unauthenticated(f"bad token of {HIDDEN}", reason="TOKEN_INVALID"),
+    "executor_unknown": errors.NotFound(f"no executor {HIDDEN}", reason="PLUGIN_UNKNOWN"),
+    "message_too_large": errors.ResourceExhausted(
+        f"Sent message larger than max ({HIDDEN})", reason="MESSAGE_TOO_LARGE"
+    ),
     "deadline_exceeded": errors.DeadlineExceeded("no answer in 130 s"),
     "cancelled": errors.Cancelled("gone"),
     "internal": errors.Internal("a secret of ours"),
@@ -126,6 +139,12 @@ def test_errors_keep_the_rules_of_all(name: str, case: str) -> None:
     assert 400 <= answer.status <= 599
     assert b"a secret of ours" not in answer.body + event
     assert b"abcdefghijkl" not in answer.body + event
+    assert b"team-credential" not in answer.body + event
+    assert b"upstream.internal" not in answer.body + event
+    if case.startswith("executor_"):
+        assert answer.status == 502
+    if case == "message_too_large":
+        assert answer.status == 413
     if case in {"upstream_credential_refused", "upstream_forbidden"}:
         assert answer.status == 502
         assert b"invalid_api_key" not in answer.body
@@ -151,3 +170,20 @@ def test_upstream_body_of_the_same_shape_passes_byte_for_byte(name: str, body: b
     others = {"openai", "claude", "gemini"} - {name, "openai" if "openai" in name else ""}
     for other in others:
         assert dialects()[other].error(error, "r").body != body
+
+
+def test_what_an_executor_said_is_in_the_log_once() -> None:
+    """A question for the status alone, without a request id, logs nothing."""
+    error, dialect = CASES["executor_secret"], dialects()["openai"]
+    with structlog.testing.capture_logs() as logged:
+        dialect.error(error, "")
+        dialect.error(error, "req-1")
+    assert [entry["request_id"] for entry in logged] == ["req-1"]
+    assert HIDDEN in logged[0]["why"]
+
+
+@pytest.mark.parametrize("case", ["executor_secret", "message_too_large"])
+def test_same_call_would_fail_again_so_sdks_are_told_not_to_repeat_it(case: str) -> None:
+    headers = dict(dialects()["openai"].error(CASES[case], "req-1").headers)
+    assert headers[b"x-should-retry"] == b"false"
+    assert not outcomes.decide(CASES[case]).again

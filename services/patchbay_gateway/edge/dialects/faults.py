@@ -7,16 +7,18 @@ The status table:
 |---|---|
 | InvalidRequest | 400; BODY_TOO_LARGE 413, BODY_TIMEOUT 408, UNSUPPORTED_MEDIA 415 |
 | reason DIALECT_NOT_AVAILABLE | 400 |
-| Unauthenticated · PermissionDenied · NotFound | 401 · 403 · 404 |
+| Unauthenticated · PermissionDenied · NotFound, FailedPrecondition | 401 · 403 · 404 · 400; see below |
 | a method that a path does not have | 405 |
-| ResourceExhausted · FailedPrecondition | 429 · 400 |
+| ResourceExhausted | 429; MESSAGE_TOO_LARGE 413 |
 | Unavailable, Aborted · DeadlineExceeded · Cancelled | 503 · 504 · 499 |
 | UpstreamError | the provider's, but 401, 403 and 407 become 502 |
 | all else | 500, with an id instead of the text |
 
 A provider's 401 and 403 speak of the gateway's credential. Passed on they would tell the client that *its*
 key is bad, and SDKs and people would throw away a good key; so they become 502, and the provider's body is
-not shown. Not here: what is retried (kernel/outcomes.py).
+not shown. So do Unauthenticated, PermissionDenied, NotFound and FailedPrecondition with a reason that is none
+of the edge's or the scheduler's own: an executor says them of secrets, credentials and upstream addresses.
+Only the log repeats that. Not here: what is retried (kernel/outcomes.py).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
+from patchbay_gateway.kernel import logs
 
 if TYPE_CHECKING:
     from patchbay.errors import Headers, PatchbayError
@@ -50,7 +53,27 @@ _BY_REASON: Final = {
     "UNSUPPORTED_MEDIA": 415,
     "DIALECT_NOT_AVAILABLE": 400,
     "METHOD_NOT_ALLOWED": 405,
+    "MESSAGE_TOO_LARGE": 413,
 }
+# Classes that speak of the caller: with a reason of our own that is the client, else the gateway itself.
+_OF_THE_CALLER: Final = (
+    errors.Unauthenticated,
+    errors.PermissionDenied,
+    errors.NotFound,
+    errors.FailedPrecondition,
+)
+_OWN_REASONS: Final = frozenset(
+    {
+        "MISSING_KEY",
+        "UNKNOWN_KEY",
+        "FOREIGN_HOST",
+        "FOREIGN_ORIGIN",
+        "MODEL_NOT_FOUND",
+        "NO_ROUTE",
+        "NO_ACTION",
+        "DIALECT_NOT_AVAILABLE",
+    }
+)
 _CREDENTIAL_REFUSED: Final = frozenset({401, 403, 407})
 _MAX_MESSAGE: Final = 2048
 _DEFAULT_RETRY_AFTER: Final = 1.0
@@ -59,6 +82,13 @@ _SECRETS: Final = re.compile(
     r"(?i)(\b(?:api[_-]?key|access[_-]?token|token|authorization|secret)\b[\"']?\s*[:=]\s*[\"']?(?:bearer\s+)?"
     r"|\bbearer\s+)[^\s\"',;}]{6,}"
 )
+
+_log = logs.get_logger("edge.faults")
+
+
+def is_ours(error: PatchbayError) -> bool:
+    """Whether *error* is an executor's word about what the gateway sent it, none of the client's business."""
+    return isinstance(error, _OF_THE_CALLER) and error.reason not in _OWN_REASONS
 
 
 def refuses_credential(error: PatchbayError) -> bool:
@@ -72,6 +102,8 @@ def status_of(error: PatchbayError) -> int:
         if error.http_status in _CREDENTIAL_REFUSED:
             return 502
         return error.http_status if 400 <= error.http_status <= 599 else 502
+    if is_ours(error):
+        return 502
     found = _BY_REASON.get(error.reason)
     if found is not None:
         return found
@@ -85,6 +117,8 @@ def code_of(error: PatchbayError, status: int) -> str:
     """Return the machine-readable code of an error of our own making; '' where the status says it all."""
     if error.reason == "DIALECT_NOT_AVAILABLE":
         return "dialect_not_available"
+    if is_ours(error):
+        return ""
     if isinstance(error, errors.NotFound):
         return {"NO_ROUTE": "unknown_url", "NO_ACTION": "unknown_url"}.get(
             error.reason, "model_not_found"
@@ -95,7 +129,14 @@ def code_of(error: PatchbayError, status: int) -> str:
 
 
 def message_of(error: PatchbayError, status: int, request_id: str) -> str:
-    """Return what the client reads: never an internal text, never a secret of the provider's answer."""
+    """
+    Return what the client reads: never an internal text, never a secret of the provider's answer.
+
+    Args:
+        error: The error.
+        status: What the client sees.
+        request_id: Its own; empty when only the status is wanted, and nothing is logged then.
+    """
     if isinstance(error, errors.UpstreamError):
         if error.http_status in _CREDENTIAL_REFUSED:
             return (
@@ -106,6 +147,18 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
     if status == 500:
         error_id = error.metadata.get("error_id", "")
         return f"internal error {error_id or request_id}"
+    if is_ours(error):
+        if request_id:
+            _log.error(
+                "an executor cannot make the call",
+                request_id=request_id,
+                reason=error.reason,
+                why=clean(error.message),
+            )
+        return "the gateway cannot call this model's provider; the reason is in its log"
+    if error.reason == "MESSAGE_TOO_LARGE":
+        # The channel's own words count bytes of an envelope that the client never saw.
+        return "the request is too large for the executor of this model"
     return error.message
 
 
@@ -184,7 +237,7 @@ def retry_headers(error: PatchbayError, status: int, *, milliseconds: bool) -> H
 
 
 def _should_retry(error: PatchbayError) -> bytes:
-    if refuses_credential(error):
+    if refuses_credential(error) or is_ours(error) or error.reason == "MESSAGE_TOO_LARGE":
         # SDKs repeat a 502 by themselves, and a refused credential is refused again.
         return b"false"
     if isinstance(error, errors.UpstreamError):
