@@ -35,16 +35,20 @@ class ByteBudget:
         """Return an account for one request; use it as a context manager or call `release`."""
         return Charge(self)
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, held: int = 0) -> None:
         """
         Charge *size* bytes.
+
+        Args:
+            size: Bytes.
+            held: Bytes that the same request has charged before.
 
         Raises:
             Unavailable: reason IN_FLIGHT_LIMIT; nothing was charged.
         """
         limit = self._limit()
         # A single body larger than the whole budget may pass alone; its own cap is another setting.
-        if limit and self.used and self.used + size > limit:
+        if limit and self.used > held and self.used + size > limit:
             raise Unavailable(
                 "the gateway holds too many bytes of requests at the moment; try again shortly",
                 reason="IN_FLIGHT_LIMIT",
@@ -69,7 +73,7 @@ class Charge:
         Raises:
             Unavailable: reason IN_FLIGHT_LIMIT.
         """
-        self._budget.take(size)
+        self._budget.take(size, self.size)
         self.size += size
 
     def refund(self, size: int) -> None:

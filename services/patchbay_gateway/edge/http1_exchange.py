@@ -112,23 +112,21 @@ class HttpExchange:
         self, limit: int, deadline: float, charge: Callable[[int], None] | None = None
     ) -> bytes:
         """Read to the end of the body."""
-        charged = self._announced()
-        if charged > limit:
+        # What is only announced takes no memory, so it is not charged.
+        if self._announced() > limit:
             raise _too_large(limit)
-        if charge is not None and charged:
-            charge(charged)
         if self.complete:
             if self._size > limit:
                 raise _too_large(limit)
-            if charge is not None and self._size > charged:
-                charge(self._size - charged)
+            if charge is not None and self._size:
+                charge(self._size)
         else:
             if self.gone.done():
                 raise ClientGone
             self._continue()
             try:
                 async with asyncio.timeout(deadline):
-                    await self._rest(limit, charged, charge)
+                    await self._rest(limit, charge)
             except TimeoutError:
                 raise InvalidRequest(
                     f"the request body did not arrive within {deadline:g} s", reason="BODY_TIMEOUT"
@@ -139,8 +137,9 @@ class HttpExchange:
         parts, self._body = self._body, []
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _rest(self, limit: int, charged: int, charge: Callable[[int], None] | None) -> None:
+    async def _rest(self, limit: int, charge: Callable[[int], None] | None) -> None:
         connection = self._connection
+        charged = 0
         while True:
             if self._size > limit:
                 raise _too_large(limit)
