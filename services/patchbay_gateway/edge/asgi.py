@@ -44,6 +44,8 @@ _LINGER: Final = 2.0
 # llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
 _MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
+# Nobody here reads trailers.
+_MAX_TRAILERS: Final = 8 << 10
 _HEAD_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"connection: close\r\ncontent-length: 0\r\n\r\n"
@@ -66,12 +68,22 @@ class EdgeProtocol(HttpToolsProtocol):
         self._sweeper = sweeper
         self._closed = closed
         self._in_head = False
+        self._in_body = False
         self._head_bytes = 0
+        # Bytes received since the last piece of body, and bytes of whole trailers: the parser keeps a
+        # trailer to itself until it is whole.
+        self._bare = 0
+        self._trailers = 0
 
     def data_received(self, data: bytes) -> None:
-        """Bound the size and the time of a head that does not come in one piece."""
+        """Bound trailers, and the size and the time of a head that does not come in one piece."""
+        self._bare += len(data)
         super().data_received(data)
-        if self._in_head:
+        if self._trailers > _MAX_TRAILERS or (self._in_body and self._bare > _MAX_TRAILERS):
+            if self.cycle is None or not self.cycle.response_started:
+                self.transport.write(_HEAD_TOO_LARGE)
+            self.cut()
+        elif self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self.transport.write(_HEAD_TOO_LARGE)
@@ -85,8 +97,27 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = True
         cast("Scope", self.scope)[CONNECTION] = self
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer is counted and thrown away."""
+        if self._in_head:
+            super().on_header(name, value)
+        else:
+            self._trailers += len(name) + len(value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._bare = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        self._in_body = False
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         """Start the request."""
+        self._in_body = True
+        self._bare = self._trailers = 0
         super().on_headers_complete()
         self._in_head = False
         if self._head_bytes:
@@ -179,11 +210,9 @@ class AsgiExchange:
         self, limit: int, deadline: float, charge: Callable[[int], None] | None = None
     ) -> bytes:
         """Read to the end of the body."""
-        announced = self._announced()
-        if announced > limit:
+        # What is only announced takes no memory, so it is not charged.
+        if self._announced() > limit:
             raise _too_large(limit)
-        if charge is not None and announced:
-            charge(announced)
         message = await self._receive()
         if message["type"] != "http.request":
             raise ClientGone
@@ -191,22 +220,20 @@ class AsgiExchange:
         if not message["more_body"]:
             if len(data) > limit:
                 raise _too_large(limit)
-            if charge is not None and len(data) > announced:
-                charge(len(data) - announced)
+            if charge is not None and data:
+                charge(len(data))
             self._body_read = True
             return data
         try:
             async with asyncio.timeout(deadline):
-                return await self._rest(data, limit, announced, charge)
+                return await self._rest(data, limit, charge)
         except TimeoutError:
             raise InvalidRequest(
                 f"the request body did not arrive within {deadline:g} s", reason="BODY_TIMEOUT"
             ) from None
 
-    async def _rest(
-        self, first: bytes, limit: int, charged: int, charge: Callable[[int], None] | None
-    ) -> bytes:
-        parts, size, more = [first], len(first), True
+    async def _rest(self, first: bytes, limit: int, charge: Callable[[int], None] | None) -> bytes:
+        parts, size, charged, more = [first], len(first), 0, True
         while True:
             if size > limit:
                 raise _too_large(limit)

@@ -37,6 +37,8 @@ _LINGER: Final = 2.0
 # llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
 _MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
+# Nobody here reads trailers; chunk extensions fall under the same bound.
+_MAX_TRAILERS: Final = 8 << 10
 
 
 class Connections:
@@ -78,6 +80,7 @@ class HttpProtocol(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
+        "_bare",
         "_drain_waiters",
         "_head_bytes",
         "_headers",
@@ -89,6 +92,7 @@ class HttpProtocol(asyncio.Protocol):
         "_read_paused",
         "_resuming",
         "_shared",
+        "_trailers",
         "_url",
         "current",
         "idle_since",
@@ -109,6 +113,10 @@ class HttpProtocol(asyncio.Protocol):
         self._url = b""
         self._in_head = False
         self._head_bytes = 0
+        # Bytes received since the last piece of body, and bytes of whole trailers: the parser keeps a
+        # trailer to itself until it is whole.
+        self._bare = 0
+        self._trailers = 0
         self._peer = ""
         self._parsing: HttpExchange | None = None
         self._queue: deque[HttpExchange] = deque()
@@ -150,15 +158,18 @@ class HttpProtocol(asyncio.Protocol):
         """Parse; bound the size and the time of a head that does not come in one piece."""
         if self._parser is None:
             return
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self._refuse(400)
+            self._refuse(431 if self._trailers > _MAX_TRAILERS else 400)
             return
-        if self._in_head:
+        if self._parsing is not None and self._bare > _MAX_TRAILERS:
+            self._refuse(431)
+        elif self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self._refuse(431)
@@ -192,9 +203,18 @@ class HttpProtocol(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        # The head that `_ignore_upgrade` makes lands in a list that nobody reads.
-        self._headers.append((name.lower(), value))
+        """
+        Take a header; a trailer is counted and thrown away, as it must never count as a header.
+
+        Raises:
+            ValueError: Too many trailers; the parser stops.
+        """
+        if self._in_head:
+            self._headers.append((name.lower(), value))
+        elif not self._resuming:
+            self._trailers += len(name) + len(value)
+            if self._trailers > _MAX_TRAILERS:
+                raise ValueError("too many trailers")
 
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind the one that is being answered."""
@@ -203,6 +223,7 @@ class HttpProtocol(asyncio.Protocol):
         parser = self._parser
         assert parser is not None
         self._in_head = False
+        self._bare = self._trailers = 0
         if self._head_bytes:
             self._head_bytes = 0
             self._shared.sweeper.unwatch(self.transport)
@@ -229,6 +250,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""
+        self._bare = 0
         if self._parsing is not None:
             self._parsing.feed(data)
 
@@ -331,7 +353,6 @@ class HttpProtocol(asyncio.Protocol):
         if exchange is None:
             self._refuse(400)
             return
-        self._headers = []
         framing = [
             b"%b: %b\r\n" % pair
             for pair in exchange.head.headers
@@ -353,14 +374,25 @@ class HttpProtocol(asyncio.Protocol):
         if self._in_head:
             self._shared.sweeper.unwatch(self.transport)
             self._in_head = False
-        if self._parsing is not None:
+        exchange, self._parsing = self._parsing, None
+        if exchange is not None:
             # A broken body: whoever reads it sees the client as gone.
-            self.cut()
+            answer = exchange is self.current and not exchange.committed
+            exchange.connection_lost()
+            if not answer or status == 400:
+                self.cut()
+                return
+            self.current = None
+            self._write_refusal(status)
+            self._shared.loop.call_later(_LINGER, self.transport.close)
         elif self.current is None:
-            self.transport.write(
-                STATUS_LINES[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
-            )
+            self._write_refusal(status)
             self.transport.close()
+
+    def _write_refusal(self, status: int) -> None:
+        self.transport.write(
+            STATUS_LINES[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
+        )
 
     def _wake_writers(self) -> None:
         waiters, self._drain_waiters = self._drain_waiters, []

@@ -1,6 +1,7 @@
 """The client port on real sockets: what leaves, what is cut, who is gone, how it drains."""
 
 import asyncio
+import contextlib
 import gzip
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -291,6 +292,40 @@ async def test_in_flight_budget_refuses(client: httpx.AsyncClient, port: Port) -
     assert answer.headers["retry-after"] == "1"
 
 
+async def test_announced_bytes_do_not_use_up_the_budget(
+    client: httpx.AsyncClient, port: Port
+) -> None:
+    """Bodies that are announced and do not come leave room for those that do."""
+    arrived = asyncio.Semaphore(0)
+    echo = port.pipeline.run_one
+
+    async def run(routed: RoutedRequest) -> None:
+        arrived.release()
+        await echo(routed)
+
+    port.pipeline.run_one = run
+    socks = [await port.raw() for _ in range(8)]
+    try:
+        for sock in socks:
+            await send(sock, POST % (1 << 20) + b"{")
+        for _ in socks:
+            await arrived.acquire()
+        assert (await client.post("/v1/messages", content=BODY)).status_code == 200
+        assert port.pipeline.budget.used <= len(socks)
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+async def test_body_larger_than_the_whole_budget_passes_alone(
+    client: httpx.AsyncClient, port: Port
+) -> None:
+    port.pipeline.budget = ByteBudget(lambda: 1000)
+    large = b'{"model":"m","x":"' + b"y" * 900_000 + b'"}'
+    assert (await client.post("/v1/messages", content=large)).status_code == 200
+    assert port.pipeline.budget.used == 0
+
+
 async def test_body_that_does_not_come_is_408(port: Port) -> None:
     port.pipeline.deadline = 0.1
     with await port.raw() as sock:
@@ -540,6 +575,44 @@ async def test_accepted_sockets_inherit_the_user_timeout(port: Port) -> None:
     async with httpx.AsyncClient(base_url=port.url) as client:
         answer = await client.post("/v1/messages", content=BODY)
     assert answer.text == "60000"
+
+
+CHUNKED = POST.replace(b"content-length: %d", b"transfer-encoding: chunked")
+
+
+async def test_trailers_are_no_headers(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, CHUNKED + b"d\r\n" + BODY + b"\r\n0\r\nx-late: 1\r\n\r\n")
+        assert b"openai chat m False" in await read_until(sock, b"False")
+        await send(sock, POST % len(BODY) + BODY)
+        await read_until(sock, b"False")
+    first, second = (dict(seen.exchange.head.headers) for seen in port.pipeline.seen)
+    assert b"x-late" not in first | second
+    assert second[b"host"] == b"x"
+
+
+@pytest.mark.parametrize("line", [b"x-late: 0123456789\r\n", b"0123456789"])
+async def test_endless_trailers_are_refused(port: Port, line: bytes) -> None:
+    """Whether they are many or one that does not end, which the parser would hold."""
+    with await port.raw() as sock:
+        await send(sock, CHUNKED + b"d\r\n" + BODY + b"\r\n0\r\nx-late: ")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            for _ in range(20):
+                await send(sock, line * 100)
+        data = await read_all(sock)
+    await port.pipeline.over.wait()
+    # The reset of a client that goes on sending may take the answer with it.
+    assert data[:12] in {b"HTTP/1.1 431", b""}
+    assert port.pipeline.gone
+    assert port.bugs == []
+
+
+async def test_body_that_breaks_ends_the_request(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, CHUNKED + b"d\r\n" + BODY + b"\r\nno length\r\n")
+        await read_all(sock)
+    await asyncio.wait_for(port.pipeline.over.wait(), 5)
+    assert port.pipeline.gone
 
 
 def only(adapter: Adapter) -> pytest.MarkDecorator:
