@@ -4,11 +4,12 @@ The scanner: where a JSON body says `model`, `stream` and `stream_options`, with
     parse ──▶ the three values, by a decoder that knows only them (msgspec, C)
     place ──▶ where each of them stands, so that `rewrite` can change it and nothing else
 
-The decoder is the truth; the place must agree with it. A key that stands in the text exactly once,
-unescaped, is the one that the decoder saw. Otherwise candidates are renamed (same length) and the decoder
-is asked again, which also finds a duplicate or an escaped spelling of a key: those are refused, because an
-upstream might read another value than the one that was checked here. Duplicates deeper down are nobody's
-business. Not here: how the body came (body.py).
+The decoder is the truth; the place must agree with it. A key whose word stands in the text exactly once,
+unescaped, is the one that the decoder saw. Otherwise the decoder is asked for views into a copy, which
+tell the places, and once more for what is left when the keys found are renamed: a duplicate, an escaped
+spelling or another case (some upstreams match keys regardless of case and take the last) is refused,
+because an upstream might read another value than the one that was checked here. So no body costs more than
+three decodings. Duplicates deeper down are nobody's business. Not here: how the body came (body.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import orjson
 from patchbay.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 Span = tuple[int, int]
 """Start and end of a value in the body."""
@@ -38,14 +39,44 @@ class _Options(msgspec.Struct):
     include_usage: Any = msgspec.UNSET
 
 
+class _Places(msgspec.Struct):
+    model: msgspec.Raw = msgspec.Raw()
+    stream: msgspec.Raw = msgspec.Raw()
+    stream_options: msgspec.Raw = msgspec.Raw()
+
+
+class _UsagePlace(msgspec.Struct):
+    include_usage: msgspec.Raw = msgspec.Raw()
+
+
 _decode: Final = msgspec.json.Decoder(_Top).decode
 _decode_options: Final = msgspec.json.Decoder(_Options).decode
+_decode_places: Final = msgspec.json.Decoder(_Places).decode
+_decode_usage_place: Final = msgspec.json.Decoder(_UsagePlace).decode
 
+_KEYS: Final = (b"model", b"stream", b"stream_options")
 # A quote inside a string has a backslash before it; one before a key never has.
 _KEY: Final = re.compile(rb'"(model|stream|stream_options)"[ \t\r\n]*:[ \t\r\n]*')
-_USAGE_KEY: Final = re.compile(rb'"(include_usage)"[ \t\r\n]*:[ \t\r\n]*')
-# Only \u00XX can spell the letters of our keys: 0x5f is `_`, 0x61 to 0x7a are a to z.
-_ESCAPED_LETTER: Final = re.compile(rb"\\u00[567]")
+# Only \u00XX can spell the letters of our keys, 0x41 to 0x7a, and U+017F, which is an s in another case.
+_ESCAPED_LETTER: Final = re.compile(rb"\\u0(?:0[4-7]|17[fF])")
+_LONG_S: Final = "\u017f".encode()
+# Spellings of the letters of our keys that `bytes.lower` leaves, and the small letters.
+_CASES: Final = (
+    (b"\\u004", b"\\u006"),
+    (b"\\u0050", b"\\u0070"),
+    (b"\\u0052", b"\\u0072"),
+    (b"\\u0053", b"\\u0073"),
+    (b"\\u0054", b"\\u0074"),
+    (b"\\u0055", b"\\u0075"),
+    (b"\\u017f", b"\\u0073"),
+    (_LONG_S, b"s"),
+)
+# A value as it usually is. The rest is left to the decoder: what does not end soon, or is nested.
+_VALUE: Final = re.compile(
+    rb'(?:"(?:[^"\\]|\\.)*+"|\{(?:[^"{}\[\]]|"[^"\\]*+")*+\}|[-+.0-9A-Za-z]++)(?=[ \t\r\n,}])',
+    re.DOTALL,
+)
+_SOON: Final = 4 << 10
 # Below it, counting the words is cheaper than one pass of the pattern.
 _SMALL: Final = 16 << 10
 _EMPTY: Final = re.compile(rb"[ \t\r\n]*\}")
@@ -80,20 +111,18 @@ def scan(data: bytes) -> Document:
     if model is not msgspec.UNSET and not isinstance(model, str):
         _places(data, top)
         raise InvalidRequest("'model' must be a string", reason="INVALID_MODEL")
-    if len(data) < _SMALL and b"\\u00" not in data and _is_plain(data, top):
-        model_at = None if model is msgspec.UNSET else _only(data, b'"model"', model)
-        options_at = None if options is msgspec.UNSET else _only(data, b'"stream_options"', options)
-    else:
-        places = _places(data, top)
-        model_at = places.get(b"model")
-        options_at = places.get(b"stream_options")
+    if isinstance(options, dict):
+        for key in options:
+            if key != "include_usage" and key.casefold() == "include_usage":
+                raise _smuggled(b"include_usage")
+    places = _places(data, top)
     return Document(
         data=data,
         model=None if model is msgspec.UNSET else model,
         stream=None if top.stream is msgspec.UNSET else top.stream,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        model_at=model_at,
-        options_at=options_at,
+        model_at=places.get(b"model"),
+        options_at=places.get(b"stream_options"),
     )
 
 
@@ -143,7 +172,7 @@ def _usage_splices(document: Document) -> list[tuple[int, int, bytes]]:
     if options.include_usage is msgspec.UNSET:
         comma = b"" if _EMPTY.match(value, 1) else b","
         return [(start + 1, start + 1, b'"include_usage":true' + comma)]
-    at = _place(value, b"include_usage", options.include_usage, _USAGE_KEY, _has_usage)
+    at = _locate(value, _decode_usage_place, (b"include_usage",))[b"include_usage"]
     return [(start + at[0], start + at[1], b"true")]
 
 
@@ -169,147 +198,95 @@ def _invalid(message: str) -> InvalidRequest:
     return InvalidRequest(message, reason="INVALID_JSON")
 
 
-def _is_plain(data: bytes, top: _Top) -> bool:
-    """Whether each key that the decoder saw stands in the text once and no more."""
-    return (
-        (top.model is msgspec.UNSET or data.count(b'"model"') == 1)
-        and (top.stream is msgspec.UNSET or data.count(b'"stream"') == 1)
-        and (top.stream_options is msgspec.UNSET or data.count(b'"stream_options"') == 1)
-    )
-
-
-def _only(data: bytes, quoted: bytes, value: object) -> Span:
-    start = data.index(b":", data.index(quoted) + len(quoted)) + 1
-    while data[start] in b" \t\r\n":
-        start += 1
-    return start, _end_of(data, start, value)
-
-
 def _places(data: bytes, top: _Top) -> dict[bytes, Span]:
-    wanted: dict[bytes, object] = {}
-    if top.model is not msgspec.UNSET:
-        wanted[b"model"] = top.model
-    if top.stream is not msgspec.UNSET:
-        wanted[b"stream"] = top.stream
-    if top.stream_options is not msgspec.UNSET:
-        wanted[b"stream_options"] = top.stream_options
-    if not wanted:
+    wanted = {key for key in _KEYS if getattr(top, key.decode()) is not msgspec.UNSET}
+    places = _plain_places(data, wanted)
+    return _locate(data, _decode_places, _KEYS) if places is None else places
+
+
+def _plain_places(data: bytes, wanted: set[bytes]) -> dict[bytes, Span] | None:
+    """Return where the *wanted* keys stand; None if the text leaves a doubt."""
+    if _ESCAPED_LETTER.search(data) or _LONG_S in data:
+        return None
+    lower = data.lower()
+    if len(data) < _SMALL and not wanted and not any(b'"%b"' % key in lower for key in _KEYS):
         return {}
-    found: dict[bytes, Span] = {}
-    doubtful: set[bytes] = set(wanted) if _ESCAPED_LETTER.search(data) else set()
-    if not doubtful:
-        for match in _KEY.finditer(data):
-            key = match[1]
-            if data[match.start() - 1] == 0x5C:  # the end of a string that quotes the word
-                continue
-            if key in found:
-                doubtful.add(key)
-            found[key] = (match.end(), 0)
     places: dict[bytes, Span] = {}
-    for key, value in wanted.items():
-        if key in doubtful:
-            places[key] = _place(data, key, value, _KEY, _HAS[key])
-        else:
-            start = found[key][0]
-            places[key] = (start, _end_of(data, start, value))
+    for match in _KEY.finditer(lower):
+        key, start = match[1], match.end()
+        if data[match.start() - 1] == 0x5C:  # the end of a string that quotes the word
+            continue
+        if not data.startswith(key, match.start() + 1):
+            return None
+        if key not in wanted:
+            continue  # the decoder has not seen it, so it is nested
+        if key in places:
+            return None
+        value = _VALUE.match(data, start, start + _SOON)
+        if value is None:
+            return None
+        places[key] = value.span()
     return places
 
 
-def _place(
-    data: bytes,
-    key: bytes,
-    value: object,
-    pattern: re.Pattern[bytes],
-    has: Callable[[bytes], bool],
-) -> Span:
+def _locate(
+    data: bytes, decode: Callable[[bytearray], msgspec.Struct], keys: Iterable[bytes]
+) -> dict[bytes, Span]:
     """
-    Find the one top-level *key* among several places, by renaming and asking the decoder again.
+    Find the top-level *keys* wherever else their words stand, with two decodings.
 
-    Renamed everywhere, the key must be gone, else it was escaped. Renamed only from some byte on, it is
-    there as soon as that byte is behind the top-level one: a search by halves. A cut through a key
-    leaves a third name, which is as good as renamed.
+    Args:
+        data: A valid JSON object.
+        decode: Into a struct with a `msgspec.Raw` for each key, empty if it is absent.
+        keys: Names.
+
+    Raises:
+        InvalidRequest: One of them stands twice, is escaped or is written in another case.
     """
-    quoted = b'"' + key + b'"'
-    renamed = data.replace(quoted, quoted.replace(b"e", b"E"))
-    if has(renamed):
-        raise _smuggled(key)
-    low, high = 0, len(data)
-    while low < high:
+    try:
+        copy = bytearray(data)
+        seen = decode(copy)
+        views = {key: memoryview(raw) for key in keys if (raw := getattr(seen, key.decode()))}
+        copy[:] = bytes(len(copy))
+        places: dict[bytes, Span] = {}
+        renamed = bytearray(data)
+        for key, view in views.items():
+            start = _offset(view, copy)
+            places[key] = (start, start + len(view))
+            quoted = b'"%b"' % key
+            key_at = data.rindex(b'"', 0, data.rindex(b":", 0, start)) + 1 - len(quoted)
+            if key_at < 0 or not data.startswith(quoted, key_at):
+                raise _smuggled(key)
+            renamed[key_at + 1] = 0x30
+        rest = renamed.lower()
+        for spelling, letter in _CASES:
+            if spelling in rest:
+                rest = rest.replace(spelling, letter)
+        left = decode(rest)
+    except RecursionError:
+        raise _invalid("the request body is nested too deeply") from None
+    for key in keys:
+        if getattr(left, key.decode()):
+            raise _smuggled(key)
+    return places
+
+
+def _offset(view: memoryview, buffer: bytearray) -> int:
+    """Return where in *buffer*, which is all zeros, *view* looks: by writing and looking, by halves."""
+    low, high = 0, len(buffer)
+    while high - low > 1:
         middle = (low + high) // 2
-        if has(data[:middle] + renamed[middle:]):
-            high = middle
-        else:
-            low = middle + 1
-    if has(renamed[:low] + data[low:]):
-        raise _smuggled(key)
-    match = pattern.match(data, data.rindex(quoted, 0, low + len(quoted)))
-    assert match is not None
-    return match.end(), _end_of(data, match.end(), value)
-
-
-def _has_model(data: bytes) -> bool:
-    return _decode(data).model is not msgspec.UNSET
-
-
-def _has_stream(data: bytes) -> bool:
-    return _decode(data).stream is not msgspec.UNSET
-
-
-def _has_options(data: bytes) -> bool:
-    return _decode(data).stream_options is not msgspec.UNSET
-
-
-def _has_usage(data: bytes) -> bool:
-    return _decode_options(data).include_usage is not msgspec.UNSET
-
-
-_HAS: Final = {b"model": _has_model, b"stream": _has_stream, b"stream_options": _has_options}
+        buffer[low:middle] = b"\1" * (middle - low)
+        seen = view[0]
+        buffer[low:middle] = bytes(middle - low)
+        low, high = (low, middle) if seen else (middle, high)
+    return low
 
 
 def _smuggled(key: bytes) -> InvalidRequest:
     name = key.decode()
     return InvalidRequest(
-        f"'{name}' stands more than once, or is written with escapes, in the request body",
+        f"'{name}' stands more than once, or with escapes or in another case, in the request body",
         reason="AMBIGUOUS_KEY",
         metadata={"key": name},
     )
-
-
-def _end_of(data: bytes, start: int, value: object) -> int:
-    """Return where the value at *start* ends; the body is valid JSON."""
-    if isinstance(value, str):
-        return _string_end(data, start)
-    if isinstance(value, dict | list):
-        depth, at = 0, start
-        while True:
-            match = _STRUCTURE.search(data, at)
-            assert match is not None
-            at = match.end()
-            sign = match[0]
-            if sign == b'"':
-                at = _string_end(data, match.start())
-            elif sign in b"{[":
-                depth += 1
-            else:
-                depth -= 1
-                if not depth:
-                    return at
-    match = _SCALAR.match(data, start)
-    assert match is not None
-    return match.end()
-
-
-_STRUCTURE: Final = re.compile(rb'["{}\[\]]')
-_SCALAR: Final = re.compile(rb"[-+.0-9A-Za-z]+")
-
-
-def _string_end(data: bytes, start: int) -> int:
-    at = start + 1
-    while True:
-        at = data.index(b'"', at)
-        back = at
-        while data[back - 1] == 0x5C:
-            back -= 1
-        at += 1
-        if (at - 1 - back) % 2 == 0:
-            return at
