@@ -31,7 +31,11 @@ def check(
         bool, typer.Option("--secrets", help="Demand that every key can be read here and now.")
     ] = False,
 ) -> None:
-    """Tell everything that is wrong with a configuration file; status 1 if anything is."""
+    """
+    Tell everything that is wrong with a configuration file; status 1 if anything is.
+
+    A key that this release does nothing with is a warning.
+    """
     from patchbay_gateway.kernel import config as configuration  # noqa: PLC0415 - when it runs
 
     problems: list[configuration.Problem] = []
@@ -42,12 +46,17 @@ def check(
         problems.extend(error.problems)
     if secrets:
         problems.extend(configuration.missing_secrets(loaded, os.environ))
+    idle = configuration.unserved(loaded)
+    if not as_json:
+        for path in idle:
+            typer.echo(f"{file}: warning: {path}: this release does nothing with it", err=True)
     if as_json:
         found = [
             {"source": p.source, "line": p.line, "path": p.path, "message": p.message}
             for p in problems
         ]
-        typer.echo(json.dumps({"ok": not problems, "problems": found}, indent=2))
+        told = {"ok": not problems, "problems": found, "warnings": list(idle)}
+        typer.echo(json.dumps(told, indent=2))
     elif problems:
         for problem in problems:
             typer.echo(str(problem), err=True)

@@ -208,7 +208,12 @@ def start(
     """
     from patchbay.errors import FailedPrecondition  # noqa: PLC0415 - loads gRPC, only to run
     from patchbay_gateway.commands.discovery import discover_models  # noqa: PLC0415 - the same
-    from patchbay_gateway.kernel.config import ProcessSettings, load_for  # noqa: PLC0415 - the same
+    from patchbay_gateway.kernel import logs  # noqa: PLC0415 - the same
+    from patchbay_gateway.kernel.config import (  # noqa: PLC0415 - the same
+        ProcessSettings,
+        load_for,
+        unserved,
+    )
 
     if config is not None:
         flags = {**flags, "config_path": config.expanduser().absolute()}
@@ -217,6 +222,9 @@ def start(
         flags = {**flags, "environment_models": models or None}
     settings = ProcessSettings.load(service, os.environ, flags)
     loaded = load_for(settings, os.environ)
+    if idle := unserved(loaded):
+        logs.configure(settings.log_format, settings.log_level)
+        logs.get_logger("configuration").warning("keys that do nothing in this release", keys=idle)
     name = "embedded" if service == "up" else f"{service}.main"
     try:
         module = find(f"patchbay_gateway.{name}")

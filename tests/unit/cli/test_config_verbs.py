@@ -57,6 +57,7 @@ def test_problems_are_printed_as_json(tmp_path):
                 "message": "unknown key; did you mean in_flight?",
             }
         ],
+        "warnings": [],
     }
 
 
@@ -80,3 +81,15 @@ def test_missing_file_exits_with_1(tmp_path):
 
 def test_schema_is_json():
     assert json.loads(invoke("config", "schema").stdout)["title"] == "Patchbay configuration"
+
+
+def test_key_that_does_nothing_yet_is_a_warning(tmp_path):
+    file = tmp_path / "patchbay.yaml"
+    file.write_text("routing: {strategy: fill-first}")
+
+    result = invoke("config", "check", file)
+
+    assert result.exit_code == 0
+    assert f"{file}: warning: routing.strategy:" in result.stderr
+    told = json.loads(invoke("config", "check", file, "--json").stdout)
+    assert (told["ok"], told["warnings"]) == (True, ["routing.strategy"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import socket
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from patchbay import cli
@@ -44,6 +47,16 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("PATCHBAY_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def _restored_logs():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def test_up_passes_its_flags_on():
@@ -168,6 +181,16 @@ def test_start_of_up_runs_the_embedded_gateway_with_echo():
     assert service.name == "patchbay_gateway.embedded"
     assert service.config is not None
     assert "echo" in [p.name for p in service.config.providers]
+
+
+@pytest.mark.usefixtures("_restored_logs")
+def test_start_logs_keys_that_do_nothing_yet_once(tmp_path, capsys):
+    (tmp_path / "f.yaml").write_text("auth_dir: auths\nrouting: {strategy: fill-first}")
+
+    services.start("edge", tmp_path / "f.yaml", ANY_PORTS, find=Service().find)
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["keys"] == ["routing.strategy", "auth_dir"]
 
 
 def test_wrong_configuration_stops_before_the_service(tmp_path):

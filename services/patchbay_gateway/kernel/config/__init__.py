@@ -45,10 +45,12 @@ from patchbay_gateway.kernel.config.secrets import (
     resolve_secret,
 )
 from patchbay_gateway.kernel.config.settings import ProcessSettings, is_loopback
+from patchbay_gateway.kernel.config.unserved import UNSERVED, unserved
 
 __all__ = [
     "BUILTIN_PLUGINS",
     "CAPABILITIES",
+    "UNSERVED",
     "Affinity",
     "ClientKey",
     "Config",
@@ -83,6 +85,7 @@ __all__ = [
     "missing_secrets",
     "parse",
     "resolve_secret",
+    "unserved",
     "with_echo_provider",
     "with_environment_providers",
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchbay_gateway.kernel.config import model
 from patchbay_gateway.kernel.config.model import Config
+from patchbay_gateway.kernel.config.unserved import UNSERVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,6 +68,8 @@ def markdown() -> str:
             kind = _kind(field, definitions)
             default = "required" if key in required else _default(field)
             text = str(field.get("description", "")).replace("|", "\\|")
+            if (f"{path}.{key}" if path else key) in UNSERVED:
+                text += " **Not served yet: all but the default does nothing.**"
             lines.append(f"| `{key}` | {kind} | {default} | {text} |")
         lines.append("")
     return "\n".join(lines)

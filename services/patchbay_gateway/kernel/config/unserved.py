@@ -1,0 +1,56 @@
+"""
+Keys of the model that this release accepts and does nothing with: the one list of them.
+
+They are accepted so that a file written for a later release loads. Whoever sets one is told: by
+`config check`, in the log of a starting service, on docs/configuration.md. Not here: the keys (model.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from patchbay_gateway.kernel.config.model import Config
+
+UNSERVED: Final = frozenset(
+    {
+        "auth_dir",
+        "plugins[].failure_policies",
+        "plugins[].host_access",
+        "plugins[].match",
+        "plugins[].public",
+        "plugins[].timeouts",
+        "providers[].credentials[].oauth2",
+        "providers[].credentials[].weight",
+        "providers[].retry",
+        "routes[].fallbacks",
+        "routing.affinity.enabled",
+        "routing.retry",
+        "routing.strategy",
+    }
+)
+"""Path of each key, `[]` behind a list; its default is what this release does."""
+
+
+def unserved(config: Config) -> tuple[str, ...]:
+    """Return the paths, as `providers.0.retry`, of unserved keys that *config* sets to another value."""
+    return tuple(_used(config, "", ""))
+
+
+def _used(model: BaseModel, path: str, shape: str) -> Iterator[str]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        here, kind = f"{path}{name}", f"{shape}{name}"
+        if kind in UNSERVED:
+            if value != field.get_default(call_default_factory=True):
+                yield here
+        elif isinstance(value, BaseModel):
+            yield from _used(value, f"{here}.", f"{kind}.")
+        elif isinstance(value, tuple):
+            for index, entry in enumerate(value):
+                if isinstance(entry, BaseModel):
+                    yield from _used(entry, f"{here}.{index}.", f"{kind}[].")
