@@ -66,7 +66,7 @@ RUN /build/bin/pip --python /app/bin/python3 install -q --no-deps --no-index /wh
 # What every image has in common -------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS runtime
 # A new volume takes owner and mode from the directory it is mounted on.
-RUN mkdir -m 0700 /data /keys /keys/scheduler /keys/edge /keys/executors \
+RUN mkdir -m 0700 /data /keys /keys/scheduler /keys/edge /keys/usage /keys/executors \
  && chown -R 65532:65532 /data /keys
 COPY docker/init.py docker/probe.py /opt/patchbay/
 ENV PATH=/app/bin:$PATH HOME=/data PATCHBAY_DATA_DIR=/data PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

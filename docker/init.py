@@ -3,7 +3,8 @@
 First step of docker-compose: makes every key once, gives each service only what is its own, waits for Redis.
 
     /keys/scheduler   the roots store, plugins and cluster, and the client key
-    /keys/edge        the root cluster, for edge and usage; the management key
+    /keys/edge        the root cluster, the management key
+    /keys/usage       the root cluster
     /keys/executors   the keys of the built-in plugins, derived from the root plugins
 
 What exists is left alone, so a second start changes nothing. The client key is printed; `docker-compose logs
@@ -30,10 +31,12 @@ REDIS_SECONDS = 60.0
 def main(keys: Path, redis_url: str, port: str) -> int:
     """Make what is missing below *keys*, wait for Redis and print the client key."""
     scheduler, edge, executors = keys / "scheduler", keys / "edge", keys / "executors"
+    usage = keys / "usage"
     for root in ("store", "plugins", "cluster"):
         once(scheduler / root, secrets.token_hex(KEY_BYTES))
     client = once(scheduler / "client-key", f"pb-{secrets.token_urlsafe(32)}")
     once(edge / "cluster", (scheduler / "cluster").read_text())
+    once(usage / "cluster", (scheduler / "cluster").read_text())
     once(edge / "management-key", f"pbm-{secrets.token_urlsafe(32)}")
     # Rewritten at each start: it follows from the root, and a new version may bring new plugins.
     generations = [bytes.fromhex(line) for line in (scheduler / "plugins").read_text().split()]
