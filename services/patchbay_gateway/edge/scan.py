@@ -77,6 +77,8 @@ _VALUE: Final = re.compile(
     re.DOTALL,
 )
 _SOON: Final = 4 << 10
+# With more words to look at, the decoder is the quicker one.
+_MANY: Final = 64
 # Below it, counting the words is cheaper than one pass of the pattern.
 _SMALL: Final = 16 << 10
 _EMPTY: Final = re.compile(rb"[ \t\r\n]*\}")
@@ -212,7 +214,9 @@ def _plain_places(data: bytes, wanted: set[bytes]) -> dict[bytes, Span] | None:
     if len(data) < _SMALL and not wanted and not any(b'"%b"' % key in lower for key in _KEYS):
         return {}
     places: dict[bytes, Span] = {}
-    for match in _KEY.finditer(lower):
+    for count, match in enumerate(_KEY.finditer(lower)):
+        if count == _MANY:
+            return None
         key, start = match[1], match.end()
         if data[match.start() - 1] == 0x5C:  # the end of a string that quotes the word
             continue

@@ -310,6 +310,7 @@ def test_rewrite_smuggled_usage_is_refused(options: bytes) -> None:
 ADVERSARIAL = {
     "nested": b'{"x":[' + b",".join([b'{"model":"n"}'] * 20_000) + b'],"model":"real"}',
     "cases": b'{"x":[' + b",".join([b'{"Model":"n"}'] * 20_000) + b'],"model":"real"}',
+    "other": b'{"x":[' + b",".join([b'{"stream":1}'] * 20_000) + b'],"model":"real"}',
     "escape": b'{"x":"\\u0065'
     + b"y" * 300_000
     + b'","model":"real","stream":1,"stream_options":{}}',
