@@ -6,7 +6,8 @@ Not here: the scanner itself (scan.py), decompression (encoding.py), what is don
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import InvalidRequest
 from patchbay_gateway.edge import encoding
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.routes.request import RoutedRequest
 
 __all__ = ["Document", "asked", "read", "rewrite", "scan"]
+
+# Larger bodies are scanned in a thread: bytes.
+_ON_LOOP: Final = 1 << 20
 
 
 async def read(
@@ -42,10 +46,10 @@ async def read(
     data = await exchange.body(limit, deadline, charge)
     if coding:
         compressed = len(data)
-        data = encoding.decompress(data, coding, limit, charge)
+        data = await encoding.decompress(data, coding, limit, charge)
         if charge is not None:
             charge.refund(compressed)
-    return scan(data)
+    return scan(data) if len(data) <= _ON_LOOP else await asyncio.to_thread(scan, data)
 
 
 def asked(document: Document, routed: RoutedRequest) -> tuple[str, bool]:

@@ -1,11 +1,13 @@
 """
 Content-Encoding of request bodies: gzip, deflate, br, zstd, each with a cap on what comes out.
 
-Everything is decompressed piece by piece, so that a bomb costs no more than the cap. Not here: reading.
+Everything is decompressed piece by piece, so that a bomb costs no more than the cap; what is large is
+decompressed in a thread, so that the loop serves others meanwhile. Not here: reading.
 """
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from patchbay.errors import Headers
 
 _STEP: Final = 256 << 10
+# More than so many bytes, in or out, are left to a thread, so many at a time.
+_BATCH: Final = 1 << 20
 # RFC 8878 §3.1.1.1.2 recommends decoders to support 8 MiB; more is memory that a stranger chooses.
 _ZSTD_WINDOW: Final = 8 << 20
 _ZSTD_STEP: Final = 128
@@ -49,7 +53,7 @@ def content_encoding(headers: Headers) -> str:
     return encoding
 
 
-def decompress(
+async def decompress(
     data: bytes, encoding: str, limit: int, charge: Callable[[int], None] | None = None
 ) -> bytes:
     """
@@ -67,7 +71,10 @@ def decompress(
     parts: list[bytes] = []
     size = 0
     try:
-        for part in _DECODERS[encoding](data):
+        pieces = _DECODERS[encoding](data)
+        batch = _some(pieces) if len(data) <= _BATCH else await asyncio.to_thread(_some, pieces)
+        while batch:
+            part = b"".join(batch)
             size += len(part)
             if size > limit:
                 raise InvalidRequest(
@@ -77,11 +84,25 @@ def decompress(
             if charge is not None:
                 charge(len(part))
             parts.append(part)
+            # Charged here and not there: the account belongs to the loop.
+            batch = await asyncio.to_thread(_some, pieces) if size >= _BATCH else _some(pieces)
     except (zlib.error, brotli.error, zstandard.ZstdError, EOFError) as error:
         raise InvalidRequest(
             f"the request body is not valid {encoding}: {error}", reason="INVALID_ENCODING"
         ) from None
     return b"".join(parts)
+
+
+def _some(pieces: Iterator[bytes]) -> list[bytes]:
+    """Return about `_BATCH` bytes of *pieces*; none at their end."""
+    batch: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= _BATCH:
+            break
+    return batch
 
 
 def _zlib(data: bytes, wbits: int) -> Iterator[bytes]:
@@ -116,7 +137,8 @@ def _brotli(data: bytes) -> Iterator[bytes]:
             yield part
         if decoder.is_finished():
             return
-        if decoder.can_accept_more_data():
+        # With the buffer just full, it wants more before it has seen its own end.
+        if not part and decoder.can_accept_more_data():
             raise EOFError("the end is missing")
         part = decoder.process(b"", output_buffer_limit=_STEP)
 

@@ -1,5 +1,6 @@
 """Decompression of request bodies: each encoding, broken ones, bombs."""
 
+import asyncio
 import gzip
 import tracemalloc
 import zlib
@@ -29,52 +30,71 @@ PACKERS = {
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_decompress_round_trip(name: str) -> None:
-    assert decompress(PACKERS[name](TEXT), name.strip(), len(TEXT)) == TEXT
+async def test_decompress_round_trip(name: str) -> None:
+    assert await decompress(PACKERS[name](TEXT), name.strip(), len(TEXT)) == TEXT
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_decompress_truncated_is_refused(name: str) -> None:
+async def test_decompress_truncated_is_refused(name: str) -> None:
     packed = PACKERS[name](TEXT)
     with pytest.raises(InvalidRequest) as caught:
-        decompress(packed[: len(packed) // 2], name.strip(), len(TEXT))
+        await decompress(packed[: len(packed) // 2], name.strip(), len(TEXT))
     assert caught.value.reason == "INVALID_ENCODING"
 
 
 @pytest.mark.parametrize("name", ["gzip", "br", "zstd", "deflate"])
-def test_decompress_garbage_is_refused(name: str) -> None:
+async def test_decompress_garbage_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest):
-        decompress(b"this is no compressed data at all", name, 1 << 20)
+        await decompress(b"this is no compressed data at all", name, 1 << 20)
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_decompress_one_byte_over_the_cap_is_refused(name: str) -> None:
+async def test_decompress_one_byte_over_the_cap_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        decompress(PACKERS[name](TEXT), name.strip(), len(TEXT) - 1)
+        await decompress(PACKERS[name](TEXT), name.strip(), len(TEXT) - 1)
     assert caught.value.reason == "BODY_TOO_LARGE"
 
 
 @pytest.mark.parametrize("name", PACKERS)
-def test_decompress_bomb_costs_no_more_than_the_cap(name: str) -> None:
+async def test_decompress_bomb_costs_no_more_than_the_cap(name: str) -> None:
     bomb = PACKERS[name](bytes(64 << 20))
     tracemalloc.start()
     try:
         with pytest.raises(InvalidRequest):
-            decompress(bomb, name.strip(), 1 << 20)
+            await decompress(bomb, name.strip(), 1 << 20)
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
 
 
-def test_decompress_joined_members_are_one_body() -> None:
-    assert decompress(gzip.compress(b"ab") + gzip.compress(b"cd"), "gzip", 10) == b"abcd"
+@pytest.mark.parametrize("name", PACKERS)
+async def test_decompress_large_body_leaves_the_loop_free(name: str) -> None:
+    """The loop takes turns with the decompression: what was put to it meanwhile has run."""
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(turn)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(turn)
+    body = bytes(8 << 20)
+    packed = PACKERS[name](body)
+    turns = 0
+    assert await decompress(packed, name.strip(), len(body)) == body
+    assert turns >= 2
+
+
+async def test_decompress_joined_members_are_one_body() -> None:
+    assert await decompress(gzip.compress(b"ab") + gzip.compress(b"cd"), "gzip", 10) == b"abcd"
     pack = zstandard.ZstdCompressor().compress
-    assert decompress(pack(b"ab") + pack(b"cd" * 300), "zstd", 1000) == b"ab" + b"cd" * 300
+    assert await decompress(pack(b"ab") + pack(b"cd" * 300), "zstd", 1000) == b"ab" + b"cd" * 300
 
 
-def test_decompress_charges_what_comes_out() -> None:
+async def test_decompress_charges_what_comes_out() -> None:
     charged: list[int] = []
-    decompress(gzip.compress(TEXT), "gzip", len(TEXT), charged.append)
+    await decompress(gzip.compress(TEXT), "gzip", len(TEXT), charged.append)
     assert sum(charged) == len(TEXT)
 
 
