@@ -16,7 +16,7 @@ from patchbay_gateway import workers
 from patchbay_gateway.edge.clients import ChannelCalls
 from patchbay_gateway.edge.main import running_edge, running_management
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
-from patchbay_gateway.kernel import keys, lifecycle, logs
+from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.redis import Store
@@ -98,6 +98,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 clock=clock,
             )
         )
+        memory.freeze()
         greet(config, settings)
         await shutdown.wait()
         await edge.drain()

@@ -26,7 +26,7 @@ from patchbay.errors import PatchbayError
 from patchbay_gateway.edge.clients import ChannelCalls
 from patchbay_gateway.edge.main import running_edge, running_management
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
-from patchbay_gateway.kernel import keys, lifecycle, logs
+from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.config import ProcessSettings, load_for
@@ -198,6 +198,7 @@ async def _data(
                 reuse_port=True,
             )
         )
+        memory.freeze()
         await shutdown.wait()
         await edge.drain()
 

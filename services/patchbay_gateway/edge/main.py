@@ -33,7 +33,7 @@ from patchbay_gateway.edge.outbox import Outbox
 from patchbay_gateway.edge.pipeline import Pipeline
 from patchbay_gateway.edge.routes.router import Router
 from patchbay_gateway.edge.server import EdgeServer, listen
-from patchbay_gateway.kernel import lifecycle, logs
+from patchbay_gateway.kernel import lifecycle, logs, memory
 from patchbay_gateway.kernel.appendlog import AppendLog
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
@@ -390,5 +390,6 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 clock=clock,
             )
         )
+        memory.freeze()
         await shutdown.wait()
         await edge.drain()
