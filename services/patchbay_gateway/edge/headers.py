@@ -9,23 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from patchbay.upstream_headers import HOP_BY_HOP
+
 if TYPE_CHECKING:
     from patchbay.errors import Headers
-
-HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-"""Headers of one connection (RFC 9110 §7.6.1), plus those named in `Connection`."""
 
 _REQUEST_STRIP: Final = HOP_BY_HOP | {
     b"host",
