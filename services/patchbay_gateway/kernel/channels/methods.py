@@ -52,6 +52,26 @@ LIST_CHANNEL_KEYS = Method(
     scheduler_pb2.ListChannelKeysRequest,
     scheduler_pb2.ListChannelKeysResponse,
 )
+REFRESH_CREDENTIAL = Method(
+    _SCHEDULER + "RefreshCredential",
+    scheduler_pb2.RefreshCredentialRequest,
+    scheduler_pb2.RefreshCredentialResponse,
+)
+LIST_CREDENTIALS = Method(
+    _SCHEDULER + "ListCredentials",
+    scheduler_pb2.ListCredentialsRequest,
+    scheduler_pb2.ListCredentialsResponse,
+)
+RESET_CREDENTIAL = Method(
+    _SCHEDULER + "ResetCredential",
+    scheduler_pb2.ResetCredentialRequest,
+    scheduler_pb2.CredentialStatus,
+)
+SET_CREDENTIAL_DISABLED = Method(
+    _SCHEDULER + "SetCredentialDisabled",
+    scheduler_pb2.SetCredentialDisabledRequest,
+    scheduler_pb2.CredentialStatus,
+)
 
 _USAGE = "/patchbay.usage.v1.UsageService/"
 QUERY = Method(_USAGE + "Query", usage_pb2.QueryRequest, usage_pb2.QueryResponse)

@@ -23,13 +23,15 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from patchbay.type.v1 import annotations_pb2 as patchbay_dot_type_dot_v1_dot_annotations__pb2
+from patchbay.type.v1 import error_pb2 as patchbay_dot_type_dot_v1_dot_error__pb2
 from patchbay.type.v1 import secret_pb2 as patchbay_dot_type_dot_v1_dot_secret__pb2
 from patchbay.type.v1 import usage_pb2 as patchbay_dot_type_dot_v1_dot_usage__pb2
 from patchbay.usage.v1 import journal_pb2 as patchbay_dot_usage_dot_v1_dot_journal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%patchbay/scheduler/v1/scheduler.proto\x12\x15patchbay.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\"patchbay/type/v1/annotations.proto\x1a\x1dpatchbay/type/v1/secret.proto\x1a\x1cpatchbay/type/v1/usage.proto\x1a\x1fpatchbay/usage/v1/journal.proto\"T\n\x0e\x41\x63quireRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x31\n\x05items\x18\x02 \x03(\x0b\x32\".patchbay.scheduler.v1.AcquireItem\"\xcd\x01\n\x0b\x41\x63quireItem\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x1e\n\x16\x65xclude_credential_ids\x18\x03 \x03(\t\x12\x1c\n\x14pinned_credential_id\x18\x04 \x01(\t\x12\x1c\n\x14\x65xecution_session_id\x18\x05 \x01(\t\x12\x1e\n\x16\x65stimated_input_tokens\x18\x06 \x01(\x03\"H\n\x0f\x41\x63quireResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.patchbay.scheduler.v1.AcquireResult\"{\n\rAcquireResult\x12-\n\x05lease\x18\x01 \x01(\x0b\x32\x1c.patchbay.scheduler.v1.LeaseH\x00\x12\x31\n\x07refusal\x18\x02 \x01(\x0b\x32\x1e.patchbay.scheduler.v1.RefusalH\x00\x42\x08\n\x06result\"h\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xac\x02\n\x05Lease\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\x12\n\nauth_index\x18\x02 \x01(\t\x12.\n\x06secret\x18\x03 \x01(\x0b\x32\x1e.patchbay.type.v1.SealedSecret\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tproxy_url\x18\x05 \x01(\t\x12@\n\nattributes\x18\x06 \x03(\x0b\x32,.patchbay.scheduler.v1.Lease.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x0cRenewRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12/\n\x05items\x18\x02 \x03(\x0b\x32 .patchbay.scheduler.v1.RenewItem\"o\n\tRenewItem\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\t\n\x01n\x18\x02 \x01(\x05\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\"\x1e\n\rRenewResponse\x12\r\n\x05\x61live\x18\x01 \x03(\x08\"R\n\rReportRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.patchbay.scheduler.v1.ReportItem\"\x98\x01\n\nReportItem\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\x31\n\nsettlement\x18\x02 \x01(\x0b\x32\x1d.patchbay.usage.v1.Settlement\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\"\x10\n\x0eReportResponse\"-\n\x11ListModelsRequest\x12\x18\n\x10snapshot_version\x18\x01 \x01(\x03\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.patchbay.scheduler.v1.Model\"I\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08owned_by\x18\x04 \x01(\t\",\n\x16ListChannelKeysRequest\x12\x12\n\nplugin_ids\x18\x01 \x03(\t\"J\n\x17ListChannelKeysResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.patchbay.scheduler.v1.ChannelKey\"2\n\nChannelKey\x12\x11\n\tplugin_id\x18\x01 \x01(\t\x12\x11\n\x03key\x18\x02 \x01(\x0c\x42\x04\xe8\xce\x18\x01\x32\xec\x03\n\x10SchedulerService\x12X\n\x07\x41\x63quire\x12%.patchbay.scheduler.v1.AcquireRequest\x1a&.patchbay.scheduler.v1.AcquireResponse\x12R\n\x05Renew\x12#.patchbay.scheduler.v1.RenewRequest\x1a$.patchbay.scheduler.v1.RenewResponse\x12U\n\x06Report\x12$.patchbay.scheduler.v1.ReportRequest\x1a%.patchbay.scheduler.v1.ReportResponse\x12\x61\n\nListModels\x12(.patchbay.scheduler.v1.ListModelsRequest\x1a).patchbay.scheduler.v1.ListModelsResponse\x12p\n\x0fListChannelKeys\x12-.patchbay.scheduler.v1.ListChannelKeysRequest\x1a..patchbay.scheduler.v1.ListChannelKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%patchbay/scheduler/v1/scheduler.proto\x12\x15patchbay.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"patchbay/type/v1/annotations.proto\x1a\x1cpatchbay/type/v1/error.proto\x1a\x1dpatchbay/type/v1/secret.proto\x1a\x1cpatchbay/type/v1/usage.proto\x1a\x1fpatchbay/usage/v1/journal.proto\"T\n\x0e\x41\x63quireRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x31\n\x05items\x18\x02 \x03(\x0b\x32\".patchbay.scheduler.v1.AcquireItem\"\xc2\x02\n\x0b\x41\x63quireItem\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x1e\n\x16\x65xclude_credential_ids\x18\x03 \x03(\t\x12\x1c\n\x14pinned_credential_id\x18\x04 \x01(\t\x12\x1c\n\x14\x65xecution_session_id\x18\x05 \x01(\t\x12\x1e\n\x16\x65stimated_input_tokens\x18\x06 \x01(\x03\x12\x13\n\x0bsession_ids\x18\x07 \x03(\t\x12\r\n\x05round\x18\x08 \x01(\x05\x12\x31\n\x05tried\x18\t \x03(\x0b\x32\".patchbay.scheduler.v1.TriedTarget\x12\x1c\n\x14prefer_credential_id\x18\n \x01(\t\"<\n\x0bTriedTarget\x12\x15\n\rcredential_id\x18\x01 \x01(\t\x12\x16\n\x0eupstream_model\x18\x02 \x01(\t\"H\n\x0f\x41\x63quireResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.patchbay.scheduler.v1.AcquireResult\"{\n\rAcquireResult\x12-\n\x05lease\x18\x01 \x01(\x0b\x32\x1c.patchbay.scheduler.v1.LeaseH\x00\x12\x31\n\x07refusal\x18\x02 \x01(\x0b\x32\x1e.patchbay.scheduler.v1.RefusalH\x00\x42\x08\n\x06result\"\x9e\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\nlast_error\x18\x05 \x01(\x0b\x32 .patchbay.scheduler.v1.LastError\"g\n\tLastError\x12\x13\n\x0bhttp_status\x18\x01 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xec\x02\n\x05Lease\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\x12\n\nauth_index\x18\x02 \x01(\t\x12.\n\x06secret\x18\x03 \x01(\x0b\x32\x1e.patchbay.type.v1.SealedSecret\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tproxy_url\x18\x05 \x01(\t\x12@\n\nattributes\x18\x06 \x03(\x0b\x32,.patchbay.scheduler.v1.Lease.AttributesEntry\x12\x1a\n\x12\x63redential_version\x18\x07 \x01(\x03\x12\x13\n\x0brefreshable\x18\x08 \x01(\x08\x12\r\n\x05probe\x18\t \x01(\x08\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x0cRenewRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12/\n\x05items\x18\x02 \x03(\x0b\x32 .patchbay.scheduler.v1.RenewItem\"o\n\tRenewItem\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\t\n\x01n\x18\x02 \x01(\x05\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\"\x1e\n\rRenewResponse\x12\r\n\x05\x61live\x18\x01 \x03(\x08\"R\n\rReportRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.patchbay.scheduler.v1.ReportItem\"\xfc\x01\n\nReportItem\x12/\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.patchbay.usage.v1.AttemptInfo\x12\x31\n\nsettlement\x18\x02 \x01(\x0b\x32\x1d.patchbay.usage.v1.Settlement\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\x12+\n\x05\x66\x61ult\x18\x04 \x01(\x0b\x32\x1c.patchbay.scheduler.v1.Fault\x12\x35\n\x0brate_limits\x18\x05 \x03(\x0b\x32 .patchbay.scheduler.v1.RateLimit\"\xdd\x01\n\x05\x46\x61ult\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .patchbay.scheduler.v1.FaultKind\x12+\n\x05scope\x18\x02 \x01(\x0e\x32\x1c.patchbay.type.v1.FaultScope\x12.\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x05\x65rror\x18\x04 \x01(\x0b\x32 .patchbay.scheduler.v1.LastError\x12\x16\n\x0e\x66orce_cooldown\x18\x05 \x01(\x08\"e\n\tRateLimit\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\x12(\n\x05reset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x10\n\x0eReportResponse\"J\n\x11ListModelsRequest\x12\x18\n\x10snapshot_version\x18\x01 \x01(\x03\x12\x1b\n\x13include_unavailable\x18\x02 \x01(\x08\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.patchbay.scheduler.v1.Model\"\x95\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08owned_by\x18\x04 \x01(\t\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x37\n\tobstacles\x18\x06 \x03(\x0b\x32$.patchbay.scheduler.v1.ModelObstacle\"s\n\rModelObstacle\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x15\n\rcredential_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x18RefreshCredentialRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\",\n\x19RefreshCredentialResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"7\n\x16ListCredentialsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\"i\n\x17ListCredentialsResponse\x12<\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\'.patchbay.scheduler.v1.CredentialStatus\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\"\xee\x03\n\x10\x43redentialStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nauth_index\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x11\n\tplugin_id\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06weight\x18\x08 \x01(\x05\x12\x10\n\x08\x64isabled\x18\t \x01(\x08\x12\x13\n\x0b\x64isabled_by\x18\n \x01(\t\x12\x11\n\tin_flight\x18\x0b \x01(\x05\x12\x15\n\rmax_in_flight\x18\x0c \x01(\x05\x12<\n\x06models\x18\r \x03(\x0b\x32,.patchbay.scheduler.v1.CredentialModelStatus\x12\x35\n\x07refresh\x18\x0e \x01(\x0b\x32$.patchbay.scheduler.v1.RefreshStatus\x12\x35\n\x0brate_limits\x18\x0f \x03(\x0b\x32 .patchbay.scheduler.v1.RateLimit\x12\x34\n\nlast_error\x18\x10 \x01(\x0b\x32 .patchbay.scheduler.v1.LastError\x12\x11\n\tsucceeded\x18\x11 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x12 \x01(\x03\"\xbe\x01\n\x15\x43redentialModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eupstream_model\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\nlast_error\x18\x06 \x01(\x0b\x32 .patchbay.scheduler.v1.LastError\"\xe3\x01\n\rRefreshStatus\x12\r\n\x05state\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07next_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\nlast_error\x18\x05 \x01(\x0b\x32 .patchbay.scheduler.v1.LastError\"G\n\x16ResetCredentialRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\x12\x16\n\x0eupstream_model\x18\x02 \x01(\t\"G\n\x1cSetCredentialDisabledRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\x12\x10\n\x08\x64isabled\x18\x02 \x01(\x08\",\n\x16ListChannelKeysRequest\x12\x12\n\nplugin_ids\x18\x01 \x03(\t\"J\n\x17ListChannelKeysResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.patchbay.scheduler.v1.ChannelKey\"2\n\nChannelKey\x12\x11\n\tplugin_id\x18\x01 \x01(\t\x12\x11\n\x03key\x18\x02 \x01(\x0c\x42\x04\xe8\xce\x18\x01*\xe8\x02\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x41ULT_KIND_REQUEST\x10\x01\x12\x1b\n\x17\x46\x41ULT_KIND_UNAUTHORIZED\x10\x02\x12\x18\n\x14\x46\x41ULT_KIND_FORBIDDEN\x10\x03\x12\x16\n\x12\x46\x41ULT_KIND_PAYMENT\x10\x04\x12\x18\n\x14\x46\x41ULT_KIND_NOT_FOUND\x10\x05\x12 \n\x1c\x46\x41ULT_KIND_MODEL_UNSUPPORTED\x10\x06\x12\x14\n\x10\x46\x41ULT_KIND_QUOTA\x10\x07\x12\x19\n\x15\x46\x41ULT_KIND_OVERLOADED\x10\x08\x12\x18\n\x14\x46\x41ULT_KIND_TRANSIENT\x10\t\x12\x18\n\x14\x46\x41ULT_KIND_CHALLENGE\x10\n\x12\x19\n\x15\x46\x41ULT_KIND_CONNECTION\x10\x0b\x12\x1c\n\x18\x46\x41ULT_KIND_INVALID_GRANT\x10\x0c\x32\xb8\x07\n\x10SchedulerService\x12X\n\x07\x41\x63quire\x12%.patchbay.scheduler.v1.AcquireRequest\x1a&.patchbay.scheduler.v1.AcquireResponse\x12R\n\x05Renew\x12#.patchbay.scheduler.v1.RenewRequest\x1a$.patchbay.scheduler.v1.RenewResponse\x12U\n\x06Report\x12$.patchbay.scheduler.v1.ReportRequest\x1a%.patchbay.scheduler.v1.ReportResponse\x12\x61\n\nListModels\x12(.patchbay.scheduler.v1.ListModelsRequest\x1a).patchbay.scheduler.v1.ListModelsResponse\x12v\n\x11RefreshCredential\x12/.patchbay.scheduler.v1.RefreshCredentialRequest\x1a\x30.patchbay.scheduler.v1.RefreshCredentialResponse\x12p\n\x0fListCredentials\x12-.patchbay.scheduler.v1.ListCredentialsRequest\x1a..patchbay.scheduler.v1.ListCredentialsResponse\x12i\n\x0fResetCredential\x12-.patchbay.scheduler.v1.ResetCredentialRequest\x1a\'.patchbay.scheduler.v1.CredentialStatus\x12u\n\x15SetCredentialDisabled\x12\x33.patchbay.scheduler.v1.SetCredentialDisabledRequest\x1a\'.patchbay.scheduler.v1.CredentialStatus\x12p\n\x0fListChannelKeys\x12-.patchbay.scheduler.v1.ListChannelKeysRequest\x1a..patchbay.scheduler.v1.ListChannelKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,44 +42,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_CHANNELKEY'].fields_by_name['key']._loaded_options = None
   _globals['_CHANNELKEY'].fields_by_name['key']._serialized_options = b'\350\316\030\001'
-  _globals['_ACQUIREREQUEST']._serialized_start=226
-  _globals['_ACQUIREREQUEST']._serialized_end=310
-  _globals['_ACQUIREITEM']._serialized_start=313
-  _globals['_ACQUIREITEM']._serialized_end=518
-  _globals['_ACQUIRERESPONSE']._serialized_start=520
-  _globals['_ACQUIRERESPONSE']._serialized_end=592
-  _globals['_ACQUIRERESULT']._serialized_start=594
-  _globals['_ACQUIRERESULT']._serialized_end=717
-  _globals['_REFUSAL']._serialized_start=719
-  _globals['_REFUSAL']._serialized_end=823
-  _globals['_LEASE']._serialized_start=826
-  _globals['_LEASE']._serialized_end=1126
-  _globals['_LEASE_ATTRIBUTESENTRY']._serialized_start=1077
-  _globals['_LEASE_ATTRIBUTESENTRY']._serialized_end=1126
-  _globals['_RENEWREQUEST']._serialized_start=1128
-  _globals['_RENEWREQUEST']._serialized_end=1208
-  _globals['_RENEWITEM']._serialized_start=1210
-  _globals['_RENEWITEM']._serialized_end=1321
-  _globals['_RENEWRESPONSE']._serialized_start=1323
-  _globals['_RENEWRESPONSE']._serialized_end=1353
-  _globals['_REPORTREQUEST']._serialized_start=1355
-  _globals['_REPORTREQUEST']._serialized_end=1437
-  _globals['_REPORTITEM']._serialized_start=1440
-  _globals['_REPORTITEM']._serialized_end=1592
-  _globals['_REPORTRESPONSE']._serialized_start=1594
-  _globals['_REPORTRESPONSE']._serialized_end=1610
-  _globals['_LISTMODELSREQUEST']._serialized_start=1612
-  _globals['_LISTMODELSREQUEST']._serialized_end=1657
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1659
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1725
-  _globals['_MODEL']._serialized_start=1727
-  _globals['_MODEL']._serialized_end=1800
-  _globals['_LISTCHANNELKEYSREQUEST']._serialized_start=1802
-  _globals['_LISTCHANNELKEYSREQUEST']._serialized_end=1846
-  _globals['_LISTCHANNELKEYSRESPONSE']._serialized_start=1848
-  _globals['_LISTCHANNELKEYSRESPONSE']._serialized_end=1922
-  _globals['_CHANNELKEY']._serialized_start=1924
-  _globals['_CHANNELKEY']._serialized_end=1974
-  _globals['_SCHEDULERSERVICE']._serialized_start=1977
-  _globals['_SCHEDULERSERVICE']._serialized_end=2469
+  _globals['_FAULTKIND']._serialized_start=4437
+  _globals['_FAULTKIND']._serialized_end=4797
+  _globals['_ACQUIREREQUEST']._serialized_start=289
+  _globals['_ACQUIREREQUEST']._serialized_end=373
+  _globals['_ACQUIREITEM']._serialized_start=376
+  _globals['_ACQUIREITEM']._serialized_end=698
+  _globals['_TRIEDTARGET']._serialized_start=700
+  _globals['_TRIEDTARGET']._serialized_end=760
+  _globals['_ACQUIRERESPONSE']._serialized_start=762
+  _globals['_ACQUIRERESPONSE']._serialized_end=834
+  _globals['_ACQUIRERESULT']._serialized_start=836
+  _globals['_ACQUIRERESULT']._serialized_end=959
+  _globals['_REFUSAL']._serialized_start=962
+  _globals['_REFUSAL']._serialized_end=1120
+  _globals['_LASTERROR']._serialized_start=1122
+  _globals['_LASTERROR']._serialized_end=1225
+  _globals['_LEASE']._serialized_start=1228
+  _globals['_LEASE']._serialized_end=1592
+  _globals['_LEASE_ATTRIBUTESENTRY']._serialized_start=1543
+  _globals['_LEASE_ATTRIBUTESENTRY']._serialized_end=1592
+  _globals['_RENEWREQUEST']._serialized_start=1594
+  _globals['_RENEWREQUEST']._serialized_end=1674
+  _globals['_RENEWITEM']._serialized_start=1676
+  _globals['_RENEWITEM']._serialized_end=1787
+  _globals['_RENEWRESPONSE']._serialized_start=1789
+  _globals['_RENEWRESPONSE']._serialized_end=1819
+  _globals['_REPORTREQUEST']._serialized_start=1821
+  _globals['_REPORTREQUEST']._serialized_end=1903
+  _globals['_REPORTITEM']._serialized_start=1906
+  _globals['_REPORTITEM']._serialized_end=2158
+  _globals['_FAULT']._serialized_start=2161
+  _globals['_FAULT']._serialized_end=2382
+  _globals['_RATELIMIT']._serialized_start=2384
+  _globals['_RATELIMIT']._serialized_end=2485
+  _globals['_REPORTRESPONSE']._serialized_start=2487
+  _globals['_REPORTRESPONSE']._serialized_end=2503
+  _globals['_LISTMODELSREQUEST']._serialized_start=2505
+  _globals['_LISTMODELSREQUEST']._serialized_end=2579
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2581
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2647
+  _globals['_MODEL']._serialized_start=2650
+  _globals['_MODEL']._serialized_end=2799
+  _globals['_MODELOBSTACLE']._serialized_start=2801
+  _globals['_MODELOBSTACLE']._serialized_end=2916
+  _globals['_REFRESHCREDENTIALREQUEST']._serialized_start=2918
+  _globals['_REFRESHCREDENTIALREQUEST']._serialized_end=2984
+  _globals['_REFRESHCREDENTIALRESPONSE']._serialized_start=2986
+  _globals['_REFRESHCREDENTIALRESPONSE']._serialized_end=3030
+  _globals['_LISTCREDENTIALSREQUEST']._serialized_start=3032
+  _globals['_LISTCREDENTIALSREQUEST']._serialized_end=3087
+  _globals['_LISTCREDENTIALSRESPONSE']._serialized_start=3089
+  _globals['_LISTCREDENTIALSRESPONSE']._serialized_end=3194
+  _globals['_CREDENTIALSTATUS']._serialized_start=3197
+  _globals['_CREDENTIALSTATUS']._serialized_end=3691
+  _globals['_CREDENTIALMODELSTATUS']._serialized_start=3694
+  _globals['_CREDENTIALMODELSTATUS']._serialized_end=3884
+  _globals['_REFRESHSTATUS']._serialized_start=3887
+  _globals['_REFRESHSTATUS']._serialized_end=4114
+  _globals['_RESETCREDENTIALREQUEST']._serialized_start=4116
+  _globals['_RESETCREDENTIALREQUEST']._serialized_end=4187
+  _globals['_SETCREDENTIALDISABLEDREQUEST']._serialized_start=4189
+  _globals['_SETCREDENTIALDISABLEDREQUEST']._serialized_end=4260
+  _globals['_LISTCHANNELKEYSREQUEST']._serialized_start=4262
+  _globals['_LISTCHANNELKEYSREQUEST']._serialized_end=4306
+  _globals['_LISTCHANNELKEYSRESPONSE']._serialized_start=4308
+  _globals['_LISTCHANNELKEYSRESPONSE']._serialized_end=4382
+  _globals['_CHANNELKEY']._serialized_start=4384
+  _globals['_CHANNELKEY']._serialized_end=4434
+  _globals['_SCHEDULERSERVICE']._serialized_start=4800
+  _globals['_SCHEDULERSERVICE']._serialized_end=5752
 # @@protoc_insertion_point(module_scope)

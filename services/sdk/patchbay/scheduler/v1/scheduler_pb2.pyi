@@ -6,11 +6,18 @@ SPDX-License-Identifier: Apache-2.0
 Permission for attempts, and their settlement. Internal to the gateway; called by the edge.
 """
 
+import sys
+
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 from builtins import (
     bool,
     bytes,
     int,
     str,
+    type,
 )
 from collections.abc import (
     Iterable,
@@ -18,6 +25,7 @@ from collections.abc import (
 )
 from google.protobuf.descriptor import (
     Descriptor,
+    EnumDescriptor,
     FileDescriptor,
 )
 from google.protobuf.duration_pb2 import (
@@ -28,8 +36,17 @@ from google.protobuf.internal.containers import (
     RepeatedScalarFieldContainer,
     ScalarMap,
 )
+from google.protobuf.internal.enum_type_wrapper import (
+    _EnumTypeWrapper,
+)
 from google.protobuf.message import (
     Message,
+)
+from google.protobuf.timestamp_pb2 import (
+    Timestamp,
+)
+from patchbay.type.v1.error_pb2 import (
+    FaultScope,
 )
 from patchbay.type.v1.secret_pb2 import (
     SealedSecret,
@@ -43,10 +60,74 @@ from patchbay.usage.v1.journal_pb2 import (
 )
 from typing import (
     Literal,
+    NewType,
     final,
 )
 
 DESCRIPTOR: FileDescriptor
+
+class _FaultKind:
+    ValueType = NewType("ValueType", int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FaultKindEnumTypeWrapper(_EnumTypeWrapper[_FaultKind.ValueType], type):
+    DESCRIPTOR: EnumDescriptor
+    FAULT_KIND_UNSPECIFIED: _FaultKind.ValueType  # 0
+    """Nothing is known; nothing changes."""
+    FAULT_KIND_REQUEST: _FaultKind.ValueType  # 1
+    """The request itself is at fault: invalid, too long, refused by policy."""
+    FAULT_KIND_UNAUTHORIZED: _FaultKind.ValueType  # 2
+    """The credential is not accepted (401)."""
+    FAULT_KIND_FORBIDDEN: _FaultKind.ValueType  # 3
+    """The credential may not do this (403)."""
+    FAULT_KIND_PAYMENT: _FaultKind.ValueType  # 4
+    """The account must pay (402, billing_error, insufficient_quota)."""
+    FAULT_KIND_NOT_FOUND: _FaultKind.ValueType  # 5
+    """There is no such path or model for this credential (404)."""
+    FAULT_KIND_MODEL_UNSUPPORTED: _FaultKind.ValueType  # 6
+    """The model is not supported for this account."""
+    FAULT_KIND_QUOTA: _FaultKind.ValueType  # 7
+    """Too many requests or tokens (429)."""
+    FAULT_KIND_OVERLOADED: _FaultKind.ValueType  # 8
+    """The provider is overloaded (503 and 529 that say so); says nothing of the credential's quota."""
+    FAULT_KIND_TRANSIENT: _FaultKind.ValueType  # 9
+    """A passing failure of the provider (408, 500, 502, 503, 504, silence)."""
+    FAULT_KIND_CHALLENGE: _FaultKind.ValueType  # 10
+    """A challenge for browsers in place of an answer."""
+    FAULT_KIND_CONNECTION: _FaultKind.ValueType  # 11
+    """The connection failed or broke without an HTTP status."""
+    FAULT_KIND_INVALID_GRANT: _FaultKind.ValueType  # 12
+    """The refresh token is not accepted (invalid_grant)."""
+
+class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
+    """Neutral kinds of failures."""
+
+FAULT_KIND_UNSPECIFIED: FaultKind.ValueType  # 0
+"""Nothing is known; nothing changes."""
+FAULT_KIND_REQUEST: FaultKind.ValueType  # 1
+"""The request itself is at fault: invalid, too long, refused by policy."""
+FAULT_KIND_UNAUTHORIZED: FaultKind.ValueType  # 2
+"""The credential is not accepted (401)."""
+FAULT_KIND_FORBIDDEN: FaultKind.ValueType  # 3
+"""The credential may not do this (403)."""
+FAULT_KIND_PAYMENT: FaultKind.ValueType  # 4
+"""The account must pay (402, billing_error, insufficient_quota)."""
+FAULT_KIND_NOT_FOUND: FaultKind.ValueType  # 5
+"""There is no such path or model for this credential (404)."""
+FAULT_KIND_MODEL_UNSUPPORTED: FaultKind.ValueType  # 6
+"""The model is not supported for this account."""
+FAULT_KIND_QUOTA: FaultKind.ValueType  # 7
+"""Too many requests or tokens (429)."""
+FAULT_KIND_OVERLOADED: FaultKind.ValueType  # 8
+"""The provider is overloaded (503 and 529 that say so); says nothing of the credential's quota."""
+FAULT_KIND_TRANSIENT: FaultKind.ValueType  # 9
+"""A passing failure of the provider (408, 500, 502, 503, 504, silence)."""
+FAULT_KIND_CHALLENGE: FaultKind.ValueType  # 10
+"""A challenge for browsers in place of an answer."""
+FAULT_KIND_CONNECTION: FaultKind.ValueType  # 11
+"""The connection failed or broke without an HTTP status."""
+FAULT_KIND_INVALID_GRANT: FaultKind.ValueType  # 12
+"""The refresh token is not accepted (invalid_grant)."""
 
 @final
 class AcquireRequest(Message):
@@ -82,12 +163,22 @@ class AcquireItem(Message):
     PINNED_CREDENTIAL_ID_FIELD_NUMBER: int
     EXECUTION_SESSION_ID_FIELD_NUMBER: int
     ESTIMATED_INPUT_TOKENS_FIELD_NUMBER: int
+    SESSION_IDS_FIELD_NUMBER: int
+    ROUND_FIELD_NUMBER: int
+    TRIED_FIELD_NUMBER: int
+    PREFER_CREDENTIAL_ID_FIELD_NUMBER: int
     pinned_credential_id: str
     """Optional. The only credential allowed; the item fails instead of rotating."""
     execution_session_id: str
     """Optional. Session for affinity and for executors that keep a connection."""
     estimated_input_tokens: int
     """Optional. The edge's estimate of input tokens, for reservations."""
+    round: int
+    """Optional. Round of the attempt loop, from 0. Credentials whose retry.rounds is smaller take no part."""
+    prefer_credential_id: str
+    """Optional. Credential to go on with while it has an untried model for this name (alias pool), or after
+    its refresh.
+    """
     @property
     def attempt(self) -> AttemptInfo:
         """Required. What the edge knows of the attempt: uids, number, tenant, client_key, client_request_id,
@@ -104,6 +195,18 @@ class AcquireItem(Message):
     def exclude_credential_ids(self) -> RepeatedScalarFieldContainer[str]:
         """Optional. Credentials that earlier attempts of this request tried in vain."""
 
+    @property
+    def session_ids(self) -> RepeatedScalarFieldContainer[str]:
+        """Optional. Session identifiers found in the request, strongest first, as the client wrote them. The
+        scheduler adds the tenant and hashes them. Empty: no affinity.
+        """
+
+    @property
+    def tried(self) -> RepeatedCompositeFieldContainer[TriedTarget]:
+        """Optional. What earlier attempts of this round tried in vain, where other models of the same credential
+        may still serve; `exclude_credential_ids` are out as a whole.
+        """
+
     def __init__(
         self,
         *,
@@ -113,9 +216,33 @@ class AcquireItem(Message):
         pinned_credential_id: str = ...,
         execution_session_id: str = ...,
         estimated_input_tokens: int = ...,
+        session_ids: Iterable[str] | None = ...,
+        round: int = ...,
+        tried: Iterable[TriedTarget] | None = ...,
+        prefer_credential_id: str = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["attempt", b"attempt"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt", b"attempt", "estimated_input_tokens", b"estimated_input_tokens", "exclude_credential_ids", b"exclude_credential_ids", "execution_session_id", b"execution_session_id", "pinned_credential_id", b"pinned_credential_id", "providers", b"providers"]) -> None: ...
+    def ClearField(self, field_name: Literal["attempt", b"attempt", "estimated_input_tokens", b"estimated_input_tokens", "exclude_credential_ids", b"exclude_credential_ids", "execution_session_id", b"execution_session_id", "pinned_credential_id", b"pinned_credential_id", "prefer_credential_id", b"prefer_credential_id", "providers", b"providers", "round", b"round", "session_ids", b"session_ids", "tried", b"tried"]) -> None: ...
+
+@final
+class TriedTarget(Message):
+    """A credential and upstream model that was tried in vain."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    UPSTREAM_MODEL_FIELD_NUMBER: int
+    credential_id: str
+    """Required. Credential id."""
+    upstream_model: str
+    """Required. Model as the provider names it."""
+    def __init__(
+        self,
+        *,
+        credential_id: str = ...,
+        upstream_model: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "upstream_model", b"upstream_model"]) -> None: ...
 
 @final
 class AcquireResponse(Message):
@@ -173,6 +300,7 @@ class Refusal(Message):
     REASON_FIELD_NUMBER: int
     MESSAGE_FIELD_NUMBER: int
     RETRY_AFTER_FIELD_NUMBER: int
+    LAST_ERROR_FIELD_NUMBER: int
     code: int
     """Required. Canonical RPC code, for example 8 (RESOURCE_EXHAUSTED)."""
     reason: str
@@ -181,7 +309,11 @@ class Refusal(Message):
     """Required. One sentence for people, without secrets."""
     @property
     def retry_after(self) -> Duration:
-        """Optional. When it may be worth trying again."""
+        """Optional. When it may be worth trying again; with reason MODEL_COOLDOWN the earliest recovery."""
+
+    @property
+    def last_error(self) -> LastError:
+        """Optional. The last error of a provider that led here."""
 
     def __init__(
         self,
@@ -190,9 +322,41 @@ class Refusal(Message):
         reason: str = ...,
         message: str = ...,
         retry_after: Duration | None = ...,
+        last_error: LastError | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["retry_after", b"retry_after"]) -> bool: ...
-    def ClearField(self, field_name: Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after", b"retry_after"]) -> None: ...
+    def HasField(self, field_name: Literal["last_error", b"last_error", "retry_after", b"retry_after"]) -> bool: ...
+    def ClearField(self, field_name: Literal["code", b"code", "last_error", b"last_error", "message", b"message", "reason", b"reason", "retry_after", b"retry_after"]) -> None: ...
+
+@final
+class LastError(Message):
+    """An error of a provider, as kept and shown: without secrets, at most 2 KiB."""
+
+    DESCRIPTOR: Descriptor
+
+    HTTP_STATUS_FIELD_NUMBER: int
+    CODE_FIELD_NUMBER: int
+    MESSAGE_FIELD_NUMBER: int
+    AT_FIELD_NUMBER: int
+    http_status: int
+    """Required. Status of the provider's answer; 0 when none arrived."""
+    code: str
+    """Optional. The provider's own code, for example `insufficient_quota`."""
+    message: str
+    """Required. The provider's own message, secrets blotted out."""
+    @property
+    def at(self) -> Timestamp:
+        """Required. When it was seen."""
+
+    def __init__(
+        self,
+        *,
+        http_status: int = ...,
+        code: str = ...,
+        message: str = ...,
+        at: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["at", b"at"]) -> bool: ...
+    def ClearField(self, field_name: Literal["at", b"at", "code", b"code", "http_status", b"http_status", "message", b"message"]) -> None: ...
 
 @final
 class Lease(Message):
@@ -222,10 +386,19 @@ class Lease(Message):
     TTL_FIELD_NUMBER: int
     PROXY_URL_FIELD_NUMBER: int
     ATTRIBUTES_FIELD_NUMBER: int
+    CREDENTIAL_VERSION_FIELD_NUMBER: int
+    REFRESHABLE_FIELD_NUMBER: int
+    PROBE_FIELD_NUMBER: int
     auth_index: str
     """Optional. Opaque short form of the credential id, safe to show to plugins."""
     proxy_url: str
     """Optional. Proxy of this credential; overrides the provider's."""
+    credential_version: int
+    """Required. Version of the credential, for RefreshCredential."""
+    refreshable: bool
+    """Optional. True when the credential can be refreshed after a 401."""
+    probe: bool
+    """Optional. True when this attempt probes a cooling credential: it is the only one now."""
     @property
     def attempt(self) -> AttemptInfo:
         """Required. The completed description; the edge returns it in Renew and Report."""
@@ -251,9 +424,12 @@ class Lease(Message):
         ttl: Duration | None = ...,
         proxy_url: str = ...,
         attributes: Mapping[str, str] | None = ...,
+        credential_version: int = ...,
+        refreshable: bool = ...,
+        probe: bool = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["attempt", b"attempt", "secret", b"secret", "ttl", b"ttl"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt", b"attempt", "attributes", b"attributes", "auth_index", b"auth_index", "proxy_url", b"proxy_url", "secret", b"secret", "ttl", b"ttl"]) -> None: ...
+    def ClearField(self, field_name: Literal["attempt", b"attempt", "attributes", b"attributes", "auth_index", b"auth_index", "credential_version", b"credential_version", "probe", b"probe", "proxy_url", b"proxy_url", "refreshable", b"refreshable", "secret", b"secret", "ttl", b"ttl"]) -> None: ...
 
 @final
 class RenewRequest(Message):
@@ -355,6 +531,8 @@ class ReportItem(Message):
     ATTEMPT_FIELD_NUMBER: int
     SETTLEMENT_FIELD_NUMBER: int
     USAGE_FIELD_NUMBER: int
+    FAULT_FIELD_NUMBER: int
+    RATE_LIMITS_FIELD_NUMBER: int
     @property
     def attempt(self) -> AttemptInfo:
         """Required. As in the lease; for a refusal made by the edge."""
@@ -367,15 +545,97 @@ class ReportItem(Message):
     def usage(self) -> Usage:
         """Optional. Final consumption."""
 
+    @property
+    def fault(self) -> Fault:
+        """Optional. What the failure means for the credential. Unset: nothing."""
+
+    @property
+    def rate_limits(self) -> RepeatedCompositeFieldContainer[RateLimit]:
+        """Optional. What the provider's answer said of its limits."""
+
     def __init__(
         self,
         *,
         attempt: AttemptInfo | None = ...,
         settlement: Settlement | None = ...,
         usage: Usage | None = ...,
+        fault: Fault | None = ...,
+        rate_limits: Iterable[RateLimit] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["attempt", b"attempt", "settlement", b"settlement", "usage", b"usage"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt", b"attempt", "settlement", b"settlement", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: Literal["attempt", b"attempt", "fault", b"fault", "settlement", b"settlement", "usage", b"usage"]) -> bool: ...
+    def ClearField(self, field_name: Literal["attempt", b"attempt", "fault", b"fault", "rate_limits", b"rate_limits", "settlement", b"settlement", "usage", b"usage"]) -> None: ...
+
+@final
+class Fault(Message):
+    """A failure as it concerns the credential that was used. Which provider answer is which kind is the
+    dialect's; what a kind changes is the scheduler's (kernel/outcomes.py has the table of both).
+    """
+
+    DESCRIPTOR: Descriptor
+
+    KIND_FIELD_NUMBER: int
+    SCOPE_FIELD_NUMBER: int
+    RETRY_AFTER_FIELD_NUMBER: int
+    ERROR_FIELD_NUMBER: int
+    FORCE_COOLDOWN_FIELD_NUMBER: int
+    kind: FaultKind.ValueType
+    """Required. What went wrong. UNSPECIFIED changes nothing."""
+    scope: FaultScope.ValueType
+    """Required. Whether it is about this model or the whole credential. REQUEST changes nothing."""
+    force_cooldown: bool
+    """Optional. True: cool down even where cooling is switched off, at least a minute (a rule of the
+    configuration says so).
+    """
+    @property
+    def retry_after(self) -> Duration:
+        """Optional. How long the provider asks to wait. Unset when it did not say; capped by the scheduler."""
+
+    @property
+    def error(self) -> LastError:
+        """Optional. What the provider said."""
+
+    def __init__(
+        self,
+        *,
+        kind: FaultKind.ValueType = ...,
+        scope: FaultScope.ValueType = ...,
+        retry_after: Duration | None = ...,
+        error: LastError | None = ...,
+        force_cooldown: bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["error", b"error", "retry_after", b"retry_after"]) -> bool: ...
+    def ClearField(self, field_name: Literal["error", b"error", "force_cooldown", b"force_cooldown", "kind", b"kind", "retry_after", b"retry_after", "scope", b"scope"]) -> None: ...
+
+@final
+class RateLimit(Message):
+    """A limit that a provider's answer spoke of."""
+
+    DESCRIPTOR: Descriptor
+
+    UNIT_FIELD_NUMBER: int
+    LIMIT_FIELD_NUMBER: int
+    REMAINING_FIELD_NUMBER: int
+    RESET_FIELD_NUMBER: int
+    unit: str
+    """Required. What is limited: `requests`, `tokens`, `input_tokens`, `output_tokens` or the provider's word."""
+    limit: int
+    """Optional. The limit; 0 when not said."""
+    remaining: int
+    """Optional. What is left; -1 when not said."""
+    @property
+    def reset(self) -> Duration:
+        """Optional. Until it is whole again. Unset when not said."""
+
+    def __init__(
+        self,
+        *,
+        unit: str = ...,
+        limit: int = ...,
+        remaining: int = ...,
+        reset: Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["reset", b"reset"]) -> bool: ...
+    def ClearField(self, field_name: Literal["limit", b"limit", "remaining", b"remaining", "reset", b"reset", "unit", b"unit"]) -> None: ...
 
 @final
 class ReportResponse(Message):
@@ -394,14 +654,18 @@ class ListModelsRequest(Message):
     DESCRIPTOR: Descriptor
 
     SNAPSHOT_VERSION_FIELD_NUMBER: int
+    INCLUDE_UNAVAILABLE_FIELD_NUMBER: int
     snapshot_version: int
     """Optional. Snapshot version to answer from; 0 means the newest."""
+    include_unavailable: bool
+    """Optional. Also list models that cannot be served now, with the reasons."""
     def __init__(
         self,
         *,
         snapshot_version: int = ...,
+        include_unavailable: bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["snapshot_version", b"snapshot_version"]) -> None: ...
+    def ClearField(self, field_name: Literal["include_unavailable", b"include_unavailable", "snapshot_version", b"snapshot_version"]) -> None: ...
 
 @final
 class ListModelsResponse(Message):
@@ -431,15 +695,23 @@ class Model(Message):
     PROVIDERS_FIELD_NUMBER: int
     CREATED_FIELD_NUMBER: int
     OWNED_BY_FIELD_NUMBER: int
+    AVAILABLE_FIELD_NUMBER: int
+    OBSTACLES_FIELD_NUMBER: int
     id: str
     """Required. Public name."""
     created: int
     """Optional. Unix seconds; 0 when unknown."""
     owned_by: str
     """Required. Owner shown to clients: the provider's name."""
+    available: bool
+    """Optional. Whether a credential can serve it now. Always true unless unavailable ones were asked for."""
     @property
     def providers(self) -> RepeatedScalarFieldContainer[str]:
         """Required. Names of the providers that can serve it now."""
+
+    @property
+    def obstacles(self) -> RepeatedCompositeFieldContainer[ModelObstacle]:
+        """Optional. Per credential why it cannot serve it; only where unavailable ones were asked for."""
 
     def __init__(
         self,
@@ -448,8 +720,336 @@ class Model(Message):
         providers: Iterable[str] | None = ...,
         created: int = ...,
         owned_by: str = ...,
+        available: bool = ...,
+        obstacles: Iterable[ModelObstacle] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["created", b"created", "id", b"id", "owned_by", b"owned_by", "providers", b"providers"]) -> None: ...
+    def ClearField(self, field_name: Literal["available", b"available", "created", b"created", "id", b"id", "obstacles", b"obstacles", "owned_by", b"owned_by", "providers", b"providers"]) -> None: ...
+
+@final
+class ModelObstacle(Message):
+    """Why one credential does not serve a model now."""
+
+    DESCRIPTOR: Descriptor
+
+    PROVIDER_FIELD_NUMBER: int
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    REASON_FIELD_NUMBER: int
+    UNTIL_FIELD_NUMBER: int
+    provider: str
+    """Required. Provider name."""
+    credential_id: str
+    """Optional. Credential id."""
+    reason: str
+    """Required. `disabled`, `excluded`, `other prefix`, `cooling`, `no material`, `needs login` or the like."""
+    @property
+    def until(self) -> Timestamp:
+        """Optional. Until when, if known."""
+
+    def __init__(
+        self,
+        *,
+        provider: str = ...,
+        credential_id: str = ...,
+        reason: str = ...,
+        until: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["until", b"until"]) -> bool: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "provider", b"provider", "reason", b"reason", "until", b"until"]) -> None: ...
+
+@final
+class RefreshCredentialRequest(Message):
+    """Asks for a newer version of a credential."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    VERSION_FIELD_NUMBER: int
+    credential_id: str
+    """Required. Credential id."""
+    version: int
+    """Required. The version that the provider refused, as in the lease."""
+    def __init__(
+        self,
+        *,
+        credential_id: str = ...,
+        version: int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "version", b"version"]) -> None: ...
+
+@final
+class RefreshCredentialResponse(Message):
+    """There is one."""
+
+    DESCRIPTOR: Descriptor
+
+    VERSION_FIELD_NUMBER: int
+    version: int
+    """Required. Greater than the version refused."""
+    def __init__(
+        self,
+        *,
+        version: int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["version", b"version"]) -> None: ...
+
+@final
+class ListCredentialsRequest(Message):
+    """Asks for the state of credentials."""
+
+    DESCRIPTOR: Descriptor
+
+    IDS_FIELD_NUMBER: int
+    PROVIDER_FIELD_NUMBER: int
+    provider: str
+    """Optional. Only of this provider."""
+    @property
+    def ids(self) -> RepeatedScalarFieldContainer[str]:
+        """Optional. Ids; empty means all."""
+
+    def __init__(
+        self,
+        *,
+        ids: Iterable[str] | None = ...,
+        provider: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["ids", b"ids", "provider", b"provider"]) -> None: ...
+
+@final
+class ListCredentialsResponse(Message):
+    """The state of credentials, ordered by provider and id."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIALS_FIELD_NUMBER: int
+    DEGRADED_FIELD_NUMBER: int
+    degraded: bool
+    """Optional. True when Redis is away: the view may be old."""
+    @property
+    def credentials(self) -> RepeatedCompositeFieldContainer[CredentialStatus]:
+        """Required. One per credential."""
+
+    def __init__(
+        self,
+        *,
+        credentials: Iterable[CredentialStatus] | None = ...,
+        degraded: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credentials", b"credentials", "degraded", b"degraded"]) -> None: ...
+
+@final
+class CredentialStatus(Message):
+    """The state of one credential; never material."""
+
+    DESCRIPTOR: Descriptor
+
+    ID_FIELD_NUMBER: int
+    AUTH_INDEX_FIELD_NUMBER: int
+    PROVIDER_FIELD_NUMBER: int
+    PLUGIN_ID_FIELD_NUMBER: int
+    KIND_FIELD_NUMBER: int
+    VERSION_FIELD_NUMBER: int
+    PRIORITY_FIELD_NUMBER: int
+    WEIGHT_FIELD_NUMBER: int
+    DISABLED_FIELD_NUMBER: int
+    DISABLED_BY_FIELD_NUMBER: int
+    IN_FLIGHT_FIELD_NUMBER: int
+    MAX_IN_FLIGHT_FIELD_NUMBER: int
+    MODELS_FIELD_NUMBER: int
+    REFRESH_FIELD_NUMBER: int
+    RATE_LIMITS_FIELD_NUMBER: int
+    LAST_ERROR_FIELD_NUMBER: int
+    SUCCEEDED_FIELD_NUMBER: int
+    FAILED_FIELD_NUMBER: int
+    id: str
+    """Required. Credential id."""
+    auth_index: str
+    """Required. Opaque short form."""
+    provider: str
+    """Required. Provider name."""
+    plugin_id: str
+    """Required. Executor plugin id."""
+    kind: str
+    """Required. `api_key`, `oauth2` or `none`."""
+    version: int
+    """Required. Version of the material."""
+    priority: int
+    """Required. Larger first."""
+    weight: int
+    """Required. Share where the strategy weighs."""
+    disabled: bool
+    """Required. Out of use."""
+    disabled_by: str
+    """Optional. `configuration` or `management`; empty when not disabled."""
+    in_flight: int
+    """Required. Attempts under way; an estimate while Redis is away."""
+    max_in_flight: int
+    """Optional. Most attempts at once; 0 means no limit."""
+    succeeded: int
+    """Required. Attempts that succeeded since the state was last rebuilt."""
+    failed: int
+    """Required. Attempts that failed since then."""
+    @property
+    def models(self) -> RepeatedCompositeFieldContainer[CredentialModelStatus]:
+        """Required. One per model that it is configured for."""
+
+    @property
+    def refresh(self) -> RefreshStatus:
+        """Optional. Set for credentials that are refreshed."""
+
+    @property
+    def rate_limits(self) -> RepeatedCompositeFieldContainer[RateLimit]:
+        """Optional. Newest knowledge of the provider's limits."""
+
+    @property
+    def last_error(self) -> LastError:
+        """Optional. The last error of the provider, whatever the model."""
+
+    def __init__(
+        self,
+        *,
+        id: str = ...,
+        auth_index: str = ...,
+        provider: str = ...,
+        plugin_id: str = ...,
+        kind: str = ...,
+        version: int = ...,
+        priority: int = ...,
+        weight: int = ...,
+        disabled: bool = ...,
+        disabled_by: str = ...,
+        in_flight: int = ...,
+        max_in_flight: int = ...,
+        models: Iterable[CredentialModelStatus] | None = ...,
+        refresh: RefreshStatus | None = ...,
+        rate_limits: Iterable[RateLimit] | None = ...,
+        last_error: LastError | None = ...,
+        succeeded: int = ...,
+        failed: int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["last_error", b"last_error", "refresh", b"refresh"]) -> bool: ...
+    def ClearField(self, field_name: Literal["auth_index", b"auth_index", "disabled", b"disabled", "disabled_by", b"disabled_by", "failed", b"failed", "id", b"id", "in_flight", b"in_flight", "kind", b"kind", "last_error", b"last_error", "max_in_flight", b"max_in_flight", "models", b"models", "plugin_id", b"plugin_id", "priority", b"priority", "provider", b"provider", "rate_limits", b"rate_limits", "refresh", b"refresh", "succeeded", b"succeeded", "version", b"version", "weight", b"weight"]) -> None: ...
+
+@final
+class CredentialModelStatus(Message):
+    """The state of one credential for one model."""
+
+    DESCRIPTOR: Descriptor
+
+    MODEL_FIELD_NUMBER: int
+    UPSTREAM_MODEL_FIELD_NUMBER: int
+    STATE_FIELD_NUMBER: int
+    REASON_FIELD_NUMBER: int
+    UNTIL_FIELD_NUMBER: int
+    LAST_ERROR_FIELD_NUMBER: int
+    model: str
+    """Required. Public name."""
+    upstream_model: str
+    """Required. Model as the provider names it."""
+    state: str
+    """Required. `ready`, `cooling`, `probing`, `full`, `disabled`, `excluded`, `no_material`, `needs_login`."""
+    reason: str
+    """Optional. UPPER_SNAKE reason of what is not ready, for example QUOTA, UNAUTHORIZED."""
+    @property
+    def until(self) -> Timestamp:
+        """Optional. Until when, if known."""
+
+    @property
+    def last_error(self) -> LastError:
+        """Optional. The error that led here."""
+
+    def __init__(
+        self,
+        *,
+        model: str = ...,
+        upstream_model: str = ...,
+        state: str = ...,
+        reason: str = ...,
+        until: Timestamp | None = ...,
+        last_error: LastError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["last_error", b"last_error", "until", b"until"]) -> bool: ...
+    def ClearField(self, field_name: Literal["last_error", b"last_error", "model", b"model", "reason", b"reason", "state", b"state", "until", b"until", "upstream_model", b"upstream_model"]) -> None: ...
+
+@final
+class RefreshStatus(Message):
+    """How the refresh of a credential stands."""
+
+    DESCRIPTOR: Descriptor
+
+    STATE_FIELD_NUMBER: int
+    EXPIRES_AT_FIELD_NUMBER: int
+    REFRESHED_AT_FIELD_NUMBER: int
+    NEXT_AT_FIELD_NUMBER: int
+    LAST_ERROR_FIELD_NUMBER: int
+    state: str
+    """Required. `ok`, `due`, `refreshing`, `backoff`, `needs_login`, `ambiguous`."""
+    @property
+    def expires_at(self) -> Timestamp:
+        """Optional. When the access token expires."""
+
+    @property
+    def refreshed_at(self) -> Timestamp:
+        """Optional. When it was last refreshed."""
+
+    @property
+    def next_at(self) -> Timestamp:
+        """Optional. When the next refresh is tried."""
+
+    @property
+    def last_error(self) -> LastError:
+        """Optional. The last failure of a refresh."""
+
+    def __init__(
+        self,
+        *,
+        state: str = ...,
+        expires_at: Timestamp | None = ...,
+        refreshed_at: Timestamp | None = ...,
+        next_at: Timestamp | None = ...,
+        last_error: LastError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["expires_at", b"expires_at", "last_error", b"last_error", "next_at", b"next_at", "refreshed_at", b"refreshed_at"]) -> bool: ...
+    def ClearField(self, field_name: Literal["expires_at", b"expires_at", "last_error", b"last_error", "next_at", b"next_at", "refreshed_at", b"refreshed_at", "state", b"state"]) -> None: ...
+
+@final
+class ResetCredentialRequest(Message):
+    """Forgets what is held against a credential."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    UPSTREAM_MODEL_FIELD_NUMBER: int
+    credential_id: str
+    """Required. Credential id."""
+    upstream_model: str
+    """Optional. Only this upstream model; empty means all and the credential as a whole."""
+    def __init__(
+        self,
+        *,
+        credential_id: str = ...,
+        upstream_model: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "upstream_model", b"upstream_model"]) -> None: ...
+
+@final
+class SetCredentialDisabledRequest(Message):
+    """Takes a credential out of use or back."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    DISABLED_FIELD_NUMBER: int
+    credential_id: str
+    """Required. Credential id."""
+    disabled: bool
+    """Required. True takes it out."""
+    def __init__(
+        self,
+        *,
+        credential_id: str = ...,
+        disabled: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "disabled", b"disabled"]) -> None: ...
 
 @final
 class ListChannelKeysRequest(Message):

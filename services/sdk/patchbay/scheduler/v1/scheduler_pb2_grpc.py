@@ -56,6 +56,26 @@ class SchedulerServiceStub(object):
                 request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.RefreshCredential = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/RefreshCredential',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RefreshCredentialRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RefreshCredentialResponse.FromString,
+                _registered_method=True)
+        self.ListCredentials = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/ListCredentials',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListCredentialsRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListCredentialsResponse.FromString,
+                _registered_method=True)
+        self.ResetCredential = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/ResetCredential',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ResetCredentialRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
+                _registered_method=True)
+        self.SetCredentialDisabled = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/SetCredentialDisabled',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
+                _registered_method=True)
         self.ListChannelKeys = channel.unary_unary(
                 '/patchbay.scheduler.v1.SchedulerService/ListChannelKeys',
                 request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListChannelKeysRequest.SerializeToString,
@@ -98,6 +118,35 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefreshCredential(self, request, context):
+        """Refreshes a credential that its provider has just refused (401), once for all who ask: returns when
+        a version newer than the caller's is published, or fails when there will be none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCredentials(self, request, context):
+        """Tells the state of the pool: per credential and upstream model ready or why not and until when.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetCredential(self, request, context):
+        """Forgets cooldowns, backoff and last errors, for all schedulers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCredentialDisabled(self, request, context):
+        """Takes a credential out of use, or back into it, durably. What the configuration disables stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListChannelKeys(self, request, context):
         """Hands an edge or usage service the channel keys of plugins, never their sealing keys.
         """
@@ -127,6 +176,26 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListModelsRequest.FromString,
                     response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'RefreshCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshCredential,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RefreshCredentialRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RefreshCredentialResponse.SerializeToString,
+            ),
+            'ListCredentials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCredentials,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListCredentialsRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListCredentialsResponse.SerializeToString,
+            ),
+            'ResetCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetCredential,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ResetCredentialRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.SerializeToString,
+            ),
+            'SetCredentialDisabled': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCredentialDisabled,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.SerializeToString,
             ),
             'ListChannelKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChannelKeys,
@@ -244,6 +313,114 @@ class SchedulerService(object):
             '/patchbay.scheduler.v1.SchedulerService/ListModels',
             patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListModelsRequest.SerializeToString,
             patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/RefreshCredential',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RefreshCredentialRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RefreshCredentialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCredentials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/ListCredentials',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListCredentialsRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListCredentialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/ResetCredential',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ResetCredentialRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCredentialDisabled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/SetCredentialDisabled',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,14 +30,21 @@ from grpc.aio import (
 from patchbay.scheduler.v1.scheduler_pb2 import (
     AcquireRequest,
     AcquireResponse,
+    CredentialStatus,
     ListChannelKeysRequest,
     ListChannelKeysResponse,
+    ListCredentialsRequest,
+    ListCredentialsResponse,
     ListModelsRequest,
     ListModelsResponse,
+    RefreshCredentialRequest,
+    RefreshCredentialResponse,
     RenewRequest,
     RenewResponse,
     ReportRequest,
     ReportResponse,
+    ResetCredentialRequest,
+    SetCredentialDisabledRequest,
 )
 from typing import (
     TypeVar,
@@ -85,6 +92,32 @@ class SchedulerServiceStub:
     ]
     """Lists the models that at least one credential can serve now."""
 
+    RefreshCredential: UnaryUnaryMultiCallable[
+        RefreshCredentialRequest,
+        RefreshCredentialResponse,
+    ]
+    """Refreshes a credential that its provider has just refused (401), once for all who ask: returns when
+    a version newer than the caller's is published, or fails when there will be none.
+    """
+
+    ListCredentials: UnaryUnaryMultiCallable[
+        ListCredentialsRequest,
+        ListCredentialsResponse,
+    ]
+    """Tells the state of the pool: per credential and upstream model ready or why not and until when."""
+
+    ResetCredential: UnaryUnaryMultiCallable[
+        ResetCredentialRequest,
+        CredentialStatus,
+    ]
+    """Forgets cooldowns, backoff and last errors, for all schedulers."""
+
+    SetCredentialDisabled: UnaryUnaryMultiCallable[
+        SetCredentialDisabledRequest,
+        CredentialStatus,
+    ]
+    """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
+
     ListChannelKeys: UnaryUnaryMultiCallable[
         ListChannelKeysRequest,
         ListChannelKeysResponse,
@@ -123,6 +156,32 @@ class SchedulerServiceAsyncStub:
         ListModelsResponse,
     ]
     """Lists the models that at least one credential can serve now."""
+
+    RefreshCredential: UnaryUnaryMultiCallable[
+        RefreshCredentialRequest,
+        RefreshCredentialResponse,
+    ]
+    """Refreshes a credential that its provider has just refused (401), once for all who ask: returns when
+    a version newer than the caller's is published, or fails when there will be none.
+    """
+
+    ListCredentials: UnaryUnaryMultiCallable[
+        ListCredentialsRequest,
+        ListCredentialsResponse,
+    ]
+    """Tells the state of the pool: per credential and upstream model ready or why not and until when."""
+
+    ResetCredential: UnaryUnaryMultiCallable[
+        ResetCredentialRequest,
+        CredentialStatus,
+    ]
+    """Forgets cooldowns, backoff and last errors, for all schedulers."""
+
+    SetCredentialDisabled: UnaryUnaryMultiCallable[
+        SetCredentialDisabledRequest,
+        CredentialStatus,
+    ]
+    """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
 
     ListChannelKeys: UnaryUnaryMultiCallable[
         ListChannelKeysRequest,
@@ -170,6 +229,40 @@ class SchedulerServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[ListModelsResponse, Awaitable[ListModelsResponse]]:
         """Lists the models that at least one credential can serve now."""
+
+    @abstractmethod
+    def RefreshCredential(
+        self,
+        request: RefreshCredentialRequest,
+        context: _ServicerContext,
+    ) -> Union[RefreshCredentialResponse, Awaitable[RefreshCredentialResponse]]:
+        """Refreshes a credential that its provider has just refused (401), once for all who ask: returns when
+        a version newer than the caller's is published, or fails when there will be none.
+        """
+
+    @abstractmethod
+    def ListCredentials(
+        self,
+        request: ListCredentialsRequest,
+        context: _ServicerContext,
+    ) -> Union[ListCredentialsResponse, Awaitable[ListCredentialsResponse]]:
+        """Tells the state of the pool: per credential and upstream model ready or why not and until when."""
+
+    @abstractmethod
+    def ResetCredential(
+        self,
+        request: ResetCredentialRequest,
+        context: _ServicerContext,
+    ) -> Union[CredentialStatus, Awaitable[CredentialStatus]]:
+        """Forgets cooldowns, backoff and last errors, for all schedulers."""
+
+    @abstractmethod
+    def SetCredentialDisabled(
+        self,
+        request: SetCredentialDisabledRequest,
+        context: _ServicerContext,
+    ) -> Union[CredentialStatus, Awaitable[CredentialStatus]]:
+        """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
 
     @abstractmethod
     def ListChannelKeys(
