@@ -42,6 +42,16 @@ _MAX_ATTEMPTS: Final = 10
 # A client gets this many seconds to send its whole body (docs/architecture.md, limits).
 _BODY_DEADLINE: Final = 60.0
 
+_OF_THE_CREDENTIAL: Final = frozenset({outcomes.Next.CREDENTIAL, outcomes.Next.MODEL})
+
+
+def _fault(error: errors.PatchbayError) -> outcomes.Fault | None:
+    if not isinstance(error, errors.UpstreamError):
+        return None
+    broke = error.sent is errors.Sent.NO or error.reason == outcomes.CONNECTION_FAILED
+    kind = outcomes.FaultKind.CONNECTION if broke else outcomes.FaultKind.UNSPECIFIED
+    return outcomes.Fault(kind)
+
 
 class Pipeline:
     """Runs requests; one per edge process."""
@@ -121,7 +131,7 @@ class Pipeline:
             operation=request.routed.operation,
         )
 
-    async def _attempts(
+    async def _attempts(  # noqa: PLR0915 - one loop, read from top to bottom
         self, request: Request, candidates: targets.Candidates, owner: Owner
     ) -> None:
         """
@@ -168,18 +178,19 @@ class Pipeline:
                 try:
                     await execution.run(self._registry, avoid_addresses)  # 6
                 except errors.PatchbayError as error:
-                    decision = outcomes.decide(error)  # 7
+                    decision = outcomes.decide(error, _fault(error))  # 7
                     again = decision.again and not answer.answer_committed
                     attempt.fail(error, 0 if again else self._status(request, error))  # 8
                     failure = self._graver(failure, error)
-                    only = decision.avoid_credential and candidates.credentials <= 1
+                    avoid_credential = decision.next in _OF_THE_CREDENTIAL
+                    only = avoid_credential and candidates.credentials <= 1
                     # The same credential once more, and only if nothing can have reached the provider.
                     spent = only and (request.number > 1 or error.sent is not errors.Sent.NO)
                     if not again or request.number >= _MAX_ATTEMPTS or spent:
                         break
-                    if decision.avoid_address:
+                    if decision.next is outcomes.Next.ADDRESS:
                         avoid_addresses.append(execution.address)
-                    if decision.avoid_credential and not only:
+                    if avoid_credential and not only:
                         avoid_credentials.append(attempt.lease.attempt.credential_id)
                 except (ClientGone, asyncio.CancelledError):
                     attempt.cancel("CLIENT_GONE" if owner.left else "SHUTDOWN")  # 8
