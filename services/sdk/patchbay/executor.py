@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from patchbay import errors, executor_wire
-from patchbay.plugin.v1 import executor_pb2, executor_pb2_grpc, plugin_pb2
+from patchbay.plugin.v1 import executor_pb2, executor_pb2_grpc, identifier_pb2, plugin_pb2
 from patchbay.status import headers_from_map, headers_to_map
 
 if TYPE_CHECKING:
@@ -363,10 +363,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._only = only[0] if len(only) == 1 else None
 
     async def Identifier(  # noqa: N802 - the method's name on the wire
-        self, request: executor_pb2.IdentifierRequest, context: CallContext
-    ) -> executor_pb2.IdentifierResponse:
+        self, request: identifier_pb2.IdentifierRequest, context: CallContext
+    ) -> identifier_pb2.IdentifierResponse:
         """Name the provider key."""
-        return executor_pb2.IdentifierResponse(identifier=self._executor(context).identifier)
+        return identifier_pb2.IdentifierResponse(identifier=self._executor(context).identifier)
 
     async def Execute(  # noqa: N802 - the method's name on the wire
         self, request: executor_pb2.ExecutorRequest, context: CallContext

@@ -27,6 +27,11 @@ def sealing_key(plugin_key: bytes) -> bytes:
     return derive(plugin_key, b"patchbay sealing v1")
 
 
+def return_key(plugin_key: bytes) -> bytes:
+    """Return the key that an auth provider seals new material with, for the scheduler alone."""
+    return derive(plugin_key, b"patchbay return v1")
+
+
 def channel_key(plugin_key: bytes) -> bytes:
     """Return the key of challenges and call tokens."""
     return derive(plugin_key, b"patchbay channel v1")

@@ -6,7 +6,7 @@ Add a row with each RPC. Not here: who serves them.
 
 from __future__ import annotations
 
-from patchbay.plugin.v1 import executor_pb2, plugin_pb2
+from patchbay.plugin.v1 import auth_provider_pb2, executor_pb2, identifier_pb2, plugin_pb2
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay.usage.v1 import usage_pb2
 from patchbay_gateway.kernel.channels.port import Method
@@ -25,7 +25,7 @@ NOTIFY_REGISTRATION = Method(
 
 _EXECUTOR = "/patchbay.plugin.v1.ExecutorService/"
 IDENTIFIER = Method(
-    _EXECUTOR + "Identifier", executor_pb2.IdentifierRequest, executor_pb2.IdentifierResponse
+    _EXECUTOR + "Identifier", identifier_pb2.IdentifierRequest, identifier_pb2.IdentifierResponse
 )
 EXECUTE = Method(_EXECUTOR + "Execute", executor_pb2.ExecutorRequest, executor_pb2.ExecutorResponse)
 EXECUTE_STREAM = Method(
@@ -36,6 +36,33 @@ COUNT_TOKENS = Method(
 )
 HTTP_REQUEST = Method(
     _EXECUTOR + "HttpRequest", executor_pb2.ExecutorHTTPRequest, executor_pb2.ExecutorHTTPResponse
+)
+
+_AUTH_PROVIDER = "/patchbay.plugin.v1.AuthProviderService/"
+AUTH_IDENTIFIER = Method(
+    _AUTH_PROVIDER + "Identifier",
+    identifier_pb2.IdentifierRequest,
+    identifier_pb2.IdentifierResponse,
+)
+PARSE_AUTH = Method(
+    _AUTH_PROVIDER + "ParseAuth",
+    auth_provider_pb2.AuthParseRequest,
+    auth_provider_pb2.AuthParseResponse,
+)
+START_LOGIN = Method(
+    _AUTH_PROVIDER + "StartLogin",
+    auth_provider_pb2.AuthLoginStartRequest,
+    auth_provider_pb2.AuthLoginStartResponse,
+)
+POLL_LOGIN = Method(
+    _AUTH_PROVIDER + "PollLogin",
+    auth_provider_pb2.AuthLoginPollRequest,
+    auth_provider_pb2.AuthLoginPollResponse,
+)
+REFRESH_AUTH = Method(
+    _AUTH_PROVIDER + "RefreshAuth",
+    auth_provider_pb2.AuthRefreshRequest,
+    auth_provider_pb2.AuthRefreshResponse,
 )
 
 _SCHEDULER = "/patchbay.scheduler.v1.SchedulerService/"

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from patchbay.plugin.v1 import identifier_pb2 as patchbay_dot_plugin_dot_v1_dot_identifier__pb2
 from patchbay.type.v1 import headers_pb2 as patchbay_dot_type_dot_v1_dot_headers__pb2
 from patchbay.type.v1 import secret_pb2 as patchbay_dot_type_dot_v1_dot_secret__pb2
 from patchbay.type.v1 import usage_pb2 as patchbay_dot_type_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!patchbay/plugin/v1/executor.proto\x12\x12patchbay.plugin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1epatchbay/type/v1/headers.proto\x1a\x1dpatchbay/type/v1/secret.proto\x1a\x1cpatchbay/type/v1/usage.proto\"\x13\n\x11IdentifierRequest\"(\n\x12IdentifierResponse\x12\x12\n\nidentifier\x18\x01 \x01(\t\"\xab\x06\n\x0f\x45xecutorRequest\x12\x0f\n\x07\x61uth_id\x18\x01 \x01(\t\x12\x15\n\rauth_provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0e\n\x06stream\x18\x05 \x01(\x08\x12\x0b\n\x03\x61lt\x18\x06 \x01(\t\x12\x41\n\x07headers\x18\x07 \x03(\x0b\x32\x30.patchbay.plugin.v1.ExecutorRequest.HeadersEntry\x12=\n\x05query\x18\x08 \x03(\x0b\x32..patchbay.plugin.v1.ExecutorRequest.QueryEntry\x12\x18\n\x10original_request\x18\t \x01(\x0c\x12\x15\n\rsource_format\x18\n \x01(\t\x12\x0f\n\x07payload\x18\x0b \x01(\x0c\x12\x10\n\x08metadata\x18\x0c \x01(\x0c\x12.\n\x06secret\x18\r \x01(\x0b\x32\x1e.patchbay.type.v1.SealedSecret\x12\x15\n\rauth_metadata\x18\x0e \x01(\x0c\x12P\n\x0f\x61uth_attributes\x18\x0f \x03(\x0b\x32\x37.patchbay.plugin.v1.ExecutorRequest.AuthAttributesEntry\x12\x11\n\toperation\x18\x10 \x01(\t\x12\x13\n\x0b\x61ttempt_uid\x18\x11 \x01(\t\x12\x36\n\x08provider\x18\x12 \x01(\x0b\x32$.patchbay.plugin.v1.ProviderSettings\x12\x14\n\x0c\x63ontent_type\x18\x13 \x01(\t\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1aJ\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1a\x35\n\x13\x41uthAttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcd\x01\n\x10ProviderSettings\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\x11\n\tproxy_url\x18\x02 \x01(\t\x12\x35\n\x12\x66irst_byte_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cidle_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x61ttempt_header\x18\x05 \x01(\t\x12\x14\n\x0ctoken_factor\x18\x06 \x01(\x01\"\x95\x02\n\x10\x45xecutorResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x42\n\x07headers\x18\x02 \x03(\x0b\x32\x31.patchbay.plugin.v1.ExecutorResponse.HeadersEntry\x12\x10\n\x08metadata\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\x05\x12&\n\x05usage\x18\x06 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\"\xb5\x01\n\x16\x45xecutorStreamResponse\x12.\n\x04head\x18\x01 \x01(\x0b\x32\x1e.patchbay.plugin.v1.StreamHeadH\x00\x12\x30\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.patchbay.plugin.v1.StreamBatchH\x00\x12.\n\x04tail\x18\x03 \x01(\x0b\x32\x1e.patchbay.plugin.v1.StreamTailH\x00\x42\t\n\x07message\"\xbe\x01\n\nStreamHead\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12<\n\x07headers\x18\x02 \x03(\x0b\x32+.patchbay.plugin.v1.StreamHead.HeadersEntry\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\"L\n\x0bStreamBatch\x12\x0e\n\x06\x63hunks\x18\x01 \x03(\x0c\x12-\n\x0cusage_so_far\x18\x02 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\"F\n\nStreamTail\x12&\n\x05usage\x18\x01 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\"\xf7\x03\n\x13\x45xecutorHTTPRequest\x12\x0f\n\x07\x61uth_id\x18\x01 \x01(\t\x12\x15\n\rauth_provider\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0b\n\x03url\x18\x04 \x01(\t\x12\x45\n\x07headers\x18\x05 \x03(\x0b\x32\x34.patchbay.plugin.v1.ExecutorHTTPRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12.\n\x06secret\x18\x07 \x01(\x0b\x32\x1e.patchbay.type.v1.SealedSecret\x12\x10\n\x08metadata\x18\x08 \x01(\x0c\x12K\n\nattributes\x18\t \x03(\x0b\x32\x37.patchbay.plugin.v1.ExecutorHTTPRequest.AttributesEntry\x12\x36\n\x08provider\x18\n \x01(\x0b\x32$.patchbay.plugin.v1.ProviderSettings\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe5\x01\n\x14\x45xecutorHTTPResponse\x12\x13\n\x0bstatus_code\x18\x01 \x01(\x05\x12\x46\n\x07headers\x18\x02 \x03(\x0b\x32\x35.patchbay.plugin.v1.ExecutorHTTPResponse.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x32\xe4\x03\n\x0f\x45xecutorService\x12[\n\nIdentifier\x12%.patchbay.plugin.v1.IdentifierRequest\x1a&.patchbay.plugin.v1.IdentifierResponse\x12T\n\x07\x45xecute\x12#.patchbay.plugin.v1.ExecutorRequest\x1a$.patchbay.plugin.v1.ExecutorResponse\x12\x62\n\rExecuteStream\x12#.patchbay.plugin.v1.ExecutorRequest\x1a*.patchbay.plugin.v1.ExecutorStreamResponse0\x01\x12X\n\x0b\x43ountTokens\x12#.patchbay.plugin.v1.ExecutorRequest\x1a$.patchbay.plugin.v1.ExecutorResponse\x12`\n\x0bHttpRequest\x12\'.patchbay.plugin.v1.ExecutorHTTPRequest\x1a(.patchbay.plugin.v1.ExecutorHTTPResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!patchbay/plugin/v1/executor.proto\x12\x12patchbay.plugin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#patchbay/plugin/v1/identifier.proto\x1a\x1epatchbay/type/v1/headers.proto\x1a\x1dpatchbay/type/v1/secret.proto\x1a\x1cpatchbay/type/v1/usage.proto\"\xab\x06\n\x0f\x45xecutorRequest\x12\x0f\n\x07\x61uth_id\x18\x01 \x01(\t\x12\x15\n\rauth_provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0e\n\x06stream\x18\x05 \x01(\x08\x12\x0b\n\x03\x61lt\x18\x06 \x01(\t\x12\x41\n\x07headers\x18\x07 \x03(\x0b\x32\x30.patchbay.plugin.v1.ExecutorRequest.HeadersEntry\x12=\n\x05query\x18\x08 \x03(\x0b\x32..patchbay.plugin.v1.ExecutorRequest.QueryEntry\x12\x18\n\x10original_request\x18\t \x01(\x0c\x12\x15\n\rsource_format\x18\n \x01(\t\x12\x0f\n\x07payload\x18\x0b \x01(\x0c\x12\x10\n\x08metadata\x18\x0c \x01(\x0c\x12.\n\x06secret\x18\r \x01(\x0b\x32\x1e.patchbay.type.v1.SealedSecret\x12\x15\n\rauth_metadata\x18\x0e \x01(\x0c\x12P\n\x0f\x61uth_attributes\x18\x0f \x03(\x0b\x32\x37.patchbay.plugin.v1.ExecutorRequest.AuthAttributesEntry\x12\x11\n\toperation\x18\x10 \x01(\t\x12\x13\n\x0b\x61ttempt_uid\x18\x11 \x01(\t\x12\x36\n\x08provider\x18\x12 \x01(\x0b\x32$.patchbay.plugin.v1.ProviderSettings\x12\x14\n\x0c\x63ontent_type\x18\x13 \x01(\t\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1aJ\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1a\x35\n\x13\x41uthAttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcd\x01\n\x10ProviderSettings\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\x11\n\tproxy_url\x18\x02 \x01(\t\x12\x35\n\x12\x66irst_byte_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cidle_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x61ttempt_header\x18\x05 \x01(\t\x12\x14\n\x0ctoken_factor\x18\x06 \x01(\x01\"\x95\x02\n\x10\x45xecutorResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x42\n\x07headers\x18\x02 \x03(\x0b\x32\x31.patchbay.plugin.v1.ExecutorResponse.HeadersEntry\x12\x10\n\x08metadata\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\x05\x12&\n\x05usage\x18\x06 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\"\xb5\x01\n\x16\x45xecutorStreamResponse\x12.\n\x04head\x18\x01 \x01(\x0b\x32\x1e.patchbay.plugin.v1.StreamHeadH\x00\x12\x30\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.patchbay.plugin.v1.StreamBatchH\x00\x12.\n\x04tail\x18\x03 \x01(\x0b\x32\x1e.patchbay.plugin.v1.StreamTailH\x00\x42\t\n\x07message\"\xbe\x01\n\nStreamHead\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12<\n\x07headers\x18\x02 \x03(\x0b\x32+.patchbay.plugin.v1.StreamHead.HeadersEntry\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\"L\n\x0bStreamBatch\x12\x0e\n\x06\x63hunks\x18\x01 \x03(\x0c\x12-\n\x0cusage_so_far\x18\x02 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\"F\n\nStreamTail\x12&\n\x05usage\x18\x01 \x01(\x0b\x32\x17.patchbay.type.v1.Usage\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\"\xf7\x03\n\x13\x45xecutorHTTPRequest\x12\x0f\n\x07\x61uth_id\x18\x01 \x01(\t\x12\x15\n\rauth_provider\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0b\n\x03url\x18\x04 \x01(\t\x12\x45\n\x07headers\x18\x05 \x03(\x0b\x32\x34.patchbay.plugin.v1.ExecutorHTTPRequest.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12.\n\x06secret\x18\x07 \x01(\x0b\x32\x1e.patchbay.type.v1.SealedSecret\x12\x10\n\x08metadata\x18\x08 \x01(\x0c\x12K\n\nattributes\x18\t \x03(\x0b\x32\x37.patchbay.plugin.v1.ExecutorHTTPRequest.AttributesEntry\x12\x36\n\x08provider\x18\n \x01(\x0b\x32$.patchbay.plugin.v1.ProviderSettings\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe5\x01\n\x14\x45xecutorHTTPResponse\x12\x13\n\x0bstatus_code\x18\x01 \x01(\x05\x12\x46\n\x07headers\x18\x02 \x03(\x0b\x32\x35.patchbay.plugin.v1.ExecutorHTTPResponse.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x32\xe4\x03\n\x0f\x45xecutorService\x12[\n\nIdentifier\x12%.patchbay.plugin.v1.IdentifierRequest\x1a&.patchbay.plugin.v1.IdentifierResponse\x12T\n\x07\x45xecute\x12#.patchbay.plugin.v1.ExecutorRequest\x1a$.patchbay.plugin.v1.ExecutorResponse\x12\x62\n\rExecuteStream\x12#.patchbay.plugin.v1.ExecutorRequest\x1a*.patchbay.plugin.v1.ExecutorStreamResponse0\x01\x12X\n\x0b\x43ountTokens\x12#.patchbay.plugin.v1.ExecutorRequest\x1a$.patchbay.plugin.v1.ExecutorResponse\x12`\n\x0bHttpRequest\x12\'.patchbay.plugin.v1.ExecutorHTTPRequest\x1a(.patchbay.plugin.v1.ExecutorHTTPResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,44 +52,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTORHTTPREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_EXECUTORHTTPRESPONSE_HEADERSENTRY']._loaded_options = None
   _globals['_EXECUTORHTTPRESPONSE_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_IDENTIFIERREQUEST']._serialized_start=182
-  _globals['_IDENTIFIERREQUEST']._serialized_end=201
-  _globals['_IDENTIFIERRESPONSE']._serialized_start=203
-  _globals['_IDENTIFIERRESPONSE']._serialized_end=243
-  _globals['_EXECUTORREQUEST']._serialized_start=246
-  _globals['_EXECUTORREQUEST']._serialized_end=1057
-  _globals['_EXECUTORREQUEST_HEADERSENTRY']._serialized_start=850
-  _globals['_EXECUTORREQUEST_HEADERSENTRY']._serialized_end=926
-  _globals['_EXECUTORREQUEST_QUERYENTRY']._serialized_start=928
-  _globals['_EXECUTORREQUEST_QUERYENTRY']._serialized_end=1002
-  _globals['_EXECUTORREQUEST_AUTHATTRIBUTESENTRY']._serialized_start=1004
-  _globals['_EXECUTORREQUEST_AUTHATTRIBUTESENTRY']._serialized_end=1057
-  _globals['_PROVIDERSETTINGS']._serialized_start=1060
-  _globals['_PROVIDERSETTINGS']._serialized_end=1265
-  _globals['_EXECUTORRESPONSE']._serialized_start=1268
-  _globals['_EXECUTORRESPONSE']._serialized_end=1545
-  _globals['_EXECUTORRESPONSE_HEADERSENTRY']._serialized_start=850
-  _globals['_EXECUTORRESPONSE_HEADERSENTRY']._serialized_end=926
-  _globals['_EXECUTORSTREAMRESPONSE']._serialized_start=1548
-  _globals['_EXECUTORSTREAMRESPONSE']._serialized_end=1729
-  _globals['_STREAMHEAD']._serialized_start=1732
-  _globals['_STREAMHEAD']._serialized_end=1922
-  _globals['_STREAMHEAD_HEADERSENTRY']._serialized_start=850
-  _globals['_STREAMHEAD_HEADERSENTRY']._serialized_end=926
-  _globals['_STREAMBATCH']._serialized_start=1924
-  _globals['_STREAMBATCH']._serialized_end=2000
-  _globals['_STREAMTAIL']._serialized_start=2002
-  _globals['_STREAMTAIL']._serialized_end=2072
-  _globals['_EXECUTORHTTPREQUEST']._serialized_start=2075
-  _globals['_EXECUTORHTTPREQUEST']._serialized_end=2578
-  _globals['_EXECUTORHTTPREQUEST_HEADERSENTRY']._serialized_start=850
-  _globals['_EXECUTORHTTPREQUEST_HEADERSENTRY']._serialized_end=926
-  _globals['_EXECUTORHTTPREQUEST_ATTRIBUTESENTRY']._serialized_start=2529
-  _globals['_EXECUTORHTTPREQUEST_ATTRIBUTESENTRY']._serialized_end=2578
-  _globals['_EXECUTORHTTPRESPONSE']._serialized_start=2581
-  _globals['_EXECUTORHTTPRESPONSE']._serialized_end=2810
-  _globals['_EXECUTORHTTPRESPONSE_HEADERSENTRY']._serialized_start=850
-  _globals['_EXECUTORHTTPRESPONSE_HEADERSENTRY']._serialized_end=926
-  _globals['_EXECUTORSERVICE']._serialized_start=2813
-  _globals['_EXECUTORSERVICE']._serialized_end=3297
+  _globals['_EXECUTORREQUEST']._serialized_start=220
+  _globals['_EXECUTORREQUEST']._serialized_end=1031
+  _globals['_EXECUTORREQUEST_HEADERSENTRY']._serialized_start=824
+  _globals['_EXECUTORREQUEST_HEADERSENTRY']._serialized_end=900
+  _globals['_EXECUTORREQUEST_QUERYENTRY']._serialized_start=902
+  _globals['_EXECUTORREQUEST_QUERYENTRY']._serialized_end=976
+  _globals['_EXECUTORREQUEST_AUTHATTRIBUTESENTRY']._serialized_start=978
+  _globals['_EXECUTORREQUEST_AUTHATTRIBUTESENTRY']._serialized_end=1031
+  _globals['_PROVIDERSETTINGS']._serialized_start=1034
+  _globals['_PROVIDERSETTINGS']._serialized_end=1239
+  _globals['_EXECUTORRESPONSE']._serialized_start=1242
+  _globals['_EXECUTORRESPONSE']._serialized_end=1519
+  _globals['_EXECUTORRESPONSE_HEADERSENTRY']._serialized_start=824
+  _globals['_EXECUTORRESPONSE_HEADERSENTRY']._serialized_end=900
+  _globals['_EXECUTORSTREAMRESPONSE']._serialized_start=1522
+  _globals['_EXECUTORSTREAMRESPONSE']._serialized_end=1703
+  _globals['_STREAMHEAD']._serialized_start=1706
+  _globals['_STREAMHEAD']._serialized_end=1896
+  _globals['_STREAMHEAD_HEADERSENTRY']._serialized_start=824
+  _globals['_STREAMHEAD_HEADERSENTRY']._serialized_end=900
+  _globals['_STREAMBATCH']._serialized_start=1898
+  _globals['_STREAMBATCH']._serialized_end=1974
+  _globals['_STREAMTAIL']._serialized_start=1976
+  _globals['_STREAMTAIL']._serialized_end=2046
+  _globals['_EXECUTORHTTPREQUEST']._serialized_start=2049
+  _globals['_EXECUTORHTTPREQUEST']._serialized_end=2552
+  _globals['_EXECUTORHTTPREQUEST_HEADERSENTRY']._serialized_start=824
+  _globals['_EXECUTORHTTPREQUEST_HEADERSENTRY']._serialized_end=900
+  _globals['_EXECUTORHTTPREQUEST_ATTRIBUTESENTRY']._serialized_start=2503
+  _globals['_EXECUTORHTTPREQUEST_ATTRIBUTESENTRY']._serialized_end=2552
+  _globals['_EXECUTORHTTPRESPONSE']._serialized_start=2555
+  _globals['_EXECUTORHTTPRESPONSE']._serialized_end=2784
+  _globals['_EXECUTORHTTPRESPONSE_HEADERSENTRY']._serialized_start=824
+  _globals['_EXECUTORHTTPRESPONSE_HEADERSENTRY']._serialized_end=900
+  _globals['_EXECUTORSERVICE']._serialized_start=2787
+  _globals['_EXECUTORSERVICE']._serialized_end=3271
 # @@protoc_insertion_point(module_scope)

@@ -49,32 +49,6 @@ from typing import (
 DESCRIPTOR: FileDescriptor
 
 @final
-class IdentifierRequest(Message):
-    """Asks for the provider key."""
-
-    DESCRIPTOR: Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-
-@final
-class IdentifierResponse(Message):
-    """The provider key."""
-
-    DESCRIPTOR: Descriptor
-
-    IDENTIFIER_FIELD_NUMBER: int
-    identifier: str
-    """Required. Provider key, for example `openai-compatible`."""
-    def __init__(
-        self,
-        *,
-        identifier: str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: Literal["identifier", b"identifier"]) -> None: ...
-
-@final
 class ExecutorRequest(Message):
     """One model execution or token count (pluginapi: ExecutorRequest)."""
 

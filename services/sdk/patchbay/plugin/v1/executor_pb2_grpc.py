@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from patchbay.plugin.v1 import executor_pb2 as patchbay_dot_plugin_dot_v1_dot_executor__pb2
+from patchbay.plugin.v1 import identifier_pb2 as patchbay_dot_plugin_dot_v1_dot_identifier__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -39,8 +40,8 @@ class ExecutorServiceStub(object):
         """
         self.Identifier = channel.unary_unary(
                 '/patchbay.plugin.v1.ExecutorService/Identifier',
-                request_serializer=patchbay_dot_plugin_dot_v1_dot_executor__pb2.IdentifierRequest.SerializeToString,
-                response_deserializer=patchbay_dot_plugin_dot_v1_dot_executor__pb2.IdentifierResponse.FromString,
+                request_serializer=patchbay_dot_plugin_dot_v1_dot_identifier__pb2.IdentifierRequest.SerializeToString,
+                response_deserializer=patchbay_dot_plugin_dot_v1_dot_identifier__pb2.IdentifierResponse.FromString,
                 _registered_method=True)
         self.Execute = channel.unary_unary(
                 '/patchbay.plugin.v1.ExecutorService/Execute',
@@ -111,8 +112,8 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Identifier': grpc.unary_unary_rpc_method_handler(
                     servicer.Identifier,
-                    request_deserializer=patchbay_dot_plugin_dot_v1_dot_executor__pb2.IdentifierRequest.FromString,
-                    response_serializer=patchbay_dot_plugin_dot_v1_dot_executor__pb2.IdentifierResponse.SerializeToString,
+                    request_deserializer=patchbay_dot_plugin_dot_v1_dot_identifier__pb2.IdentifierRequest.FromString,
+                    response_serializer=patchbay_dot_plugin_dot_v1_dot_identifier__pb2.IdentifierResponse.SerializeToString,
             ),
             'Execute': grpc.unary_unary_rpc_method_handler(
                     servicer.Execute,
@@ -163,8 +164,8 @@ class ExecutorService(object):
             request,
             target,
             '/patchbay.plugin.v1.ExecutorService/Identifier',
-            patchbay_dot_plugin_dot_v1_dot_executor__pb2.IdentifierRequest.SerializeToString,
-            patchbay_dot_plugin_dot_v1_dot_executor__pb2.IdentifierResponse.FromString,
+            patchbay_dot_plugin_dot_v1_dot_identifier__pb2.IdentifierRequest.SerializeToString,
+            patchbay_dot_plugin_dot_v1_dot_identifier__pb2.IdentifierResponse.FromString,
             options,
             channel_credentials,
             insecure,

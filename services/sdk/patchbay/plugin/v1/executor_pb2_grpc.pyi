@@ -35,6 +35,8 @@ from patchbay.plugin.v1.executor_pb2 import (
     ExecutorRequest,
     ExecutorResponse,
     ExecutorStreamResponse,
+)
+from patchbay.plugin.v1.identifier_pb2 import (
     IdentifierRequest,
     IdentifierResponse,
 )

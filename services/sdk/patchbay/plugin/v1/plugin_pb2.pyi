@@ -345,23 +345,138 @@ class ConfigField(Message):
 @final
 class Capabilities(Message):
     """The optional services that this plugin serves (pluginapi: Capabilities). A capability is used only on
-    addresses whose own answer declares it. Fields 2 to 40 are kept for the other capabilities.
+    addresses whose own answer declares it. The field names are the capability flags, also where the
+    configuration names capabilities.
     """
 
     DESCRIPTOR: Descriptor
 
     EXECUTOR_FIELD_NUMBER: int
+    MODEL_REGISTRAR_FIELD_NUMBER: int
+    MODEL_PROVIDER_FIELD_NUMBER: int
+    AUTH_PROVIDER_FIELD_NUMBER: int
+    FRONTEND_AUTH_PROVIDER_FIELD_NUMBER: int
+    FRONTEND_AUTH_PROVIDER_EXCLUSIVE_FIELD_NUMBER: int
+    SCHEDULER_FIELD_NUMBER: int
+    MODEL_ROUTER_FIELD_NUMBER: int
+    REQUEST_TRANSLATOR_FIELD_NUMBER: int
+    REQUEST_NORMALIZER_FIELD_NUMBER: int
+    REQUEST_INTERCEPTOR_FIELD_NUMBER: int
+    REQUEST_LIFECYCLE_PLUGIN_FIELD_NUMBER: int
+    RESPONSE_TRANSLATOR_FIELD_NUMBER: int
+    RESPONSE_BEFORE_TRANSLATOR_FIELD_NUMBER: int
+    RESPONSE_AFTER_TRANSLATOR_FIELD_NUMBER: int
+    RESPONSE_INTERCEPTOR_FIELD_NUMBER: int
+    RESPONSE_STREAM_INTERCEPTOR_FIELD_NUMBER: int
+    THINKING_APPLIER_FIELD_NUMBER: int
+    USAGE_PLUGIN_FIELD_NUMBER: int
+    COMMAND_LINE_PLUGIN_FIELD_NUMBER: int
+    MANAGEMENT_API_FIELD_NUMBER: int
+    INTERCEPTOR_NEEDS_FIELD_NUMBER: int
+    model_registrar: bool
+    """Optional. Serves ModelRegistrarService."""
+    model_provider: bool
+    """Optional. Serves ModelProviderService; ModelRegistrarService is not used then."""
+    auth_provider: bool
+    """Optional. Serves AuthProviderService."""
+    frontend_auth_provider: bool
+    """Optional. Serves FrontendAuthProviderService."""
+    frontend_auth_provider_exclusive: bool
+    """Optional. Is to be the only frontend auth, the host's own keys included. Ignored unless
+    `frontend_auth_provider` is true.
+    """
+    scheduler: bool
+    """Optional. Serves SchedulerPluginService (pluginapi: Scheduler)."""
+    model_router: bool
+    """Optional. Serves ModelRouterService."""
+    request_translator: bool
+    """Optional. Serves RequestTranslatorService."""
+    request_normalizer: bool
+    """Optional. Serves RequestNormalizerService."""
+    request_interceptor: bool
+    """Optional. Serves RequestInterceptorService, both methods."""
+    request_lifecycle_plugin: bool
+    """Optional. Serves RequestLifecycleService."""
+    response_translator: bool
+    """Optional. Serves ResponseTranslatorService."""
+    response_before_translator: bool
+    """Optional. Serves ResponseBeforeTranslatorService."""
+    response_after_translator: bool
+    """Optional. Serves ResponseAfterTranslatorService."""
+    response_interceptor: bool
+    """Optional. Serves ResponseInterceptorService."""
+    response_stream_interceptor: bool
+    """Optional. Serves StreamChunkInterceptorService (pluginapi: StreamChunkInterceptor)."""
+    thinking_applier: bool
+    """Optional. Serves ThinkingApplierService."""
+    usage_plugin: bool
+    """Optional. Serves UsagePluginService."""
+    command_line_plugin: bool
+    """Optional. Serves CommandLinePluginService."""
+    management_api: bool
+    """Optional. Serves ManagementAPIService."""
     @property
     def executor(self) -> ExecutorCapability:
         """Optional. Serves ExecutorService. Unset means it does not."""
+
+    @property
+    def interceptor_needs(self) -> InterceptorNeeds:
+        """Optional. What its interceptors do without, so that it is not sent. Unset means all is sent."""
 
     def __init__(
         self,
         *,
         executor: ExecutorCapability | None = ...,
+        model_registrar: bool = ...,
+        model_provider: bool = ...,
+        auth_provider: bool = ...,
+        frontend_auth_provider: bool = ...,
+        frontend_auth_provider_exclusive: bool = ...,
+        scheduler: bool = ...,
+        model_router: bool = ...,
+        request_translator: bool = ...,
+        request_normalizer: bool = ...,
+        request_interceptor: bool = ...,
+        request_lifecycle_plugin: bool = ...,
+        response_translator: bool = ...,
+        response_before_translator: bool = ...,
+        response_after_translator: bool = ...,
+        response_interceptor: bool = ...,
+        response_stream_interceptor: bool = ...,
+        thinking_applier: bool = ...,
+        usage_plugin: bool = ...,
+        command_line_plugin: bool = ...,
+        management_api: bool = ...,
+        interceptor_needs: InterceptorNeeds | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["executor", b"executor"]) -> bool: ...
-    def ClearField(self, field_name: Literal["executor", b"executor"]) -> None: ...
+    def HasField(self, field_name: Literal["executor", b"executor", "interceptor_needs", b"interceptor_needs"]) -> bool: ...
+    def ClearField(self, field_name: Literal["auth_provider", b"auth_provider", "command_line_plugin", b"command_line_plugin", "executor", b"executor", "frontend_auth_provider", b"frontend_auth_provider", "frontend_auth_provider_exclusive", b"frontend_auth_provider_exclusive", "interceptor_needs", b"interceptor_needs", "management_api", b"management_api", "model_provider", b"model_provider", "model_registrar", b"model_registrar", "model_router", b"model_router", "request_interceptor", b"request_interceptor", "request_lifecycle_plugin", b"request_lifecycle_plugin", "request_normalizer", b"request_normalizer", "request_translator", b"request_translator", "response_after_translator", b"response_after_translator", "response_before_translator", b"response_before_translator", "response_interceptor", b"response_interceptor", "response_stream_interceptor", b"response_stream_interceptor", "response_translator", b"response_translator", "scheduler", b"scheduler", "thinking_applier", b"thinking_applier", "usage_plugin", b"usage_plugin"]) -> None: ...
+
+@final
+class InterceptorNeeds(Message):
+    """What a plugin's interceptors do without. Each spares calls or bytes; none changes what is possible."""
+
+    DESCRIPTOR: Descriptor
+
+    NO_REQUEST_BEFORE_AUTH_FIELD_NUMBER: int
+    NO_REQUEST_AFTER_AUTH_FIELD_NUMBER: int
+    NO_REQUEST_BODY_FIELD_NUMBER: int
+    no_request_before_auth: bool
+    """Optional. True when InterceptRequestBeforeAuth would always answer with no change: it is not called."""
+    no_request_after_auth: bool
+    """Optional. True when InterceptRequestAfterAuth would always answer with no change: it is not called."""
+    no_request_body: bool
+    """Optional. True when request bodies are not looked at: they come empty to request, response and stream
+    chunk interceptors.
+    """
+    def __init__(
+        self,
+        *,
+        no_request_before_auth: bool = ...,
+        no_request_after_auth: bool = ...,
+        no_request_body: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["no_request_after_auth", b"no_request_after_auth", "no_request_before_auth", b"no_request_before_auth", "no_request_body", b"no_request_body"]) -> None: ...
 
 @final
 class ExecutorCapability(Message):
