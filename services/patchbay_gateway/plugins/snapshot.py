@@ -33,6 +33,20 @@ class ModelEntry(msgspec.Struct, frozen=True):
         return self.alias or self.name
 
 
+class OAuth2Entry(msgspec.Struct, frozen=True):
+    """What of an OAuth 2 credential is no secret."""
+
+    token_url: str
+    client_id: str
+    scopes: tuple[str, ...] = ()
+    client_auth: str = "body"
+    """`body` or `basic`."""
+    extra: dict[str, str] = {}
+    """More fields of the token request."""
+    refresh_lead: float = 300.0
+    """Seconds before its end at which an access token is refreshed."""
+
+
 class CredentialEntry(msgspec.Struct, frozen=True):
     """One credential by reference."""
 
@@ -52,6 +66,10 @@ class CredentialEntry(msgspec.Struct, frozen=True):
     disabled: bool = False
     excluded_models: tuple[str, ...] = ()
     """Globs over public model names."""
+    max_in_flight: int = 0
+    """Most attempts at once over all schedulers; 0 means no limit."""
+    oauth2: OAuth2Entry | None = None
+    """Set for kind `oauth2`."""
 
 
 class RetryEntry(msgspec.Struct, frozen=True):
@@ -61,6 +79,37 @@ class RetryEntry(msgspec.Struct, frozen=True):
     max_credentials: int = 0
     """0 means all."""
     max_wait: float = 0.0
+
+
+class CoolingEntry(msgspec.Struct, frozen=True):
+    """`providers[].cooldown`. Seconds."""
+
+    enabled: bool = True
+    """False: only what no waiting helps keeps a credential out of use."""
+    scope: str = ""
+    """`model`, `credential`, or empty: as the provider's answer says."""
+    backoff: float = 1.0
+    """First rest after a quota failure without Retry-After; doubles."""
+    max: float = 1800.0
+    """Longest rest by doubling."""
+    max_retry_after: float = 3600.0
+    """What a longer Retry-After counts as."""
+    transient: float = 60.0
+    """Rest after a passing failure; 0 means none."""
+    probe: bool = True
+    """Whether single attempts go through during a rest."""
+
+
+class ErrorRuleEntry(msgspec.Struct, frozen=True):
+    """One of `providers[].errors`: what an answer means here. The first that fits is taken."""
+
+    status: int
+    action: str
+    """`stop`, `stop-and-cooldown`, `continue` or `continue-and-cooldown`."""
+    match: tuple[str, ...] = ()
+    """Texts of which one occurs in the body. Without any, and without `match_regex`, the status is enough."""
+    match_regex: tuple[str, ...] = ()
+    """Patterns of `re` of which one is found in the body."""
 
 
 class ProviderEntry(msgspec.Struct, frozen=True):
@@ -79,6 +128,8 @@ class ProviderEntry(msgspec.Struct, frozen=True):
     token_factor: float = 1.0
     """Factor of the estimate UTF-8 bytes / 4."""
     credentials: tuple[CredentialEntry, ...] = ()
+    cooldown: CoolingEntry = CoolingEntry()
+    errors: tuple[ErrorRuleEntry, ...] = ()
 
 
 class AddressEntry(msgspec.Struct, frozen=True):
@@ -160,11 +211,31 @@ class StreamingEntry(msgspec.Struct, frozen=True):
     write_stall: float = 120.0
 
 
+class AffinityEntry(msgspec.Struct, frozen=True):
+    """`routing.affinity`."""
+
+    enabled: bool = False
+    ttl: float = 3600.0
+    """Seconds that a quiet session keeps its credential."""
+
+
+class QueueEntry(msgspec.Struct, frozen=True):
+    """`routing.queue`: the wait for a credential that is at its `max_in_flight`."""
+
+    length: int = 100
+    """Most attempts that wait for the same credentials; 0 refuses at once."""
+    wait: float = 5.0
+    """Seconds, at most."""
+
+
 class SettingsEntry(msgspec.Struct, frozen=True):
     """What is set once for the whole gateway."""
 
     strategy: str = "round-robin"
+    """`round-robin`, `weighted-round-robin` or `fill-first`."""
     retry: RetryEntry = RetryEntry()
+    affinity: AffinityEntry = AffinityEntry()
+    queue: QueueEntry = QueueEntry()
     streaming: StreamingEntry = StreamingEntry()
     headers_passthrough: bool = False
     headers_patchbay: bool = True

@@ -117,7 +117,7 @@ def _provider(
     return form.ProviderEntry(
         name=provider.name,
         plugin=provider.plugin,
-        base_url=provider.base_url or "",
+        base_url=provider.api_url,
         models=tuple(form.ModelEntry(m.name, m.alias) for m in provider.models),
         proxy_url=provider.proxy_url or "",
         retry=_retry(provider.retry.over(config.routing.retry)),
@@ -126,6 +126,13 @@ def _provider(
         attempt_header=provider.attempt_header or "",
         token_factor=provider.token_factor,
         credentials=tuple(credentials),
+        cooldown=form.CoolingEntry(
+            **provider.cooldown.model_dump(exclude={"scope"}), scope=provider.cooldown.scope or ""
+        ),
+        errors=tuple(
+            form.ErrorRuleEntry(rule.status, rule.action, rule.match, rule.match_regex)
+            for rule in provider.errors
+        ),
     )
 
 
@@ -160,6 +167,19 @@ def _credential(
         proxy_url=source.proxy_url or "",
         disabled=source.disabled or found is None,
         excluded_models=source.excluded_models,
+        max_in_flight=source.max_in_flight,
+        oauth2=_oauth2(source.oauth2) if source.oauth2 is not None else None,
+    )
+
+
+def _oauth2(source: model.OAuth2) -> form.OAuth2Entry:
+    return form.OAuth2Entry(
+        token_url=source.token_url,
+        client_id=source.client_id,
+        scopes=source.scopes,
+        client_auth=source.client_auth,
+        extra=dict(source.extra),
+        refresh_lead=source.refresh_lead,
     )
 
 
@@ -171,6 +191,8 @@ def _settings(config: Config, *, open_access: bool) -> form.SettingsEntry:
     return form.SettingsEntry(
         strategy=config.routing.strategy,
         retry=_retry(config.routing.retry),
+        affinity=form.AffinityEntry(**config.routing.affinity.model_dump()),
+        queue=form.QueueEntry(**config.routing.queue.model_dump()),
         streaming=form.StreamingEntry(**config.streaming.model_dump()),
         headers_passthrough=config.headers.passthrough,
         headers_patchbay=config.headers.patchbay,

@@ -85,11 +85,11 @@ def test_schema_is_json():
 
 def test_key_that_does_nothing_yet_is_a_warning(tmp_path):
     file = tmp_path / "patchbay.yaml"
-    file.write_text("routing: {strategy: fill-first}")
+    file.write_text("plugins: [{id: p, address: 'p:1', public: true}]")
 
     result = invoke("config", "check", file)
 
     assert result.exit_code == 0
-    assert f"{file}: warning: routing.strategy:" in result.stderr
+    assert f"{file}: warning: plugins.0.public:" in result.stderr
     told = json.loads(invoke("config", "check", file, "--json").stdout)
-    assert (told["ok"], told["warnings"]) == (True, ["routing.strategy"])
+    assert (told["ok"], told["warnings"]) == (True, ["plugins.0.public"])

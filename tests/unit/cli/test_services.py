@@ -185,12 +185,12 @@ def test_start_of_up_runs_the_embedded_gateway_with_echo():
 
 @pytest.mark.usefixtures("_restored_logs")
 def test_start_logs_keys_that_do_nothing_yet_once(tmp_path, capsys):
-    (tmp_path / "f.yaml").write_text("auth_dir: auths\nrouting: {strategy: fill-first}")
+    (tmp_path / "f.yaml").write_text("plugins: [{id: p, address: 'p:1', public: true}]")
 
     services.start("edge", tmp_path / "f.yaml", ANY_PORTS, find=Service().find)
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert json.loads(line)["keys"] == ["routing.strategy", "auth_dir"]
+    assert json.loads(line)["keys"] == ["plugins.0.public"]
 
 
 def test_wrong_configuration_stops_before_the_service(tmp_path):

@@ -135,9 +135,11 @@ def test_provider_of_the_file_wins_over_the_environment():
 def test_provider_whose_plugin_is_not_there_is_left_out():
     env = {"ANTHROPIC_API_KEY": "test-key", "GEMINI_API_KEY": "test-key"}
 
-    assert config.with_environment_providers(config.Config(), env).providers == ()
-    both = config.with_environment_providers(config.Config(), env, available={"claude", "gemini"})
-    assert [p.plugin for p in both.providers] == ["claude", "gemini"]
+    one = config.with_environment_providers(config.Config(), env, available={"gemini"})
+    assert [p.plugin for p in one.providers] == ["gemini"]
+    both = config.with_environment_providers(config.Config(), env).providers
+    assert [(p.name, p.plugin) for p in both] == [("anthropic", "claude"), ("gemini", "gemini")]
+    assert all(p.base_url == p.api_url != "" and p.models for p in both)
 
 
 def test_provider_key_from_a_file_and_models_from_outside(tmp_path):

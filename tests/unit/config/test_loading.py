@@ -244,8 +244,34 @@ def test_provider_of_an_unknown_plugin_is_an_error_unless_listed():
     text = "providers: [{name: p, plugin: mine}]\n"
 
     (problem,) = problems(text)
-    assert "no plugin 'mine'; known: echo, openai-compatible; name others under plugins" in problem
+    known = "claude, echo, gemini, openai-compatible"
+    assert f"no plugin 'mine'; known: {known}; name others under plugins" in problem
     assert parse(text + "plugins: [{id: mine, address: 'mine:7003'}]").providers[0].plugin == "mine"
+
+
+def test_auth_provider_executes_for_no_provider():
+    (problem,) = problems("providers: [{name: p, plugin: oauth2}]\n")
+    assert "no plugin 'oauth2'" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cooldown: {scope: account}", "cooldown.scope"),
+        ("errors: [{status: 429}]", "errors.0.action: is missing"),
+        ("errors: [{status: 429, action: stop, match_regex: ['(']}]", "is no regular expression"),
+        ("errors: [{status: 42, action: stop}]", "errors.0.status"),
+        ("credentials: [{id: c, max_in_flight: -1}]", "credentials.0.max_in_flight"),
+    ],
+)
+def test_pool_key_out_of_its_range_is_an_error(text, told):
+    (problem,) = problems(f"providers: [{{name: p, plugin: echo, {text}}}]")
+    assert told in problem
+
+
+def test_wait_for_a_busy_credential_is_bounded():
+    (problem,) = problems("routing: {queue: {wait: 2m}}")
+    assert "routing.queue.wait: a request waits 60s at most" in problem
 
 
 def test_route_to_an_unknown_provider_is_an_error():

@@ -14,16 +14,11 @@ PLUGIN = {"id": "p", "address": "p:1"}
     ("values", "paths"),
     [
         ({}, ()),
-        ({"routing": {"strategy": "round-robin", "retry": {"rounds": 0}}}, ()),
         ({"routing": {"affinity": {"ttl": "5m"}}, "providers": [A], "plugins": [PLUGIN]}, ()),
-        ({"routing": {"strategy": "fill-first"}}, ("routing.strategy",)),
-        ({"routing": {"affinity": {"enabled": True}}}, ("routing.affinity.enabled",)),
-        ({"routing": {"retry": {"rounds": 2}}}, ("routing.retry",)),
-        ({"auth_dir": "/auths"}, ("auth_dir",)),
-        ({"providers": [A, {**A, "name": "b", "retry": {"rounds": 1}}]}, ("providers.1.retry",)),
+        ({"routing": {"strategy": "fill-first", "retry": {"rounds": 2}}}, ()),
         (
-            {"providers": [{**A, "credentials": [{"id": "c", "weight": 3}]}]},
-            ("providers.0.credentials.0.weight",),
+            {"plugins": [PLUGIN, {**PLUGIN, "timeouts": {"executor": "2s"}}]},
+            ("plugins.1.timeouts",),
         ),
         (
             {"plugins": [{**PLUGIN, "match": {"models": ["x"]}, "public": True}]},

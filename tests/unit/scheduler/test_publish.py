@@ -7,11 +7,19 @@ from tests.unit.scheduler.conftest import make_credential, make_provider, make_s
 
 from patchbay import keys
 from patchbay.secrets import SecretOpener
-from patchbay_gateway.kernel.config import ConfigError, parse
+from patchbay_gateway.kernel.config import BUILTIN_PLUGINS, ConfigError, parse
 from patchbay_gateway.kernel.keys import client_key_digest, plugin_key
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.sections import decode_sections, encode_sections
-from patchbay_gateway.plugins.snapshot import ClientKeyEntry, Snapshot
+from patchbay_gateway.plugins.snapshot import (
+    AffinityEntry,
+    ClientKeyEntry,
+    CoolingEntry,
+    ErrorRuleEntry,
+    OAuth2Entry,
+    QueueEntry,
+    Snapshot,
+)
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials, read_material
 from patchbay_gateway.scheduler.publish import build_snapshot, digest_keys
@@ -65,8 +73,8 @@ def test_configuration_becomes_a_snapshot_without_secrets():
     assert (fake.drain, fake.attempt_header) == (10.0, "x-attempt")
     assert (fake.retry.rounds, fake.retry.max_credentials) == (2, 4)
     assert [m.public for m in fake.models] == ["m", "short"]
-    assert [p.id for p in snapshot.plugins] == ["mine", "echo", "openai-compatible"]
-    assert [p.builtin for p in snapshot.plugins] == [False, True, True]
+    assert [p.id for p in snapshot.plugins] == ["mine", *sorted(BUILTIN_PLUGINS)]
+    assert [p.builtin for p in snapshot.plugins] == [False, *[True] * len(BUILTIN_PLUGINS)]
     assert snapshot.plugins[0].config == "a: 1\n"
     assert snapshot.client_keys == (
         ClientKeyEntry("laptop", client_key_digest(ROOT, "test-key-laptop"), ("m*",), "blue"),
@@ -80,6 +88,53 @@ def test_configuration_becomes_a_snapshot_without_secrets():
     everything = b"".join(encode_sections(snapshot).values())
     assert b"test-key" not in everything
     assert set(snapshot.targets) == {"m", "short", "t/m", "t/short", "echo", "big"}
+
+
+POOL = """
+providers:
+  - name: claude
+    plugin: claude
+    cooldown: {scope: credential, max: 5m, transient: 0s, probe: false}
+    errors:
+      - {status: 400, match: [busy], match_regex: ["try .* later"], action: continue-and-cooldown}
+    credentials:
+      - id: team
+        max_in_flight: 3
+        oauth2:
+          token_url: https://id.example/token
+          client_id: me
+          refresh_token: test-refresh-token
+          client_secret: test-client-secret
+          client_auth: basic
+          extra: {audience: models}
+          refresh_lead: 1m
+routing: {affinity: {enabled: true, ttl: 5m}, queue: {length: 7, wait: 1s}, strategy: fill-first}
+"""
+
+
+def test_pool_reaches_the_snapshot_without_secrets():
+    snapshot = decode_sections(1, encode_sections(build(POOL)))
+    (provider,) = snapshot.providers
+    assert provider.base_url == "https://api.anthropic.com"
+    assert provider.cooldown == CoolingEntry(
+        scope="credential", max=300.0, transient=0.0, probe=False
+    )
+    assert provider.errors == (
+        ErrorRuleEntry(400, "continue-and-cooldown", ("busy",), ("try .* later",)),
+    )
+    (team,) = provider.credentials
+    assert team.max_in_flight == 3
+    assert team.oauth2 == OAuth2Entry(
+        token_url="https://id.example/token",
+        client_id="me",
+        client_auth="basic",
+        extra={"audience": "models"},
+        refresh_lead=60.0,
+    )
+    assert snapshot.settings.strategy == "fill-first"
+    assert snapshot.settings.affinity == AffinityEntry(True, 300.0)
+    assert snapshot.settings.queue == QueueEntry(7, 1.0)
+    assert b"test-" not in b"".join(encode_sections(snapshot).values())
 
 
 def test_provider_without_credentials_gets_an_implicit_one():

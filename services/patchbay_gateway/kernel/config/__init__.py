@@ -12,33 +12,44 @@ from patchbay_gateway.kernel.config.environment import (
 )
 from patchbay_gateway.kernel.config.file import load, parse
 from patchbay_gateway.kernel.config.model import (
-    BUILTIN_PLUGINS,
-    CAPABILITIES,
-    Affinity,
     ClientKey,
     Config,
-    Credential,
     HeaderRules,
-    HostAccess,
-    HttpAccess,
     Key,
     Limits,
     ManagementKey,
-    Match,
-    ModelSpec,
-    OAuth2,
-    OnDisconnect,
-    Plugin,
-    Provider,
-    Retry,
-    RetryOverride,
-    Route,
-    RouteTarget,
-    Routing,
     Streaming,
     UsageConfig,
 )
+from patchbay_gateway.kernel.config.plugins import (
+    AUTH_PROVIDERS,
+    BUILTIN_PLUGINS,
+    CAPABILITIES,
+    DEFAULT_BASE_URLS,
+    HostAccess,
+    HttpAccess,
+    Match,
+    Plugin,
+)
 from patchbay_gateway.kernel.config.problems import ConfigError, Problem
+from patchbay_gateway.kernel.config.providers import (
+    Cooldown,
+    Credential,
+    ErrorRule,
+    ModelSpec,
+    OAuth2,
+    OnDisconnect,
+    Provider,
+    RetryOverride,
+)
+from patchbay_gateway.kernel.config.routing import (
+    Affinity,
+    Queue,
+    Retry,
+    Route,
+    RouteTarget,
+    Routing,
+)
 from patchbay_gateway.kernel.config.secrets import (
     environment_secret,
     missing_secrets,
@@ -48,14 +59,18 @@ from patchbay_gateway.kernel.config.settings import ProcessSettings, is_loopback
 from patchbay_gateway.kernel.config.unserved import UNSERVED, unserved
 
 __all__ = [
+    "AUTH_PROVIDERS",
     "BUILTIN_PLUGINS",
     "CAPABILITIES",
+    "DEFAULT_BASE_URLS",
     "UNSERVED",
     "Affinity",
     "ClientKey",
     "Config",
     "ConfigError",
+    "Cooldown",
     "Credential",
+    "ErrorRule",
     "HeaderRules",
     "HostAccess",
     "HttpAccess",
@@ -70,6 +85,7 @@ __all__ = [
     "Problem",
     "ProcessSettings",
     "Provider",
+    "Queue",
     "Retry",
     "RetryOverride",
     "Route",

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from patchbay_gateway.kernel.config.file import load
-from patchbay_gateway.kernel.config.model import BUILTIN_PLUGINS, Config, Provider
+from patchbay_gateway.kernel.config.plugins import BUILTIN_PLUGINS, DEFAULT_BASE_URLS
 from patchbay_gateway.kernel.config.problems import ConfigError, Problem
+from patchbay_gateway.kernel.config.providers import Provider
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from patchbay_gateway.kernel.config.model import Config
     from patchbay_gateway.kernel.config.settings import ProcessSettings
 
 
@@ -61,7 +63,7 @@ _KNOWN: Final = (
         "claude",
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_BASE_URL",
-        "https://api.anthropic.com",
+        DEFAULT_BASE_URLS["claude"],
         ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5"),
     ),
     _Known(
@@ -69,7 +71,7 @@ _KNOWN: Final = (
         "gemini",
         "GEMINI_API_KEY",
         "GOOGLE_GEMINI_BASE_URL",
-        "https://generativelanguage.googleapis.com",
+        DEFAULT_BASE_URLS["gemini"],
         ("gemini-3-pro-preview", "gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite"),
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patchbay_gateway.kernel.config.model import BUILTIN_PLUGINS
+from patchbay_gateway.kernel.config.plugins import AUTH_PROVIDERS, BUILTIN_PLUGINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ def _duplicates(config: Config) -> Iterator[tuple[Location, str]]:
 
 
 def _unknown_plugins(config: Config) -> Iterator[tuple[Location, str]]:
-    known = {*BUILTIN_PLUGINS, *(p.id for p in config.plugins)}
+    known = {*BUILTIN_PLUGINS, *(p.id for p in config.plugins)} - AUTH_PROVIDERS
     for i, provider in enumerate(config.providers):
         if provider.plugin not in known:
             names = ", ".join(sorted(known))

@@ -1,7 +1,7 @@
 """
 The configuration model as JSON Schema and as a page of documentation.
 
-Both take the description of a key from the string below it in model.py. They are read from the source
+Both take the description of a key from the string below it in the model. They are read from the source
 when somebody asks, because reading them at import would cost every start. Not here: the model.
 """
 
@@ -13,7 +13,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from patchbay_gateway.kernel.config import model
+from patchbay_gateway.kernel.config import model, plugins, providers, routing
 from patchbay_gateway.kernel.config.model import Config
 from patchbay_gateway.kernel.config.unserved import UNSERVED
 
@@ -78,7 +78,10 @@ def markdown() -> str:
 def _descriptions() -> dict[str, dict[str, str]]:
     """Return class → field → the string that stands below the field."""
     found: dict[str, dict[str, str]] = {}
-    for statement in ast.parse(inspect.getsource(model)).body:
+    statements = itertools.chain.from_iterable(
+        ast.parse(inspect.getsource(module)).body for module in (plugins, providers, routing, model)
+    )
+    for statement in statements:
         if not isinstance(statement, ast.ClassDef):
             continue
         inherited: dict[str, str] = {}

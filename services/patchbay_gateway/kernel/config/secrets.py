@@ -15,7 +15,8 @@ from patchbay_gateway.kernel.config.problems import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from patchbay_gateway.kernel.config.model import Config, Credential, Key
+    from patchbay_gateway.kernel.config.model import Config, Key
+    from patchbay_gateway.kernel.config.providers import Credential
 
 
 def resolve_secret(
@@ -107,6 +108,7 @@ def missing_secrets(config: Config, environ: Mapping[str, str]) -> list[Problem]
         sources = (
             (oauth2.refresh_token, oauth2.refresh_token_env, oauth2.refresh_token_file),
             (oauth2.client_secret, oauth2.client_secret_env, oauth2.client_secret_file),
+            (None, oauth2.access_token_env, oauth2.access_token_file),
         )
         for value, variable, file in sources:
             try:

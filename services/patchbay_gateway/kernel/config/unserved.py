@@ -18,26 +18,18 @@ if TYPE_CHECKING:
 
 UNSERVED: Final = frozenset(
     {
-        "auth_dir",
         "plugins[].failure_policies",
         "plugins[].host_access",
         "plugins[].match",
         "plugins[].public",
         "plugins[].timeouts",
-        "providers[].credentials[].oauth2",
-        "providers[].credentials[].weight",
-        "providers[].retry",
-        "routes[].fallbacks",
-        "routing.affinity.enabled",
-        "routing.retry",
-        "routing.strategy",
     }
 )
 """Path of each key, `[]` behind a list; its default is what this release does."""
 
 
 def unserved(config: Config) -> tuple[str, ...]:
-    """Return the paths, as `providers.0.retry`, of unserved keys that *config* sets to another value."""
+    """Return the paths, as `plugins.0.match`, of unserved keys that *config* sets to another value."""
     return tuple(_used(config, "", ""))
 
 
