@@ -1,0 +1,182 @@
+"""
+The durable store: one record per credential, the truth about its tokens.
+
+Redis may forget everything; what is here survives. A record changes only by compare-and-set on its revision,
+so that of several schedulers that want to change it one wins and the others read anew. Two numbers, not to be
+confused: `revision` changes with every write and belongs to the store; `CredentialRecord.version` grows with
+every new access material and is what leases carry.
+
+Not here: adapters (directory.py, memory.py), what the fields mean for a refresh (refresh_rules.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping  # noqa: TC003 - msgspec reads the annotations
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+
+from patchbay.errors import Aborted, FailedPrecondition
+
+Status = Literal["ok", "backoff", "ambiguous", "needs_login"]
+"""What the last refresh left behind; `due` and `refreshing` follow from times and the intent."""
+
+SEEDS_KEPT: Final = 8
+"""Hashes of earlier seeds that a record remembers."""
+
+
+class RecordChanged(Aborted):
+    """Somebody else wrote the record meanwhile: read it again. Nothing was written."""
+
+    default_reason = "RECORD_CHANGED"
+
+
+class RecordUnreadable(FailedPrecondition):
+    """The record is there and cannot be opened: damaged, or sealed under another root."""
+
+    default_reason = "RECORD_UNREADABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Written before a refresh token is presented: who may do that, and until when."""
+
+    token_hash: str
+    """`token_hash` of the refresh token."""
+    deadline: float
+    """Unix seconds. Until then nobody else presents the token; afterwards its holder may not."""
+    holder: str
+    """Id of one refresh in one process; no two refreshes share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed refresh, as it is kept and shown; no secrets."""
+
+    message: str
+    at: float
+    """Unix seconds."""
+    code: str = ""
+    """The provider's word (`invalid_grant`) or our reason."""
+    http_status: int = 0
+    """0: no answer arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRecord:
+    """Everything durable about one credential. All times are Unix seconds, 0 = not known."""
+
+    id: str
+    version: int = 0
+    """Of the access material; 0: there was never any."""
+    access: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What executors get: {"access_token": …} and what else the auth provider wants them to have."""
+    expires_at: float = 0.0
+    """When the access material ends."""
+    refresh_token: str = field(default="", repr=False)
+    refreshed_at: float = 0.0
+    """When the material was issued to us."""
+    next_refresh_after: float = 0.0
+    """No timer fires before: an auth provider's wish, or the end of a backoff."""
+    status: Status = "ok"
+    failures: int = 0
+    """Refreshes that failed since the last one that did not."""
+    last_error: Failure | None = None
+    """Of the last refresh; None when it succeeded."""
+    intent: Intent | None = None
+    disabled: bool = False
+    """Management took it out of use."""
+    seed_hash: str = ""
+    """Of the user's seed that the tokens descend from; empty: they came by a login."""
+    seeds_taken: tuple[str, ...] = ()
+    """Hashes of earlier seeds, oldest first, so that a process that still has one does not go back to it."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The auth provider's own document (pluginapi: Metadata), JSON; may hold secrets."""
+
+    def replace(self, **changes: Any) -> CredentialRecord:
+        """Return a record with *changes*."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record as read."""
+
+    record: CredentialRecord
+    revision: str
+    """Opaque; hand it back to `write`."""
+
+
+class DurableStore(Protocol):
+    """
+    Records by credential id. Shared by schedulers; safe for concurrent use from one event loop.
+
+    A write that was cancelled or failed with Unavailable may have happened; read to know.
+    """
+
+    async def revisions(self) -> Mapping[str, str]:
+        """
+        Return id → revision of all records, to see cheaply what changed.
+
+        Raises:
+            Unavailable: The store does not answer.
+        """
+        ...
+
+    async def read(self, credential_id: str) -> Stored | None:
+        """
+        Return the newest record; None when there is none.
+
+        Raises:
+            RecordUnreadable: It cannot be opened.
+            Unavailable: The store does not answer.
+        """
+        ...
+
+    async def write(self, record: CredentialRecord, *, expected: str | None) -> str:
+        """
+        Replace the record whose revision is *expected* (None: there is none yet); return the new revision.
+
+        When it returns, the record survives the machine.
+
+        Raises:
+            RecordChanged: Another revision is there.
+            Unavailable: The store does not answer or is full.
+        """
+        ...
+
+    async def delete(self, credential_id: str, *, expected: str) -> None:
+        """
+        Remove the record whose revision is *expected*.
+
+        Raises:
+            RecordChanged: Another revision is there, or none.
+            Unavailable: The store does not answer.
+        """
+        ...
+
+
+def token_hash(token: str) -> str:
+    """Return what an intent says of a refresh token: its SHA-256 in hex."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def encode(record: CredentialRecord) -> bytes:
+    """Return the record as JSON; adapters encrypt it."""
+    return msgspec.json.encode(record)
+
+
+def decode(data: bytes) -> CredentialRecord:
+    """
+    Return the record of `encode`; fields that this release does not know are ignored.
+
+    Raises:
+        RecordUnreadable: It is none.
+    """
+    try:
+        return msgspec.json.decode(data, type=CredentialRecord)
+    except msgspec.MsgspecError as error:
+        raise RecordUnreadable(f"a credential record is damaged: {error}") from error
