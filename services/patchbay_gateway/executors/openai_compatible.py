@@ -16,25 +16,36 @@ import orjson
 from patchbay import errors
 from patchbay.executor import (
     Executor,
-    ExecutorHTTPResponse,
     ExecutorResponse,
     StreamHead,
     StreamTail,
 )
-from patchbay.upstream_headers import HOP_BY_HOP, forwarded, header
 from patchbay_gateway.executors import openai_usage
-from patchbay_gateway.executors.openai_stream import OpenAIStream, reported_failure
-from patchbay_gateway.executors.upstream import Call, failure, read_all
+from patchbay_gateway.executors.estimate import OutputCounter, estimate
+from patchbay_gateway.executors.openai_errors import explain, reported_failure
+from patchbay_gateway.executors.openai_stream import OpenAIStream
+from patchbay_gateway.executors.provider_call import (
+    bearer,
+    content_type,
+    model_call,
+    next_bytes,
+    no_stream,
+    plain_request,
+)
+from patchbay_gateway.executors.upstream import failure, read_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from patchbay.errors import Headers
-    from patchbay.executor import ExecutorHTTPRequest, ExecutorRequest, StreamItem
-    from patchbay_gateway.executors.upstream import Reply, Upstream
+    from patchbay.executor import (
+        ExecutorHTTPRequest,
+        ExecutorHTTPResponse,
+        ExecutorRequest,
+        StreamItem,
+    )
+    from patchbay_gateway.executors.upstream import Call, Reply, Upstream
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
-USER_AGENT: Final = b"patchbay/0.1"
 
 # The allow-list: what a client may say to an OpenAI-like provider beside the body.
 _FORWARDED_NAMES = frozenset({"idempotency-key"})
@@ -55,8 +66,6 @@ _WHOLE_FIELDS = {
 
 # How a failure inside a 200 begins; `"error":null` is a part of sound answers.
 _ERROR_SIGNS = (b'"error":{', b'"error": {', b'"error":"', b'"error": "')
-
-# A provider that is read on after its caller left costs a connection; beyond this it is cut at once.
 
 
 class OpenAICompatibleExecutor(Executor):
@@ -88,7 +97,7 @@ class OpenAICompatibleExecutor(Executor):
         reply = await self._upstream.send(self._call(request))
         try:
             if reply.status >= 300:
-                raise await failure(reply, self._now)
+                raise await failure(reply, self._now, explain)
             body = await read_all(reply)
         finally:
             reply.close()
@@ -96,14 +105,14 @@ class OpenAICompatibleExecutor(Executor):
             _refuse_error_body(body)
         usage = openai_usage.usage_of_body(body) if openai_usage.has_usage(body) else None
         if usage is None:
-            counter = openai_usage.OutputCounter(_WHOLE_FIELDS.get(request.operation, ()))
+            counter = OutputCounter(_WHOLE_FIELDS.get(request.operation, ()))
             counter.add(body)
-            usage = openai_usage.estimate(len(request.payload), counter.total, request.token_factor)
+            usage = estimate(len(request.payload), counter.total, request.token_factor)
         return ExecutorResponse(
             body,
             status=reply.status,
             headers=reply.headers,
-            content_type=header(reply.headers, b"content-type").decode("latin-1"),
+            content_type=content_type(reply),
             usage=usage,
         )
 
@@ -119,12 +128,12 @@ class OpenAICompatibleExecutor(Executor):
         )
         try:
             if reply.status >= 300:
-                raise await failure(reply, self._now)
-            content_type = header(reply.headers, b"content-type").decode("latin-1")
-            if content_type.startswith("application/json"):
+                raise await failure(reply, self._now, explain)
+            kind = content_type(reply)
+            if kind.startswith("application/json"):
                 raise await _not_a_stream(reply)
-            yield StreamHead(reply.status, reply.headers, content_type)
-            while data := await _next(reply, stream):
+            yield StreamHead(reply.status, reply.headers, kind)
+            while data := await next_bytes(reply, stream):
                 batch = stream.take(data)
                 if batch is not None:
                     yield batch
@@ -137,33 +146,7 @@ class OpenAICompatibleExecutor(Executor):
 
     async def http_request(self, request: ExecutorHTTPRequest) -> ExecutorHTTPResponse:
         """Run one plain request with the credential; any status is an answer, redirects too."""
-        message = request.message
-        secret = request.secret()
-        headers: Headers = [
-            (name, value)
-            for name, value in request.headers()
-            if name not in HOP_BY_HOP and name not in _OWN_HEADERS
-        ]
-        if secret is not None:
-            secret.check(message.url)
-            headers.append((b"authorization", b"Bearer " + secret["api_key"].encode()))
-        reply = await self._upstream.send(
-            Call(
-                message.method.upper(),
-                message.url,
-                headers,
-                message.body,
-                request.first_byte_timeout,
-                request.idle_timeout,
-                request.provider.proxy_url,
-            )
-        )
-        try:
-            body = await read_all(reply)
-        finally:
-            reply.close()
-        content_type = header(reply.headers, b"content-type").decode("latin-1")
-        return ExecutorHTTPResponse(reply.status, reply.headers, body, content_type)
+        return await plain_request(self._upstream, request, bearer)
 
     def _call(self, request: ExecutorRequest) -> Call:
         message = request.message
@@ -173,48 +156,10 @@ class OpenAICompatibleExecutor(Executor):
                 f"openai-compatible does not serve {message.operation} in format {message.format}",
                 reason="OPERATION_NOT_SUPPORTED",
             )
-        provider = message.provider
-        url = (provider.base_url or DEFAULT_BASE_URL).rstrip("/") + path
-        headers = forwarded(message.headers, names=_FORWARDED_NAMES, prefixes=_FORWARDED_PREFIXES)
-        headers += (
-            (b"content-type", (message.content_type or "application/json").encode("latin-1")),
-            (b"accept", b"text/event-stream" if message.stream else b"application/json"),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", USER_AGENT),
+        url = (message.provider.base_url or DEFAULT_BASE_URL).rstrip("/") + path
+        return model_call(
+            request, url, bearer, names=_FORWARDED_NAMES, prefixes=_FORWARDED_PREFIXES, more=[]
         )
-        secret = request.secret()
-        if secret is not None:
-            secret.check(url)
-            headers.append((b"authorization", b"Bearer " + secret["api_key"].encode()))
-        if provider.attempt_header:
-            headers.append(
-                (
-                    provider.attempt_header.lower().encode("latin-1"),
-                    message.attempt_uid.encode("latin-1"),
-                )
-            )
-        return Call(
-            "POST",
-            url,
-            headers,
-            message.payload,
-            request.first_byte_timeout,
-            request.idle_timeout,
-            provider.proxy_url,
-        )
-
-
-_OWN_HEADERS = frozenset({b"host", b"content-length", b"authorization", b"accept-encoding"})
-
-
-async def _next(reply: Reply, stream: OpenAIStream) -> bytes:
-    """Return the next bytes; a provider that breaks off or hangs after its last word has ended."""
-    try:
-        return await reply.read()
-    except errors.UpstreamError:
-        if stream.done:
-            return b""
-        raise
 
 
 def _refuse_error_body(body: bytes) -> None:
@@ -240,11 +185,4 @@ async def _not_a_stream(reply: Reply) -> errors.UpstreamError:
         document = None
     if isinstance(document, dict) and document.get("error"):
         return reported_failure(document, body)
-    return errors.UpstreamError(
-        502,
-        "the provider answered a streamed request with a body that is not a stream",
-        body=body[: 64 << 10],
-        content_type="application/json",
-        sent=errors.Sent.YES,
-        reason="UPSTREAM_NOT_A_STREAM",
-    )
+    return no_stream(body)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from patchbay import errors
 from patchbay.executor import StreamBatch, Usage
 from patchbay.sse import EventCutter, EventTooLarge, event_data
 from patchbay_gateway.executors import openai_usage
+from patchbay_gateway.executors.estimate import OutputCounter, estimate
+from patchbay_gateway.executors.openai_errors import reported_failure
+from patchbay_gateway.executors.provider_call import too_large, truncated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +69,7 @@ class OpenAIStream:
         self._responses = responses
         self._cutter = EventCutter()
         self._fields = fields
-        self._counter = openai_usage.OutputCounter(fields)
+        self._counter = OutputCounter(fields)
         self._payload = payload
         self._factor = factor
         self._usage: Usage | None = None
@@ -80,9 +82,7 @@ class OpenAIStream:
     @property
     def usage(self) -> Usage:
         """Consumption so far: the provider's word, else our estimate."""
-        return self._usage or openai_usage.estimate(
-            self._payload, self._counter.total, self._factor
-        )
+        return self._usage or estimate(self._payload, self._counter.total, self._factor)
 
     def take(self, data: bytes) -> StreamBatch | None:
         """
@@ -94,9 +94,7 @@ class OpenAIStream:
         try:
             events = self._cutter.feed(data)
         except EventTooLarge as e:
-            raise errors.UpstreamError(
-                502, str(e), reason="UPSTREAM_TOO_LARGE", sent=errors.Sent.YES
-            ) from e
+            raise too_large(e) from e
         if not events:
             return None
         return self._look(events, self._cutter.block)
@@ -112,12 +110,7 @@ class OpenAIStream:
         rest = self._cutter.rest()
         batch = self._look([rest], rest) if rest and _is_whole(rest) else None
         if not self.finished:
-            raise errors.UpstreamError(
-                502,
-                "the provider's stream ended before the answer was complete",
-                reason="UPSTREAM_TRUNCATED",
-                sent=errors.Sent.YES,
-            )
+            raise truncated()
         return batch
 
     def _look(self, events: Sequence[bytes], block: bytes) -> StreamBatch:
@@ -148,7 +141,7 @@ class OpenAIStream:
             reported = _reported_error(event)
             if reported is not None:
                 # One read may bring content and then the error.
-                before = openai_usage.OutputCounter(self._fields)
+                before = OutputCounter(self._fields)
                 before.add(b"".join(events[:index]))
                 if not self._counter.total and not before.total:
                     raise reported_failure(reported, event_data(event))
@@ -185,75 +178,3 @@ def _reported_error(event: bytes) -> dict[str, Any] | None:
     if document.get("error") and not document.get("choices") and kind is None:
         return document
     return None
-
-
-_STATUS_BY_CODE = {
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "insufficient_quota": 429,
-    "invalid_api_key": 401,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "model_not_found": 404,
-    "not_found_error": 404,
-    "invalid_request_error": 400,
-    "invalid_prompt": 400,
-    "context_length_exceeded": 400,
-    "overloaded_error": 503,
-    "server_is_overloaded": 503,
-}
-
-
-def _status(told: object) -> int:
-    """Return the HTTP status that a status, code or type stands for; 0 for none."""
-    if isinstance(told, str):
-        told = int(told) if told.isdigit() and len(told) == 3 else _STATUS_BY_CODE.get(told)
-    return told if isinstance(told, int) and 400 <= told <= 599 else 0
-
-
-def reported_failure(document: dict[str, Any], body: bytes) -> errors.UpstreamError:
-    """
-    Return the failure that a provider reports inside a 200.
-
-    Args:
-        document: The event or body, parsed.
-        body: The same as bytes; becomes the error's body when it has the shape of an error answer.
-    """
-    response = document.get("response")
-    inner = document.get("error") or (response.get("error") if isinstance(response, dict) else None)
-    detail = inner if isinstance(inner, dict) else document
-    status = 502
-    for told in (
-        document.get("status"),
-        document.get("status_code"),
-        detail.get("status"),
-        detail.get("code"),
-        detail.get("type"),
-    ):
-        found = _status(told)
-        if found:
-            status = found
-            break
-    message = detail.get("message")
-    if not isinstance(message, str):
-        message = inner if isinstance(inner, str) else "the provider reported a failure"
-    shaped = isinstance(document.get("error"), dict)
-    return errors.UpstreamError(
-        status,
-        message,
-        body=body
-        if shaped
-        else orjson.dumps(
-            {
-                "error": {
-                    "message": message,
-                    "type": "server_error" if status >= 500 else "invalid_request_error",
-                    "param": detail.get("param"),
-                    "code": detail.get("code"),
-                }
-            }
-        ),
-        content_type="application/json",
-        sent=errors.Sent.YES,
-        reason="UPSTREAM_ERROR_EVENT",
-    )

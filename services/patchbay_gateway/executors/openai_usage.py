@@ -1,10 +1,8 @@
 """
-What an OpenAI answer consumed: read from its `usage`, or estimated from the bytes of its content.
+What an OpenAI answer consumed: read from its `usage`.
 
-Reading parses JSON only where the bytes `"usage":{` were seen. Estimating never parses: it looks for the
-fields that hold what a model produced and adds the lengths of their strings as they stand in the JSON
-(an escape counts as its characters, so it is a little high), and divides by 4. Both run on whole blocks
-of events. Not here: prices, other dialects.
+JSON is parsed only where the bytes `"usage":{` were seen, and on whole blocks of events. Not here: prices,
+other dialects, answers that say nothing (estimate.py).
 """
 
 from __future__ import annotations
@@ -18,9 +16,6 @@ from patchbay.sse import event_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-BYTES_PER_TOKEN: Final = 4
-"""Rule of thumb for text in English; the provider's factor corrects it."""
 
 CHAT_FIELDS: Final = (
     b'"content":',
@@ -44,61 +39,6 @@ class _Body(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Body).decode
-
-
-class OutputCounter:
-    """
-    Counts the bytes that a model produced in a stream.
-
-    Args:
-        fields: Which fields hold them.
-    """
-
-    __slots__ = ("_fields", "total")
-
-    def __init__(self, fields: Sequence[bytes]) -> None:
-        self._fields = fields
-        self.total = 0
-        """UTF-8 bytes so far."""
-
-    def add(self, block: bytes) -> None:
-        """Count *block*: whole events, joined."""
-        for name in self._fields:
-            if name in block:
-                for piece in block.split(name)[1:]:
-                    # A string follows, perhaps after a blank; null, lists and objects do not count.
-                    start = 1 if piece.startswith(b'"') else 2 if piece.startswith(b' "') else 0
-                    if start:
-                        self.total += _end_of_string(piece, start) - start
-
-
-def _end_of_string(piece: bytes, start: int) -> int:
-    end = piece.find(b'"', start)
-    while end > 0 and piece[end - 1] == 0x5C and _escaped(piece, end):
-        end = piece.find(b'"', end + 1)
-    return end if end >= 0 else len(piece)
-
-
-def _escaped(piece: bytes, quote: int) -> bool:
-    """Whether an odd number of backslashes stands before *quote*."""
-    before = piece[:quote]
-    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
-
-
-def estimate(payload: int, output: int, factor: float = 1.0) -> Usage:
-    """
-    Return the estimate of a call.
-
-    Args:
-        payload: Bytes of the request's body.
-        output: Bytes that the model produced.
-        factor: The provider's, for languages and tokenizers that differ from the rule.
-    """
-    share = factor / BYTES_PER_TOKEN
-    return Usage(
-        (("input_tokens", round(payload * share)), ("output_tokens", round(output * share))),
-        estimated=True,
-    )
 
 
 def has_usage(block: bytes) -> bool:

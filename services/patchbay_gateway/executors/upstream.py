@@ -9,14 +9,13 @@ redirect is followed, nothing is sent twice. Not here: what the bytes mean.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay import errors, upstream_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from patchbay.errors import Headers
 
 MAX_ERROR_BODY: Final = 1 << 20
@@ -114,7 +113,17 @@ async def read_all(reply: Reply, limit: int = MAX_ANSWER) -> bytes:
     return b"".join(pieces)
 
 
-async def failure(reply: Reply, now: Callable[[], float] = time.time) -> errors.UpstreamError:
+Explain = Callable[[errors.UpstreamError, float], None]
+"""
+Adds to an error what its provider says of it beyond HTTP: `retry_after`, `scope`, a better `message`.
+
+Called with the error, its headers and body in place, and Unix seconds.
+"""
+
+
+async def failure(
+    reply: Reply, now: Callable[[], float] = time.time, explain: Explain | None = None
+) -> errors.UpstreamError:
     """
     Return the error that *reply*, of status 300 or more, is, with its body as far as it comes.
 
@@ -130,11 +139,9 @@ async def failure(reply: Reply, now: Callable[[], float] = time.time) -> errors.
         pass
     body = b"".join(pieces)[:MAX_ERROR_BODY]
     headers = reply.headers
-    retry_after = upstream_headers.parse_retry_after(
-        upstream_headers.header(headers, b"retry-after"), now()
-    )
     redirect = reply.status < 400
-    return errors.UpstreamError(
+    at = now()
+    error = errors.UpstreamError(
         502 if redirect else min(reply.status, 599),
         f"the provider answered with a redirect ({reply.status}), which is not followed"
         if redirect
@@ -142,11 +149,28 @@ async def failure(reply: Reply, now: Callable[[], float] = time.time) -> errors.
         headers=headers,
         body=b"" if redirect else body,
         content_type=upstream_headers.header(headers, b"content-type").decode("latin-1"),
-        retry_after=retry_after,
-        scope=_SCOPES.get(reply.status, errors.FaultScope.UNSPECIFIED),
+        retry_after=_retry_after(headers, at),
+        scope=scope_of(reply.status),
         sent=errors.Sent.YES,
         reason="UPSTREAM_REDIRECT" if redirect else None,
     )
+    if explain is not None and not redirect:
+        explain(error, at)
+    return error
+
+
+def scope_of(status: int) -> errors.FaultScope:
+    """Return what an HTTP status by itself speaks of."""
+    return _SCOPES.get(status, errors.FaultScope.UNSPECIFIED)
+
+
+def _retry_after(headers: Headers, now: float) -> float | None:
+    """Return the wait that a provider asks for; `retry-after-ms`, the finer one, first."""
+    exact = upstream_headers.header(headers, b"retry-after-ms").strip()
+    if exact.isdigit():
+        # A float holds whatever digits a provider sends; the parser below caps it.
+        return upstream_headers.parse_retry_after(b"%f" % (float(exact) / 1000), now)
+    return upstream_headers.parse_retry_after(upstream_headers.header(headers, b"retry-after"), now)
 
 
 _SCOPES = {

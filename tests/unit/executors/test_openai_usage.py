@@ -9,7 +9,7 @@ import pytest
 
 from patchbay.executor import Usage
 from patchbay_gateway.executors import openai_usage
-from patchbay_gateway.executors.openai_usage import OutputCounter
+from patchbay_gateway.executors.estimate import OutputCounter, estimate
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_output_counter_responses_counts_deltas_once() -> None:
 
 
 def test_estimate_is_a_quarter_and_flagged() -> None:
-    usage = openai_usage.estimate(400, 80, 1.5)
+    usage = estimate(400, 80, 1.5)
     assert usage == Usage((("input_tokens", 150), ("output_tokens", 30)), estimated=True)
