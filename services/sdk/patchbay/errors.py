@@ -12,6 +12,7 @@ The one error tree of Patchbay, for plugins and for the gateway.
   + Unavailable           UNAVAILABLE          try elsewhere or later; `sent` says whether work may have begun
   + DeadlineExceeded      DEADLINE_EXCEEDED    too slow
   + Cancelled             CANCELLED            the other side gave up
+  + Unimplemented         UNIMPLEMENTED        this plugin or address does not serve the method
   + Internal              INTERNAL             our own bug; the text never leaves the process
   + UpstreamError         by status            a provider failed; its answer is kept whole
 
@@ -155,6 +156,13 @@ class Cancelled(PatchbayError):
 
     code = grpc.StatusCode.CANCELLED
     default_reason = "CANCELLED"
+
+
+class Unimplemented(PatchbayError):
+    """The method is not served here; calling it again changes nothing."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    default_reason = "UNIMPLEMENTED"
 
 
 class Internal(PatchbayError):

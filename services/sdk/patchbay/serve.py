@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, keys
+from patchbay.auth_provider import AUTH_PROVIDER_SERVICE, AuthProvider, AuthProviderServicer
 from patchbay.executor import Executor, ExecutorServicer, Plugin
 from patchbay.handshake import Configurations, PluginServicer
 from patchbay.secrets import SecretOpener
@@ -134,11 +135,17 @@ def _build(configurations: Configurations, plugin_keys: PluginKeys) -> dict[str,
     ids = configurations.plugin_ids
     channel_keys = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
     servicers: dict[str, object] = {PLUGIN_SERVICE: PluginServicer(configurations, channel_keys)}
+    opener = SecretOpener(keys.sealing_key(key) for id_ in ids for key in plugin_keys.get(id_, ()))
     if any(isinstance(configurations.plugin(id_), Executor) for id_ in ids):
-        opener = SecretOpener(
-            keys.sealing_key(key) for id_ in ids for key in plugin_keys.get(id_, ())
-        )
         servicers[EXECUTOR_SERVICE] = _ConfiguredExecutors(configurations, opener)
+    if any(isinstance(configurations.plugin(id_), AuthProvider) for id_ in ids):
+        servicers[AUTH_PROVIDER_SERVICE] = AuthProviderServicer(
+            configurations.called,
+            opener=opener,
+            return_keys={
+                id_: keys.return_key(found[0]) for id_ in ids if (found := plugin_keys.get(id_))
+            },
+        )
     return servicers
 
 

@@ -43,6 +43,7 @@ _CLASSES: dict[int, type[errors.PatchbayError]] = {
         errors.Unavailable,
         errors.DeadlineExceeded,
         errors.Cancelled,
+        errors.Unimplemented,
         errors.Internal,
     )
 }
@@ -134,7 +135,7 @@ def from_status(status: status_pb2.Status) -> errors.PatchbayError:
             upstream = error_pb2.UpstreamError()
             detail.Unpack(upstream)
     if upstream is not None:
-        return errors.UpstreamError(
+        found = errors.UpstreamError(
             upstream.http_status,
             status.message or None,
             headers=headers_from_map(upstream.headers),
@@ -147,6 +148,9 @@ def from_status(status: status_pb2.Status) -> errors.PatchbayError:
             sent=errors.Sent(upstream.sent),
             reason=reason or None,
         )
+        metadata.pop("sent", None)
+        found.metadata.update(metadata)
+        return found
     sent = (
         errors.Sent[metadata.pop("sent")]
         if metadata.get("sent") in errors.Sent.__members__
