@@ -388,7 +388,7 @@ async def _main() -> None:
         *options.family, port=options.port, host=options.host, log=options.log
     ) as fake:
         for text in options.client:
-            name, secret, auth = (text.split(":") + ["", ""])[:3]
+            name, secret, auth = [*text.split(":"), "", ""][:3]
             fake.clients[name] = Client(secret, auth)
         print(f"listening on {fake.url}", flush=True)  # noqa: T201 - the caller waits for this line
         await stop.wait()

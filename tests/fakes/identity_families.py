@@ -39,7 +39,7 @@ class Presentation:
     client_auth: str = "none"
     """`body`, `basic` or `none`."""
     outcome: str = "open"
-    """`issued`; `reuse`, `revoked`, `unknown`, `client`, `pending`, `refused`; `status N`, `garbage`, `cut`."""
+    """issued; reuse, revoked, unknown, client, pending, refused; `status N`, garbage, cut."""
     consumed: bool = False
     """The token was used up by this presentation."""
     answered: bool = False

@@ -18,6 +18,7 @@ from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
 from patchbay.server import message_limit_for
 from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
 from patchbay_gateway.executors.echo import EchoExecutor
+from patchbay_gateway.executors.oauth2 import OAuth2Provider
 from patchbay_gateway.executors.openai_compatible import OpenAICompatibleExecutor
 from patchbay_gateway.executors.proxies import Proxies
 from patchbay_gateway.kernel import lifecycle, logs
@@ -29,26 +30,27 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from patchbay.executor import Executor
+    from patchbay.executor import Plugin
     from patchbay_gateway.executors.upstream import Upstream
     from patchbay_gateway.kernel.config import Config, ProcessSettings
 
 _log = logs.get_logger("executors")
 
-_BUILDERS: Final[Mapping[str, Callable[[Upstream], Executor]]] = {
+_BUILDERS: Final[Mapping[str, Callable[[Upstream], Plugin]]] = {
     OpenAICompatibleExecutor.id: OpenAICompatibleExecutor,
+    OAuth2Provider.id: OAuth2Provider,
     EchoExecutor.id: lambda _: EchoExecutor(),
 }
 
 BUILT_IN: Final = tuple(_BUILDERS)
-"""Ids of the executors that come with the gateway."""
+"""Ids of the executors and auth providers that come with the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningExecutors:
     """Executors that are ready for calls."""
 
-    executors: tuple[Executor, ...]
+    executors: tuple[Plugin, ...]
     servicers: Mapping[str, object]
     """Full service name → servicer, for an in-process channel or a server."""
 
@@ -56,7 +58,7 @@ class RunningExecutors:
 @contextlib.asynccontextmanager
 async def built_executors(
     plugins: Iterable[str] = (), *, env: Mapping[str, str] | None = None
-) -> AsyncIterator[tuple[Executor, ...]]:
+) -> AsyncIterator[tuple[Plugin, ...]]:
     """
     Build executors over one upstream and close them at the end of the block.
 
@@ -166,7 +168,7 @@ async def _serving_health(app: HealthApp, host: str, port: int) -> AsyncIterator
         await runner.cleanup()
 
 
-def _keys(executors: Sequence[Executor], data_dir: Path) -> Mapping[str, Sequence[bytes]]:
+def _keys(executors: Sequence[Plugin], data_dir: Path) -> Mapping[str, Sequence[bytes]]:
     env = os.environ
     if env.get("PATCHBAY_PLUGIN_KEY") or env.get("PATCHBAY_PLUGIN_KEY_FILE"):
         return load_plugin_keys(env, [executor.id for executor in executors])
@@ -176,9 +178,7 @@ def _keys(executors: Sequence[Executor], data_dir: Path) -> Mapping[str, Sequenc
     return _derived(executors, roots.plugins)
 
 
-def _derived(
-    executors: Iterable[Executor], roots: Sequence[bytes]
-) -> Mapping[str, Sequence[bytes]]:
+def _derived(executors: Iterable[Plugin], roots: Sequence[bytes]) -> Mapping[str, Sequence[bytes]]:
     return {
         executor.id: [plugin_key(root, executor.id) for root in roots] for executor in executors
     }
