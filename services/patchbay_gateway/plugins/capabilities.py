@@ -35,6 +35,19 @@ def common_executor(
     return common
 
 
+def flags(declared: plugin_pb2.Capabilities) -> list[str]:
+    """Return the flags that are set, `executor` included."""
+    found = [
+        field.name
+        for field, value in declared.ListFields()
+        if value is True or field.name == "executor"
+    ]
+    if "frontend_auth_provider" not in found and "frontend_auth_provider_exclusive" in found:
+        # It means nothing by itself (pluginapi).
+        found.remove("frontend_auth_provider_exclusive")
+    return found
+
+
 def _operations(capability: plugin_pb2.ExecutorCapability, name: str) -> Sequence[str]:
     """Return the operations in format *name*; none said at all means `chat` everywhere."""
     for entry in capability.operations:

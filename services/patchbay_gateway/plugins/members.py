@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from patchbay import tokens
 from patchbay.plugin.v1 import plugin_pb2
 from patchbay_gateway.plugins.addresses import Health, Peer
-from patchbay_gateway.plugins.capabilities import common_executor
+from patchbay_gateway.plugins.capabilities import common_executor, flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -36,15 +36,18 @@ class Member:
         "_renew_at",
         "_tokens",
         "address",
+        "calls",
         "capabilities",
         "channel",
         "config",
+        "errors",
         "generation",
         "peer",
         "plugin_id",
         "reasons",
         "registration",
         "revision",
+        "seconds",
         "task",
         "wake",
         "weight",
@@ -69,6 +72,12 @@ class Member:
         """Why the last handshake failed."""
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.calls = 0
+        """Calls that ended, whatever their end."""
+        self.errors = 0
+        """Calls that ended without an answer of the plugin."""
+        self.seconds = 0.0
+        """Time that calls took, where it was measured."""
         self._changed = changed
         self._clock = clock
         self._tokens: tokens.TokenSource | None = None
@@ -113,6 +122,9 @@ class Member:
                 deadline included; None when the caller gave the call up before it knew.
             draining: The address answered Unavailable with reason DRAINING: no new calls.
         """
+        self.calls += 1
+        if transport_failure:
+            self.errors += 1
         self.peer.end(transport_failure)
         if draining and self.peer.mark(Health.DRAINING, "it answered DRAINING"):
             self._changed()
@@ -143,7 +155,17 @@ class Member:
 class Plugin:
     """One plugin of the snapshot."""
 
-    __slots__ = ("_cumulative", "capability", "entry", "members", "problems", "ready", "targets")
+    __slots__ = (
+        "_cumulative",
+        "able",
+        "capability",
+        "declared",
+        "entry",
+        "members",
+        "problems",
+        "ready",
+        "targets",
+    )
 
     def __init__(self, entry: PluginEntry) -> None:
         self.entry = entry
@@ -153,6 +175,10 @@ class Plugin:
         """What is wrong with its declaration."""
         self.members: dict[str, Member] = {}
         self.ready: tuple[Member, ...] = ()
+        self.able: dict[str, tuple[Member, ...]] = {}
+        """Capability flag → the ready members that declare it, where the configuration allows it."""
+        self.declared: frozenset[str] = frozenset()
+        """Flags that the plugin declared when it last was registered anywhere."""
         self.capability: plugin_pb2.ExecutorCapability | None = None
         self._cumulative: list[float] = []
 
@@ -163,6 +189,13 @@ class Plugin:
         executors = [m.capabilities.executor for m in ready if m.capabilities.HasField("executor")]
         allowed = not self.entry.capabilities or "executor" in self.entry.capabilities
         self.capability = common_executor(executors) if executors and allowed else None
+        self.able = {}
+        for member in ready:
+            for flag in flags(member.capabilities):
+                if not self.entry.capabilities or flag in self.entry.capabilities:
+                    self.able[flag] = (*self.able.get(flag, ()), member)
+        if ready:
+            self.declared = frozenset(self.able)
         # A revision's weight is shared by its addresses, so that a canary's share does not grow with its
         # replicas.
         shares: dict[str, int] = {}
@@ -201,7 +234,17 @@ class Plugin:
         member = ready[0] if len(ready) == 1 else self.choose(ready)
         if member.address not in exclude and member.peer.allows():
             return member
-        able = [m for m in ready if m.address not in exclude and m.peer.allows()]
+        return self._left(ready, exclude)
+
+    def pick_able(self, flag: str, exclude: Collection[str]) -> Member | None:
+        """Return a member that declares *flag*, None when none is left."""
+        able = self.able.get(flag, ())
+        if len(able) == len(self.ready):
+            return self.pick(exclude)
+        return self._left(able, exclude)
+
+    def _left(self, among: Sequence[Member], exclude: Collection[str]) -> Member | None:
+        able = [m for m in among if m.address not in exclude and m.peer.allows()]
         if len(able) > 1:
             return self.choose(able)
         return able[0] if able else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors
 from patchbay.handshake import config_hash
+from patchbay.plugin.v1 import plugin_pb2
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, message_limit_for
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.logs import get_logger
@@ -26,7 +27,6 @@ from patchbay_gateway.plugins.members import Member, Plugin
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
-    from patchbay.plugin.v1 import plugin_pb2
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.dns import Resolver
@@ -97,6 +97,8 @@ class PluginRegistry:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
+        self.generation = 0
+        """Grows whenever what `pick` may answer changes."""
 
     async def apply(self, snapshot: Snapshot) -> None:
         """Take the plugins of *snapshot*; returns before they are registered (`wait_ready`)."""
@@ -104,6 +106,7 @@ class PluginRegistry:
         wanted = snapshot.plugin_by_id
         for plugin_id in [id_ for id_ in self._plugins if id_ not in wanted]:
             gone = self._plugins.pop(plugin_id)
+            self.generation += 1
             for member in gone.members.values():
                 self._dismiss(member)
         for plugin_id, entry in wanted.items():
@@ -127,6 +130,24 @@ class PluginRegistry:
         """Return an address to call: the less loaded of two; None when none is left."""
         plugin = self._plugins.get(plugin_id)
         return plugin.pick(exclude) if plugin is not None else None
+
+    def pick_able(
+        self, plugin_id: str, capability: str, exclude: Collection[str] = ()
+    ) -> Member | None:
+        """Return an address that declares *capability*; None when none is left."""
+        plugin = self._plugins.get(plugin_id)
+        return plugin.pick_able(capability, exclude) if plugin is not None else None
+
+    def declared(self, plugin_id: str) -> frozenset[str]:
+        """Return the flags that the plugin declared when it last was registered; empty before."""
+        plugin = self._plugins.get(plugin_id)
+        return plugin.declared if plugin is not None else frozenset()
+
+    def declaring(self, plugin_id: str, capability: str) -> Sequence[plugin_pb2.RegisterResponse]:
+        """Return what the ready addresses with *capability* answered to the handshake."""
+        plugin = self._plugins.get(plugin_id)
+        members = plugin.able.get(capability, ()) if plugin is not None else ()
+        return [m.registration.response for m in members if m.registration is not None]
 
     def status(self) -> list[dict[str, Any]]:
         """Return what is registered and what is not, with the reasons, as plain JSON data."""
@@ -220,6 +241,7 @@ class PluginRegistry:
 
     def _changed(self, plugin: Plugin) -> None:
         plugin.refresh()
+        self.generation += 1
         self._news.set()
 
     def _dismiss(self, member: Member) -> None:
@@ -315,7 +337,20 @@ class PluginRegistry:
             "name": named.response.metadata.name if named else "",
             "version": named.response.metadata.version if named else "",
             "author": named.response.metadata.author if named else "",
-            "capabilities": ["executor"] if plugin.capability is not None else [],
+            "capabilities": sorted(plugin.able),
+            "priority": plugin.entry.priority,
+            "config_fields": [
+                {
+                    "name": f.name,
+                    "type": plugin_pb2.ConfigFieldType.Name(f.type)
+                    .removeprefix("CONFIG_FIELD_TYPE_")
+                    .lower(),
+                    "enum_values": list(f.enum_values),
+                    "description": f.description,
+                }
+                for f in (named.response.metadata.config_fields if named else ())
+            ],
+            "repository": named.response.metadata.github_repository if named else "",
             "reasons": [] if plugin.ready else self._reasons(plugin),
             "addresses": [
                 {
@@ -323,6 +358,9 @@ class PluginRegistry:
                     "revision": m.revision,
                     "state": m.state,
                     "in_flight": m.peer.in_flight,
+                    "calls": m.calls,
+                    "errors": m.errors,
+                    "seconds": round(m.seconds, 6),
                     "reasons": list(m.reasons) or ([m.peer.reason] if m.peer.reason else []),
                 }
                 for m in plugin.members.values()

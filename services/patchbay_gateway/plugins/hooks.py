@@ -1,0 +1,143 @@
+"""
+Which plugins are asked at a step of the pipeline, and in which order.
+
+A plugin takes part in a step if it is enabled, its allow-list has the capability, it declared it when it was
+last registered, and its `match` accepts the request. One that is to `Fail` a request takes part even where it
+was never seen: a filter that cannot be asked must not be passed by. Order: priority descending, id ascending,
+as the snapshot lists them.
+
+Cheap where nothing is declared: one look-up per step and request. Not here: calling (calls.py), what each
+step makes of the answers (one module a capability).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from patchbay_gateway.plugins.policy import POLICIES, Policy, policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
+
+# As many snapshots as requests may be pinned to (distribution.py).
+_SNAPSHOTS: Final = 3
+
+
+class Declarations(Protocol):
+    """What is known of plugins: the registry's part of it."""
+
+    generation: int
+    """Grows when a declaration may have changed."""
+
+    def declared(self, plugin_id: str) -> frozenset[str]:
+        """Return the flags that the plugin declared when it last was registered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What `match` looks at."""
+
+    format: str
+    model: str
+    """As the client named it."""
+    route: str = ""
+    """Name of the ModelRoute; empty when the model is a provider's own."""
+    client_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One plugin at one step."""
+
+    plugin_id: str
+    capability: str
+    entry: PluginEntry
+    policy: Policy
+
+    def accepts(self, facts: Facts) -> bool:
+        """Whether `match` lets the request through: globs, AND between keys, empty means any."""
+        match = self.entry.match
+        if not match:
+            return True
+        return (
+            _any(match, "formats", facts.format)
+            and _any(match, "models", facts.model)
+            and _any(match, "routes", facts.route)
+            and _any(match, "client_keys", facts.client_key)
+        )
+
+
+def _any(match: Mapping[str, tuple[str, ...]], key: str, value: str) -> bool:
+    patterns = match.get(key)
+    return not patterns or any(_glob(pattern).match(value) is not None for pattern in patterns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(pattern))
+
+
+class Hooks:
+    """
+    The plugins of each step.
+
+    Args:
+        declarations: Who declared what.
+    """
+
+    def __init__(self, declarations: Declarations) -> None:
+        self._declarations = declarations
+        self._generation = -1
+        self._known: dict[int, dict[str, tuple[Hook, ...]]] = {}
+
+    def of(self, snapshot: Snapshot, capability: str) -> tuple[Hook, ...]:
+        """Return the plugins of *capability* in order, whatever they match."""
+        if self._generation != self._declarations.generation:
+            self._generation = self._declarations.generation
+            self._known.clear()
+        known = self._known.get(snapshot.version)
+        if known is None:
+            known = self._known[snapshot.version] = self._work_out(snapshot)
+            while len(self._known) > _SNAPSHOTS:
+                del self._known[min(self._known)]
+        return known.get(capability, ())
+
+    def matching(self, snapshot: Snapshot, capability: str, facts: Facts) -> tuple[Hook, ...]:
+        """Return the plugins that are to be asked about a request."""
+        hooks = self.of(snapshot, capability)
+        if not hooks:
+            return ()
+        return tuple(hook for hook in hooks if hook.accepts(facts))
+
+    def _work_out(self, snapshot: Snapshot) -> dict[str, tuple[Hook, ...]]:
+        found: dict[str, tuple[Hook, ...]] = {}
+        for entry in snapshot.plugins:
+            if not entry.enabled:
+                continue
+            for capability in sorted(self._flags(entry)):
+                if capability not in POLICIES and capability != _EXCLUSIVE:
+                    continue
+                row = policy(
+                    _FRONTEND if capability == _EXCLUSIVE else capability,
+                    entry.timeouts,
+                    entry.failure_policies,
+                )
+                hook = Hook(entry.id, capability, entry, row)
+                found[capability] = (*found.get(capability, ()), hook)
+        return found
+
+    def _flags(self, entry: PluginEntry) -> set[str]:
+        flags = set(self._declarations.declared(entry.id))
+        flags |= {flag for flag, chosen in entry.failure_policies.items() if chosen == "Fail"}
+        return flags & set(entry.capabilities) if entry.capabilities else flags
+
+
+_FRONTEND: Final = "frontend_auth_provider"
+_EXCLUSIVE: Final = "frontend_auth_provider_exclusive"

@@ -1,0 +1,94 @@
+"""Which plugins are asked at a step, and in which order."""
+
+from __future__ import annotations
+
+import pytest
+
+from patchbay_gateway.plugins.hooks import Facts, Hooks
+from patchbay_gateway.plugins.policy import OnError
+from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
+
+FLAG = "request_interceptor"
+FACTS = Facts("openai", "gpt-5.5", route="big", client_key="laptop")
+
+
+class Declared:
+    """What plugins declared."""
+
+    def __init__(self, **flags: set[str]) -> None:
+        self.flags = flags
+        self.generation = 0
+
+    def declared(self, plugin_id: str) -> frozenset[str]:
+        return frozenset(self.flags.get(plugin_id, ()))
+
+
+def ids(hooks: Hooks, snapshot: Snapshot, facts: Facts = FACTS, flag: str = FLAG) -> list[str]:
+    return [hook.plugin_id for hook in hooks.matching(snapshot, flag, facts)]
+
+
+def test_plugins_are_asked_in_the_snapshots_order() -> None:
+    declared = Declared(a={FLAG}, b={FLAG}, c={"usage_plugin"})
+    snapshot = Snapshot(1, plugins=(PluginEntry("b"), PluginEntry("a"), PluginEntry("c")))
+    assert ids(Hooks(declared), snapshot) == ["b", "a"]
+
+
+def test_disabled_plugin_is_not_asked() -> None:
+    snapshot = Snapshot(1, plugins=(PluginEntry("a", enabled=False),))
+    assert ids(Hooks(Declared(a={FLAG})), snapshot) == []
+
+
+def test_allow_list_takes_capabilities_away() -> None:
+    snapshot = Snapshot(1, plugins=(PluginEntry("a", capabilities=("usage_plugin",)),))
+    assert ids(Hooks(Declared(a={FLAG})), snapshot) == []
+
+
+@pytest.mark.parametrize(
+    ("match", "accepted"),
+    [
+        ({}, True),
+        ({"models": ("gpt-*",)}, True),
+        ({"models": ("claude-*", "gpt-*")}, True),
+        ({"models": ("claude-*",)}, False),
+        ({"models": ("gpt-*",), "formats": ("claude",)}, False),
+        ({"models": ("gpt-*",), "formats": ("openai*",)}, True),
+        ({"routes": ("big",), "client_keys": ("lap*",)}, True),
+        ({"routes": ("small",)}, False),
+        ({"client_keys": ()}, True),
+    ],
+)
+def test_match_is_and_between_keys_and_empty_means_any(
+    match: dict[str, tuple[str, ...]], accepted: bool
+) -> None:
+    snapshot = Snapshot(1, plugins=(PluginEntry("a", match=match),))
+    assert ids(Hooks(Declared(a={FLAG})), snapshot) == (["a"] if accepted else [])
+
+
+def test_plugin_that_must_not_be_passed_by_takes_part_before_it_was_ever_seen() -> None:
+    snapshot = Snapshot(1, plugins=(PluginEntry("a", failure_policies={FLAG: "Fail"}),))
+    (hook,) = Hooks(Declared()).of(snapshot, FLAG)
+    assert hook.policy.on_error is OnError.FAIL_REQUEST
+
+
+def test_declaration_that_changes_is_noticed() -> None:
+    declared = Declared()
+    hooks = Hooks(declared)
+    snapshot = Snapshot(1, plugins=(PluginEntry("a"),))
+    assert ids(hooks, snapshot) == []
+    declared.flags["a"] = {FLAG}
+    declared.generation += 1
+    assert ids(hooks, snapshot) == ["a"]
+
+
+def test_requests_pinned_to_an_older_snapshot_keep_its_plugins() -> None:
+    hooks = Hooks(Declared(a={FLAG}, b={FLAG}))
+    older = Snapshot(1, plugins=(PluginEntry("a"),))
+    newer = Snapshot(2, plugins=(PluginEntry("b"),))
+    assert ids(hooks, newer) == ["b"]
+    assert ids(hooks, older) == ["a"]
+
+
+def test_own_deadline_of_a_plugin_is_used() -> None:
+    snapshot = Snapshot(1, plugins=(PluginEntry("a", timeouts={FLAG: 0.25}),))
+    (hook,) = Hooks(Declared(a={FLAG})).of(snapshot, FLAG)
+    assert hook.policy.deadline == 0.25
