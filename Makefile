@@ -16,12 +16,12 @@ help: ## List the verbs
 setup: $(VENV)/.installed ## Make .venv with everything, from hashed requirements
 
 # The stamp holds until a requirement file or a project file changes.
-$(VENV)/.installed: requirements/dev.txt pyproject.toml services/sdk/pyproject.toml
+$(VENV)/.installed: requirements/dev.txt pyproject.toml services/sdk/pyproject.toml operator/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Patchbay needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || { grep -A60 -E '^uv==' requirements/dev.txt | awk 'NR==1 || /--hash/ {print; if (!/\\$$/) exit}' > $(VENV)/uv.txt && $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt; }
 	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e services/sdk -e .
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e services/sdk -e . -e operator
 	@touch $@
 
 .PHONY: lock
@@ -37,7 +37,7 @@ run: setup ## Start Patchbay on http://127.0.0.1:8080
 ## Check ----------------------------------------------------------------------------------------
 
 .PHONY: check
-check: setup lint types imports proto-check ## All linters, types, layers and generated files
+check: setup lint types imports proto-check crds-check ## All linters, types, layers and generated files
 
 .PHONY: lint
 lint: setup
@@ -65,6 +65,12 @@ proto: setup ## Generate the Python of the contract
 .PHONY: proto-check
 proto-check: setup ## Lint the contract and prove that the generated code is current
 	scripts/proto-check
+
+.PHONY: crds crds-check
+crds: setup ## Generate the custom resource definitions of the chart
+	$(BIN)/python -m patchbay_operator.api.crds charts/patchbay-crds/templates
+crds-check: setup
+	$(BIN)/python -m patchbay_operator.api.crds --check charts/patchbay-crds/templates
 
 .PHONY: docs
 docs: setup ## Generate the pages that are made from code
