@@ -23,6 +23,7 @@ from patchbay_gateway.scheduler.durable.port import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from patchbay_gateway.scheduler.durable.port import DurableStore
@@ -31,9 +32,9 @@ ROOT = b"r" * 32
 FULL = CredentialRecord(
     id="team",
     version=7,
-    access={"access_token": "test-access"},
+    material={"access_token": "test-access", "refresh_token": "test-refresh", "note": "test-note"},
+    access_keys=("access_token", "note", "refresh_token"),
     expires_at=1_700_003_600.5,
-    refresh_token="test-refresh",
     refreshed_at=1_700_000_000.25,
     next_refresh_after=1_700_000_030.0,
     status="backoff",
@@ -44,16 +45,19 @@ FULL = CredentialRecord(
     seed_hash="aa",
     seeds_taken=("bb", "cc"),
     metadata={"email": "someone@example.com", "nested": {"list": [1, 2.5, None, True]}},
+    attributes={"plan": "team"},
+    label="Team",
 )
 
 
 @pytest.fixture(params=["directory", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> DurableStore:
     """An empty store of each kind."""
-    return {
+    adapters: dict[str, Callable[[], DurableStore]] = {
         "directory": lambda: DirectoryStore(tmp_path / "credentials", [ROOT]),
         "memory": MemoryStore,
-    }[request.param]()
+    }
+    return adapters[request.param]()
 
 
 async def test_record_written_and_read_is_the_same(store: DurableStore) -> None:
@@ -129,6 +133,11 @@ def test_record_does_not_show_its_secrets() -> None:
     assert "test-access" not in shown
     assert "test-refresh" not in shown
     assert "someone" not in shown
+
+
+def test_record_gives_executors_access_material_alone() -> None:
+    assert FULL.access == {"access_token": "test-access", "note": "test-note"}
+    assert FULL.replace(access_keys=()).access == {"access_token": "test-access"}
 
 
 # What only the directory promises.

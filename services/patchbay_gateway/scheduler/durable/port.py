@@ -24,6 +24,11 @@ from patchbay.errors import Aborted, FailedPrecondition
 Status = Literal["ok", "backoff", "ambiguous", "needs_login"]
 """What the last refresh left behind; `due` and `refreshing` follow from times and the intent."""
 
+ACCESS_KEYS: Final = ("api_key", "access_token", "token_type")
+"""Material that executors get unless the auth provider names other keys."""
+NEVER_ACCESS: Final = frozenset({"refresh_token", "client_secret"})
+"""Material that no executor gets, whatever an auth provider says."""
+
 SEEDS_KEPT: Final = 8
 """Hashes of earlier seeds that a record remembers."""
 
@@ -72,11 +77,12 @@ class CredentialRecord:
     id: str
     version: int = 0
     """Of the access material; 0: there was never any."""
-    access: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What executors get: {"access_token": …} and what else the auth provider wants them to have."""
+    material: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """All secret strings (pluginapi: StorageJSON): access_token, refresh_token, or the plugin's own names."""
+    access_keys: tuple[str, ...] = ()
+    """Keys of `material` that executors get; empty: those of `ACCESS_KEYS` that exist."""
     expires_at: float = 0.0
     """When the access material ends."""
-    refresh_token: str = field(default="", repr=False)
     refreshed_at: float = 0.0
     """When the material was issued to us."""
     next_refresh_after: float = 0.0
@@ -94,7 +100,22 @@ class CredentialRecord:
     seeds_taken: tuple[str, ...] = ()
     """Hashes of earlier seeds, oldest first, so that a process that still has one does not go back to it."""
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The auth provider's own document (pluginapi: Metadata), JSON; may hold secrets."""
+    """The auth provider's own JSON object (pluginapi: Metadata)."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """Immutable attributes for executors (pluginapi: Attributes)."""
+    label: str = ""
+    """For people, for example the account's mail address."""
+
+    @property
+    def refresh_token(self) -> str:
+        """The refresh token; empty when there is none."""
+        return self.material.get("refresh_token", "")
+
+    @property
+    def access(self) -> dict[str, str]:
+        """What executors get; never the refresh token."""
+        keys = self.access_keys or ACCESS_KEYS
+        return {k: v for k, v in self.material.items() if k in keys and k not in NEVER_ACCESS}
 
     def replace(self, **changes: Any) -> CredentialRecord:
         """Return a record with *changes*."""
