@@ -17,7 +17,9 @@ from patchbay import errors
 from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
 from patchbay.server import message_limit_for
 from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
+from patchbay_gateway.executors.claude import ClaudeExecutor
 from patchbay_gateway.executors.echo import EchoExecutor
+from patchbay_gateway.executors.gemini import GeminiExecutor
 from patchbay_gateway.executors.oauth2 import OAuth2Provider
 from patchbay_gateway.executors.openai_compatible import OpenAICompatibleExecutor
 from patchbay_gateway.executors.proxies import Proxies
@@ -38,6 +40,8 @@ _log = logs.get_logger("executors")
 
 _BUILDERS: Final[Mapping[str, Callable[[Upstream], Plugin]]] = {
     OpenAICompatibleExecutor.id: OpenAICompatibleExecutor,
+    ClaudeExecutor.id: ClaudeExecutor,
+    GeminiExecutor.id: GeminiExecutor,
     OAuth2Provider.id: OAuth2Provider,
     EchoExecutor.id: lambda _: EchoExecutor(),
 }

@@ -80,6 +80,9 @@ def model_call(
     message = request.message
     provider = message.provider
     headers = forwarded(message.headers, names=names, prefixes=prefixes)
+    if prefixes:
+        # No prefix of an allow-list lets a key through.
+        headers = [pair for pair in headers if pair[0] not in _OWN_HEADERS]
     headers += (
         (b"content-type", (message.content_type or "application/json").encode("latin-1")),
         (b"accept", b"text/event-stream" if message.stream else b"application/json"),
