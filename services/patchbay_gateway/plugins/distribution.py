@@ -12,7 +12,7 @@ whole together and only then shows it (`SnapshotHolder.set`).
 
 Keys: `snapshot:version`, `snapshot:manifest`, `snapshot:section:{hash}`; the channel is `snapshot`.
 
-Not here: what is in a snapshot (snapshot.py), how it is made from a configuration (scheduler/publish.py),
+Not here: what is in a snapshot (snapshot.py), how it is made from a configuration (building.py),
 heartbeats (instances.py).
 """
 

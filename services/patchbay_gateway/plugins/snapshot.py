@@ -3,7 +3,7 @@ The snapshot: the immutable, versioned configuration that services run on (docs/
 
 Plain data and its JSON form in sections, plus the model index derived from it. One request uses one
 snapshot from beginning to end. No secrets: credentials appear by reference. Not here: how it is made from
-the configuration file (scheduler/publish.py) and how it travels (plugins/distribution.py).
+a configuration (building.py) and how it travels (plugins/distribution.py).
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class CredentialEntry(msgspec.Struct, frozen=True):
     """Most attempts at once over all schedulers; 0 means no limit."""
     oauth2: OAuth2Entry | None = None
     """Set for kind `oauth2`."""
+    secrets: dict[str, str] = {}
+    """Kubernetes: `api_key`, `refresh_token`, `client_secret` → `name/key` of the Secret that holds it."""
 
 
 class RetryEntry(msgspec.Struct, frozen=True):

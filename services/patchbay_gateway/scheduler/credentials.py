@@ -21,6 +21,7 @@ from patchbay.errors import PatchbayError
 from patchbay.keys import sealing_key
 from patchbay.secrets import origin_of, seal
 from patchbay_gateway.kernel import keys, logs
+from patchbay_gateway.plugins.building import KEYLESS, implicit_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.config import Config
     from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry
 
+__all__ = ["KEYLESS", "SEALED_FOR", "Credentials", "Material", "implicit_id", "read_material"]
+
 _log = logs.get_logger("scheduler.credentials")
 
 SEALED_FOR: Final = 900.0
@@ -37,9 +40,6 @@ SEALED_FOR: Final = 900.0
 # Sealed anew when less is left: an attempt that was leased just before still has to reach its executor,
 # and its first byte may be waited for.
 _RENEW_BELOW: Final = 300.0
-
-KEYLESS: Final = "none"
-"""Kind of a credential that sends no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,6 @@ class Material:
     values: Mapping[str, str] = field(repr=False)
     fingerprint: str = ""
     """HMAC of `values` under the store root; empty for kind none."""
-
-
-def implicit_id(provider: str) -> str:
-    """Return the id of the credential that a provider without credentials has."""
-    return f"{provider}-default"
 
 
 def read_material(
