@@ -225,10 +225,10 @@ def refusal(
         return _error(401, text, CLIENT_REFUSED, retry_after, code)
     if code or status >= 400:
         text = f"the token endpoint refused the request ({status}){told}"
-        return _error(max(status, 400), text, REQUEST_REFUSED, retry_after)
-    return _error(
-        502, f"the token endpoint answered {status} without an access token", INVALID_ANSWER
-    )
+        status = max(status, 400)
+        return _error(status, text, REQUEST_REFUSED, retry_after, code)
+    text = f"the token endpoint answered {status} without an access token"
+    return _error(502, text, INVALID_ANSWER)
 
 
 def _error(

@@ -118,6 +118,8 @@ def parse(data: bytes, *, default_type: str = "") -> AuthDocument:
     """
     try:
         document = json.loads(data)
+        # Halves of surrogate pairs pass as text here and nowhere else.
+        json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Refused("is no JSON") from None
     if not isinstance(document, dict):
