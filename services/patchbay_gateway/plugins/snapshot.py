@@ -265,6 +265,11 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
         return {p.name: p for p in self.providers}
 
     @functools.cached_property
+    def route_by_name(self) -> Mapping[str, RouteEntry]:
+        """Routes by name."""
+        return {r.name: r for r in self.routes}
+
+    @functools.cached_property
     def plugin_by_id(self) -> Mapping[str, PluginEntry]:
         """Enabled plugins by id."""
         return {p.id: p for p in self.plugins if p.enabled}

@@ -81,7 +81,7 @@ def judged(
     snapshot: Snapshot, name: str
 ) -> Iterator[tuple[ProviderEntry, TargetEntry, CredentialEntry, Verdict]]:
     """Yield each credential that could be meant by the public *name*, with its verdict."""
-    is_route = any(route.name == name for route in snapshot.routes)
+    is_route = name in snapshot.route_by_name
     seen: set[tuple[str, str, str]] = set()
     for target in snapshot.targets.get(name, ()):
         provider = snapshot.provider_by_name.get(target.provider)

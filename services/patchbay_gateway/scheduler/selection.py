@@ -1,53 +1,83 @@
 """
-Selection of a credential: round-robin over the best priority that has one left.
+Selection of a credential for one attempt.
 
-The candidates of a public name and a set of providers are worked out once per snapshot and kept; a pick is
-then a look-up and a step of a cursor. Cursors outlive the snapshot, so that a change of configuration does
-not begin every rotation anew. Candidates of one priority rotate over all their providers, ordered by
-provider, credential and model.
+The candidates of a public name at a set of providers are worked out once per snapshot and kept in a ring; a
+choice is then a look-up and a step of the ring's strategy. Where rotations stand outlives the snapshot, so
+that a change of configuration does not begin them anew. In order: the pinned credential or none; the one to
+go on with (`prefer`); the one that the session is bound to (`sticky`), whatever its priority; else the next
+of the best priority that has one ready. A route without one goes on to its fallbacks.
 
-Pure but for the cursors: no I/O, no clock, no awaits. Hot: once per attempt. Not here: what a credential may
-serve (eligibility.py).
+Pure but for the rotations: no I/O, no awaits. Hot: once per attempt. Not here: what a credential may serve
+(eligibility.py), who is ready (ring.py), whose turn it is (strategies.py), sessions (affinity.py).
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
+import time
 from typing import TYPE_CHECKING, Final
 
-from patchbay.errors import NotFound, PatchbayError, Unavailable
+from patchbay.errors import NotFound, PatchbayError, ResourceExhausted, Unavailable
+from patchbay_gateway.scheduler import strategies
 from patchbay_gateway.scheduler.eligibility import Verdict, judged
+from patchbay_gateway.scheduler.ring import Candidate, Obstacle, PoolView, Ring, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry, Snapshot
+    from patchbay_gateway.scheduler.health import Blocked
+    from patchbay_gateway.scheduler.marks import MarkError
 
-# Rings of one snapshot and cursors over all; beyond it both begin anew. A ring is a few hundred bytes.
-_RINGS: Final = 4096
+__all__ = ["Candidate", "Cooling", "PoolView", "Selector"]
+
+# Credentials in the rings of one snapshot, about 300 bytes each; beyond it the rings begin anew.
+_ENTRIES: Final = 262_144
 # As many snapshots as requests may be pinned to (plugins/distribution.py).
 _SNAPSHOTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way to serve an attempt."""
-
-    provider: ProviderEntry
-    credential: CredentialEntry
-    upstream_model: str
-
-
-@dataclass(slots=True)
-class _Ring:
-    """The candidates of one priority and where the rotation stands."""
-
-    candidates: tuple[Candidate, ...]
-    cursor: int = 0
-
+# Names that routes fall back to, one behind the other.
+_FALLBACKS: Final = 16
 
 _Key = tuple[str, tuple[str, ...]]
+
+
+class Cooling(ResourceExhausted):
+    """All that could serve rest after failures; `retry_after` is the earliest recovery."""
+
+    default_reason = "MODEL_COOLDOWN"
+
+    def __init__(
+        self, message: str, *, retry_after: float, last_error: MarkError | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.last_error = last_error
+        """What the provider of the first to recover said."""
+
+
+class _AllReady:
+    """A view that holds nothing against anybody."""
+
+    generation = 0
+
+    def blocked(self, credential_id: str, upstream_model: str) -> Blocked | None:
+        """Return None."""
+
+    def in_flight(self, credential_id: str) -> int:
+        """Return 0."""
+        return 0
+
+
+class _Rings:
+    """What one snapshot's choices need."""
+
+    __slots__ = ("candidates", "entries", "rings")
+
+    def __init__(self) -> None:
+        self.rings: dict[_Key, Ring] = {}
+        self.entries = 0
+        self.candidates: dict[tuple[str, str], Candidate] = {}
+        """Shared by all rings: grants are kept by candidate (grants.py)."""
 
 
 class Selector:
@@ -55,12 +85,22 @@ class Selector:
     Picks credentials.
 
     Args:
-        usable: Whether a credential can be used by this scheduler now; asked for each candidate in turn.
+        usable: Whether this scheduler has the material of a credential.
+        view: What is held against credentials; the default holds nothing against anybody.
+        now: Unix seconds, where a caller of `pick` does not say.
     """
 
-    def __init__(self, usable: Callable[[ProviderEntry, CredentialEntry], bool]) -> None:
+    def __init__(
+        self,
+        usable: Callable[[ProviderEntry, CredentialEntry], bool],
+        view: PoolView | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._usable = usable
-        self._rings: dict[int, dict[_Key, tuple[_Ring, ...]]] = {}
+        self._view: PoolView = view if view is not None else _AllReady()
+        self._now = now
+        self._snapshots: dict[int, _Rings] = {}
 
     def pick(
         self,
@@ -69,107 +109,281 @@ class Selector:
         providers: tuple[str, ...],
         *,
         exclude: Collection[str] = (),
+        tried: Collection[tuple[str, str]] = (),
+        prefer: str = "",
         pinned: str = "",
+        sticky: str | None = None,
+        round: int = 0,  # noqa: A002 - its name in the contract
+        now: float | None = None,
     ) -> Candidate:
         """
-        Return the next candidate.
+        Return the next candidate. The caller asks the view whether its attempt is a probe.
 
         Args:
             snapshot: What the request is pinned to.
             model: Public name.
-            providers: Names of the providers allowed.
+            providers: Names of the providers allowed, those of the route's fallbacks included.
             exclude: Ids of credentials not to use.
+            tried: (credential id, upstream model) pairs not to use.
+            prefer: Id to go on with if it has a model left.
             pinned: The only id allowed; empty means any.
+            sticky: Id that the session is bound to.
+            round: Of the attempt loop; providers whose `retry.rounds` is smaller take no part.
+            now: Unix seconds.
 
         Raises:
             NotFound: MODEL_NOT_FOUND, no such model in the snapshot.
-            Unavailable: Nothing is eligible; the reason is that of the last obstacle.
+            Cooling: MODEL_COOLDOWN, all that could serve rest.
+            ResourceExhausted: CREDENTIALS_BUSY, all that are ready have as many attempts as they may have.
+            Unavailable: NO_CREDENTIAL, CREDENTIALS_TRIED, PINNED_NOT_ELIGIBLE, CREDENTIAL_MATERIAL_MISSING.
         """
-        key = (model, providers)
-        rings = self._rings.get(snapshot.version, {}).get(key)
-        if rings is None:
-            rings = self._build(snapshot, key)
-        for ring in rings:
-            candidates = ring.candidates
-            count = len(candidates)
-            for step in range(ring.cursor, ring.cursor + count):
-                candidate = candidates[step % count]
-                credential = candidate.credential
-                if exclude and credential.id in exclude:
-                    continue
-                if pinned and credential.id != pinned:
-                    continue
-                if not self._usable(candidate.provider, credential):
-                    continue
-                ring.cursor = (step + 1) % count
-                return candidate
-        raise self._nothing(snapshot, key, exclude, pinned)
+        if now is None:
+            now = self._now()
+        if round:
+            providers = _of_round(snapshot, providers, round)
+        ring = self._ring(snapshot, (model, providers))
+        if pinned:
+            found = None if pinned in exclude else ring.one(pinned, now, tried)
+        else:
+            found = self._again(ring, (prefer, sticky), exclude, tried, now)
+            if found is None:
+                found = ring.pick(now, exclude=exclude, tried=tried)
+        if found is not None:
+            return found
+        if not pinned:
+            for name in _fallbacks(snapshot, model):
+                found = self._ring(snapshot, (name, providers)).pick(
+                    now, exclude=exclude, tried=tried
+                )
+                if found is not None:
+                    return found
+        raise self._refusal(snapshot, (model, providers), exclude, tried, pinned, round, now)
 
-    def _build(self, snapshot: Snapshot, key: _Key) -> tuple[_Ring, ...]:
+    @staticmethod
+    def _again(
+        ring: Ring,
+        ids: tuple[str | None, ...],
+        exclude: Collection[str],
+        tried: Collection[tuple[str, str]],
+        now: float,
+    ) -> Candidate | None:
+        for id_ in ids:
+            if id_ and id_ not in exclude and (found := ring.one(id_, now, tried)) is not None:
+                return found
+        return None
+
+    # -- rings ------------------------------------------------------------------------------------
+
+    def _ring(self, snapshot: Snapshot, key: _Key) -> Ring:
+        kept = self._snapshots.get(snapshot.version)
+        ring = kept.rings.get(key) if kept is not None else None
+        return ring if ring is not None else self._build(snapshot, key)
+
+    def _build(self, snapshot: Snapshot, key: _Key) -> Ring:
         model, providers = key
         if model not in snapshot.targets:
             # Not kept: clients invent names without end.
             raise NotFound(f"no model {model!r} in the configuration", reason="MODEL_NOT_FOUND")
-        found = [
-            Candidate(provider, credential, target.model)
-            for provider, target, credential, verdict in judged(snapshot, model)
-            if verdict is Verdict.SERVES and provider.name in providers
-        ]
-        found.sort(
-            key=lambda c: (
-                -c.credential.priority,
-                c.provider.name,
-                c.credential.id,
-                c.upstream_model,
-            )
-        )
-        cursors = self._cursors(key)
-        rings = []
-        for priority, tier in itertools.groupby(found, key=lambda c: c.credential.priority):
-            candidates = tuple(tier)
-            rings.append(_Ring(candidates, cursors.get(priority, 0) % len(candidates)))
-        kept = self._rings.setdefault(snapshot.version, {})
-        while len(self._rings) > _SNAPSHOTS:
-            del self._rings[min(self._rings)]
-        if len(kept) >= _RINGS:
-            kept.clear()
-        result = tuple(rings)
-        kept[key] = result
-        return result
+        kept = self._snapshots.get(snapshot.version)
+        if kept is None:
+            kept = self._snapshots[snapshot.version] = _Rings()
+            while len(self._snapshots) > _SNAPSHOTS:
+                del self._snapshots[min(self._snapshots)]
+        strategy = snapshot.settings.strategy
+        tiers = tuple(_tiers(snapshot, model, providers, strategy, kept.candidates))
+        ring = Ring(tiers, strategy=strategy, view=self._view, usable=self._usable)
+        before = self._newest(key)
+        if before is not None:
+            ring.resume(before.state())
+        if kept.entries + len(ring) > _ENTRIES:
+            kept.rings.clear()
+            kept.candidates.clear()
+            kept.entries = 0
+        kept.rings[key] = ring
+        kept.entries += len(ring) + 1
+        return ring
 
-    def _cursors(self, key: _Key) -> dict[int, int]:
-        """Return where the rotation of each priority stands in the newest snapshot that has it."""
-        for version in sorted(self._rings, reverse=True):
-            if key in self._rings[version]:
-                rings = self._rings[version][key]
-                return {ring.candidates[0].credential.priority: ring.cursor for ring in rings}
-        return {}
+    def _newest(self, key: _Key) -> Ring | None:
+        """Return the ring of the newest snapshot that has one."""
+        for version in sorted(self._snapshots, reverse=True):
+            if (ring := self._snapshots[version].rings.get(key)) is not None:
+                return ring
+        return None
 
-    def _nothing(
-        self, snapshot: Snapshot, key: _Key, exclude: Collection[str], pinned: str
+    # -- refusals, off the hot path ---------------------------------------------------------------
+
+    def _refusal(
+        self,
+        snapshot: Snapshot,
+        key: _Key,
+        exclude: Collection[str],
+        tried: Collection[tuple[str, str]],
+        pinned: str,
+        round_: int,
+        now: float,
     ) -> PatchbayError:
-        """Say why nothing is eligible; off the hot path."""
+        """Say why nothing can be had: of the name and of all that it falls back to."""
         model, providers = key
-        verdicts = [
-            (credential.id, verdict)
-            for provider, _, credential, verdict in judged(snapshot, model)
-            if provider.name in providers and (not pinned or credential.id == pinned)
-        ]
-        serving = [id_ for id_, verdict in verdicts if verdict is Verdict.SERVES]
-        if serving and all(id_ in exclude for id_ in serving):
+        names = (model,) if pinned else (model, *_fallbacks(snapshot, model))
+        found: dict[str, Obstacle | None] = {}
+        left: set[str] = set()
+        for name in names:
+            obstacles = self._ring(snapshot, (name, providers)).obstacles(now)
+            found.update(obstacles)
+            spent = {id_ for id_, _ in tried}
+            left.update(id_ for id_ in obstacles if id_ not in exclude and id_ not in spent)
+        if pinned:
+            found = {id_: obstacle for id_, obstacle in found.items() if id_ == pinned}
+            left &= {pinned}
+        if not found:
+            return self._nobody(snapshot, model, providers, pinned, round_)
+        return _why(model, found, left, now)
+
+    @staticmethod
+    def _nobody(
+        snapshot: Snapshot, model: str, providers: tuple[str, ...], pinned: str, round_: int
+    ) -> PatchbayError:
+        if round_ and not providers:
             return Unavailable(
-                f"every credential for {model!r} was tried", reason="CREDENTIALS_TRIED"
-            )
-        if serving:
-            return Unavailable(
-                f"the credentials for {model!r} have no usable key here; the log says why",
-                reason="CREDENTIAL_MATERIAL_MISSING",
-                retry_after=1.0,
+                f"no credential for {model!r} is tried in round {round_}",
+                reason="CREDENTIALS_TRIED",
             )
         if pinned:
             return Unavailable(
                 f"the credential asked for cannot serve {model!r}", reason="PINNED_NOT_ELIGIBLE"
             )
-        states = sorted({verdict.value for _, verdict in verdicts})
-        why = f" ({', '.join(states)})" if states else ""
+        states = {
+            verdict.value
+            for provider, _, _, verdict in judged(snapshot, model)
+            if provider.name in providers and verdict is not Verdict.SERVES
+        }
+        if snapshot.settings.strategy == strategies.WEIGHTED:
+            states.add("weight 0")
+        why = f" ({', '.join(sorted(states))})" if states else ""
         return Unavailable(f"no credential serves {model!r}{why}", reason="NO_CREDENTIAL")
+
+
+def _of_round(snapshot: Snapshot, providers: tuple[str, ...], round_: int) -> tuple[str, ...]:
+    known = snapshot.provider_by_name
+    return tuple(n for n in providers if n in known and known[n].retry.rounds >= round_)
+
+
+def _fallbacks(snapshot: Snapshot, model: str) -> tuple[str, ...]:
+    """Return the names tried in place of a route, in their order, and theirs behind them."""
+    names: list[str] = []
+    waiting = [model]
+    while waiting and len(names) < _FALLBACKS:
+        route = snapshot.route_by_name.get(waiting.pop(0))
+        for name in route.fallbacks if route is not None else ():
+            if name != model and name not in names and name in snapshot.targets:
+                names.append(name)
+                waiting.append(name)
+    return tuple(names[:_FALLBACKS])
+
+
+def _tiers(
+    snapshot: Snapshot,
+    model: str,
+    providers: tuple[str, ...],
+    strategy: str,
+    shared: dict[tuple[str, str], Candidate],
+) -> Iterator[Sequence[Sequence[Candidate]]]:
+    """Yield the credentials of each priority, best first, each with its candidates."""
+    weighted = strategy == strategies.WEIGHTED
+    pools: dict[str, list[Candidate]] = {}
+    for provider, target, credential, verdict in judged(snapshot, model):
+        if verdict is not Verdict.SERVES or provider.name not in providers:
+            continue
+        if weighted and credential.weight <= 0:
+            continue
+        name = credential.id, target.model
+        candidate = shared.get(name)
+        if candidate is None:
+            candidate = shared[name] = Candidate(provider, credential, target.model)
+        pools.setdefault(credential.id, []).append(candidate)
+    place = {} if weighted else _order(snapshot, model, pools)
+
+    def order(pool: list[Candidate]) -> tuple[int, int, str]:
+        first = pool[0]
+        return -first.credential.priority, place.get(first.provider.name, 0), first.credential.id
+
+    ordered = sorted(pools.values(), key=order)
+    for _, tier in itertools.groupby(ordered, key=lambda pool: pool[0].credential.priority):
+        yield tuple(tier)
+
+
+def _order(snapshot: Snapshot, model: str, pools: dict[str, list[Candidate]]) -> dict[str, int]:
+    """
+    Return provider name → its place.
+
+    A route's are in the order of its targets; else the one with more credentials comes first, then by name.
+    """
+    if (route := snapshot.route_by_name.get(model)) is not None:
+        names = list(dict.fromkeys(target.provider for target in route.targets))
+    else:
+        counts: dict[str, int] = {}
+        for pool in pools.values():
+            counts[pool[0].provider.name] = counts.get(pool[0].provider.name, 0) + 1
+        names = sorted(counts, key=lambda name: (-counts[name], name))
+    return {name: index for index, name in enumerate(names)}
+
+
+def _why(
+    model: str, found: dict[str, Obstacle | None], left: set[str], now: float
+) -> PatchbayError:
+    """
+    Return the refusal that helps most.
+
+    Args:
+        model: Public name.
+        found: Credential id → what keeps it from serving; None where only this request tried it.
+        left: Those of them that this request has not tried.
+        now: Unix seconds.
+    """
+    standing = {id_: obstacle for id_, obstacle in found.items() if obstacle is not None}
+    whys = {id_: obstacle.why for id_, obstacle in standing.items()}
+    if any(whys.get(id_) is Why.BUSY for id_ in left):
+        return ResourceExhausted(
+            f"every ready credential for {model!r} has as many requests as it may have",
+            reason="CREDENTIALS_BUSY",
+            retry_after=1.0,
+        )
+    if left and all(whys.get(id_) is Why.MATERIAL for id_ in left):
+        return _no_material(model)
+    if len(standing) < len(found) or (not left and Why.BUSY in whys.values()):
+        return Unavailable(f"every credential for {model!r} was tried", reason="CREDENTIALS_TRIED")
+    cooling = [o for o in standing.values() if o.why is Why.COOLING]
+    if cooling:
+        soonest = min(cooling, key=lambda o: o.until)
+        error = soonest.blocked.last_error if soonest.blocked is not None else None
+        # A probe's outcome is awaited, or the clocks differ a little: not before a moment.
+        wait = soonest.until - now if soonest.until - now > 0 else 1.0
+        return Cooling(
+            f"every credential for {model!r} rests after failures; "
+            f"the first is back in {math.ceil(wait)} s{_said(error)}",
+            retry_after=wait,
+            last_error=error,
+        )
+    if any(why is Why.MATERIAL for why in whys.values()):
+        return _no_material(model)
+    reasons = sorted(
+        {o.blocked.reason for o in standing.values() if o.blocked is not None and o.blocked.reason}
+    )
+    why = f" ({', '.join(reasons).lower()})" if reasons else ""
+    return Unavailable(f"no credential serves {model!r}{why}", reason="NO_CREDENTIAL")
+
+
+def _no_material(model: str) -> PatchbayError:
+    return Unavailable(
+        f"the credentials for {model!r} have no usable key here; the log says why",
+        reason="CREDENTIAL_MATERIAL_MISSING",
+        retry_after=1.0,
+    )
+
+
+def _said(error: MarkError | None) -> str:
+    if error is None:
+        return ""
+    parts = [str(error.http_status) if error.http_status else "", error.code, error.message[:200]]
+    text = " ".join(part for part in parts if part)
+    return f"; the provider said: {text}" if text else ""

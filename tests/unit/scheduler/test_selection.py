@@ -135,14 +135,14 @@ def test_old_snapshots_are_forgotten(selector):
     provider = make_provider("a", "x")
     for version in range(1, 20):
         picks(selector, make_snapshot(provider, version=version), 1)
-    assert len(selector._rings) == 3
+    assert len(selector._snapshots) == 3
 
 
 def test_unknown_model_is_not_found(selector):
     with pytest.raises(NotFound) as caught:
         selector.pick(make_snapshot(make_provider("a", "x")), "nobody", ("a",))
     assert caught.value.reason == "MODEL_NOT_FOUND"
-    assert selector._rings == {}
+    assert selector._snapshots == {}
 
 
 def test_everything_tried_says_so(selector):
