@@ -12,7 +12,7 @@ from it. "window" is the time without the credential (or its model); r = obeys t
 | FORBIDDEN | another credential | 30 min | as said, else credential | yes |
 | PAYMENT | another credential | 30 min | as said, else credential | yes |
 | NOT_FOUND | another model of it, then another credential | 10 min | as said, else model | yes |
-| MODEL_UNSUPPORTED | another model of it, then another credential | 12 h | model | no |
+| MODEL_UNSUPPORTED | another model of it, then another credential | 1 h | model | no |
 | QUOTA | as its scope says | r, else 1 s doubling to 30 min | as said, else model | yes |
 | OVERLOADED | as its scope says | r, else 1 s doubling to `transient` | as said, else model | yes |
 | TRANSIENT | as its scope says | r, else 60 s | as said, else model | yes |
@@ -49,6 +49,9 @@ CONNECTION_FAILED = "UPSTREAM_CONNECTION"
 """Reason of an UpstreamError whose connection failed or broke before an answer head."""
 TRUNCATED = "UPSTREAM_TRUNCATED"
 """Reason of an UpstreamError: the provider's connection broke in the middle of its answer."""
+
+EMPTY = "UPSTREAM_EMPTY"
+"""Reason of an UpstreamError: a stream that ended without a chunk."""
 
 NO_SCHEDULER = "NO_SCHEDULER"
 """Reason of an Unavailable: no scheduler answered; whether it opened the attempt is not known."""
@@ -165,7 +168,7 @@ class CoolingPolicy:
     forbidden: float = 1800.0
     payment: float = 1800.0
     not_found: float = 600.0
-    unsupported: float = 43200.0
+    unsupported: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def test_decide_rule_outranks_kind(kind: FaultKind, action: Action, expected: Ne
         (FaultKind.FORBIDDEN, Consequence(CREDENTIAL, 1800, 1800)),
         (FaultKind.PAYMENT, Consequence(CREDENTIAL, 1800, 1800)),
         (FaultKind.NOT_FOUND, Consequence(MODEL, 600, 600)),
-        (FaultKind.MODEL_UNSUPPORTED, Consequence(MODEL, 43200, 43200)),
+        (FaultKind.MODEL_UNSUPPORTED, Consequence(MODEL, 3600, 3600)),
         (FaultKind.QUOTA, Consequence(MODEL, 1, 1800, 3600)),
         (FaultKind.OVERLOADED, Consequence(MODEL, 1, 60, 3600)),
         (FaultKind.TRANSIENT, Consequence(MODEL, 60, 60, 3600)),

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import faults
+from patchbay_gateway.edge.dialects import faulting, faulting_claude, faults
 from patchbay_gateway.edge.dialects.openai_response import event_type
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patchbay.errors import PatchbayError
+    from patchbay.errors import PatchbayError, UpstreamError
     from patchbay_gateway.edge.dialects.port import ModelCard, StreamState
+    from patchbay_gateway.kernel.outcomes import Fault
 
 _JSON: Final = (b"content-type", b"application/json")
 _TYPES: Final = {
@@ -47,7 +48,15 @@ class ClaudeDialect:
     """`claude`."""
 
     name = "claude"
+    limit_signs: tuple[tuple[str, str], ...] = (
+        ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-limit"),
+        ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-limit"),
+    )
     stream_content_type = b"text/event-stream; charset=utf-8"
+
+    def fault(self, error: UpstreamError, now: float) -> Fault:
+        """Return in neutral words what a provider reported."""
+        return faulting.fault_of(error, now, faulting_claude.PECULIAR)
 
     def error(self, error: PatchbayError, request_id: str) -> ClientError:
         """Return *error* as an HTTP answer."""

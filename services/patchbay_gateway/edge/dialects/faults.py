@@ -77,10 +77,13 @@ _OWN_REASONS: Final = frozenset(
 _CREDENTIAL_REFUSED: Final = frozenset({401, 403, 407})
 _MAX_MESSAGE: Final = 2048
 _DEFAULT_RETRY_AFTER: Final = 1.0
-# A provider's message may quote what it was sent.
+# A provider's message may quote what it was sent: what follows the word for a secret, what looks like one.
 _SECRETS: Final = re.compile(
-    r"(?i)(\b(?:api[_-]?key|access[_-]?token|token|authorization|secret)\b[\"']?\s*[:=]\s*[\"']?(?:bearer\s+)?"
-    r"|\bbearer\s+)[^\s\"',;}]{6,}"
+    r"(?i)(\b(?:api[_-]?key|access[_-]?token|refresh[_-]?token|token|authorization|secret|password|key)\b[\"']?"
+    r"\s*[:=]\s*[\"']?(?:bearer\s+)?|\bbearer\s+|\bapi key provided:\s*)[^\s\"',;}&]{6,}"
+)
+_LOOKS_SECRET: Final = re.compile(
+    r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|hf|ghp|gho|key)[-_]|AIza|ya29\.|eyJ)[A-Za-z0-9_\-.*]{8,}"
 )
 
 _log = logs.get_logger("edge.faults")
@@ -163,9 +166,23 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return *text* cut to 2048 characters and without what follows the word for a secret."""
-    text = _SECRETS.sub(r"\1[REDACTED]", text)
+    """Return *text* cut to 2048 characters and without secrets."""
+    text = _blotted(text)
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+
+
+def brief(text: str) -> str:
+    """Return *text* as it may be kept and shown: without secrets, one line, at most 2048 bytes."""
+    # Cut before the work and after: blotting out makes a text longer, but not by much.
+    line = " ".join(_blotted(text[: 4 * _MAX_MESSAGE]).split())
+    encoded = line.encode("utf-8", "replace")
+    if len(encoded) <= _MAX_MESSAGE:
+        return line
+    return encoded[: _MAX_MESSAGE - 3].decode("utf-8", "ignore") + "…"
+
+
+def _blotted(text: str) -> str:
+    return _LOOKS_SECRET.sub("[REDACTED]", _SECRETS.sub(r"\1[REDACTED]", text))
 
 
 def upstream_object(error: errors.UpstreamError) -> Any:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import faults
+from patchbay_gateway.edge.dialects import faulting, faulting_gemini, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patchbay.errors import PatchbayError
+    from patchbay.errors import PatchbayError, UpstreamError
     from patchbay_gateway.edge.dialects.port import ModelCard, StreamState
+    from patchbay_gateway.kernel.outcomes import Fault
 
 _JSON: Final = (b"content-type", b"application/json; charset=UTF-8")
 _STATUS: Final = {
@@ -52,12 +53,17 @@ class GeminiDialect:
     """
 
     name = "gemini"
+    limit_signs: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, *, sse: bool = True) -> None:
         self._sse = sse
         self.stream_content_type = (
             b"text/event-stream; charset=utf-8" if sse else b"application/json; charset=UTF-8"
         )
+
+    def fault(self, error: UpstreamError, now: float) -> Fault:
+        """Return in neutral words what a provider reported."""
+        return faulting.fault_of(error, now, faulting_gemini.PECULIAR)
 
     def error(self, error: PatchbayError, request_id: str) -> ClientError:
         """Return *error* as an HTTP answer."""

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import faults
+from patchbay_gateway.edge.dialects import faulting, faulting_openai, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patchbay.errors import PatchbayError
+    from patchbay.errors import PatchbayError, UpstreamError
     from patchbay_gateway.edge.dialects.port import ModelCard, StreamState
+    from patchbay_gateway.kernel.outcomes import Fault
 
 _JSON: Final = (b"content-type", b"application/json")
 # HTTP status → (type, code).
@@ -81,7 +82,15 @@ class OpenAIDialect:
     """`openai`."""
 
     name = "openai"
+    limit_signs: tuple[tuple[str, str], ...] = (
+        ("x-ratelimit-remaining-requests", "x-ratelimit-limit-requests"),
+        ("x-ratelimit-remaining-tokens", "x-ratelimit-limit-tokens"),
+    )
     stream_content_type = b"text/event-stream; charset=utf-8"
+
+    def fault(self, error: UpstreamError, now: float) -> Fault:
+        """Return in neutral words what a provider reported."""
+        return faulting.fault_of(error, now, faulting_openai.PECULIAR)
 
     def error(self, error: PatchbayError, request_id: str) -> ClientError:
         """Return *error* as an HTTP answer."""

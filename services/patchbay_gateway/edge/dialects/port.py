@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patchbay.errors import Headers, PatchbayError
+    from patchbay.errors import Headers, PatchbayError, UpstreamError
+    from patchbay_gateway.kernel.outcomes import Fault
 
 
 class ChunkKind(enum.Enum):
@@ -70,6 +71,12 @@ class Dialect(Protocol):
     name: str
     """`openai`, `openai-response`, `claude`, `gemini`."""
     stream_content_type: bytes
+    limit_signs: tuple[tuple[str, str], ...]
+    """Names of (remaining, limit) headers by which this dialect's providers tell of limits."""
+
+    def fault(self, error: UpstreamError, now: float) -> Fault:
+        """Return in neutral words what a provider of this dialect reported; *now* in unix seconds."""
+        ...
 
     def error(self, error: PatchbayError, request_id: str) -> ClientError:
         """
