@@ -1,73 +1,26 @@
-"""What the fake upstream says: its script, and OpenAI's bodies and stream frames. No I/O."""
+"""OpenAI's bodies and stream frames: chat, completions, responses, embeddings. No I/O."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-FOREVER = 3600.0
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Script:
-    """What to do with one request. Counts are content chunks, one word and one token each."""
-
-    chunks: int = 16
-    delay_ms: float = 0
-    """Pause before each chunk."""
-    bytes_per_write: int = 0
-    """Cut each write into pieces of so many bytes; 0 does not."""
-    frames_per_write: int = 1
-    """Content frames joined into one write; only without delay."""
-    status: int = 200
-    error: str = "as told"
-    """Message of an error answer."""
-    retry_after: str = ""
-    stall: str = ""
-    """`head`: no answer at all; `body`: a head and then nothing; `N`: nothing after N chunks."""
-    stall_s: float = FOREVER
-    half_frame_after: int = -1
-    """After so many chunks send half of the next one and close."""
-    close_after: int = -1
-    """After so many chunks close without an end."""
-    drop: bool = False
-    """Close when the request has arrived, without a byte of an answer."""
-    close_idle: bool = False
-    """Close the connection after a whole answer that promised keep-alive."""
-    error_after: int = -1
-    """After so many chunks send an error event inside the 200 and end."""
-    usage: str = "asked"
-    """`asked`: as OpenAI does; `always`; `never`; `each`: in every chunk, growing."""
-    done: bool = True
-    """Whether [DONE] ends chat and completions streams."""
-    finish: bool = True
-    """Whether a finish_reason is sent."""
-    crlf: bool = False
-    """CRLF line ends."""
-    spaces: bool = False
-    """JSON with a blank after colon and comma."""
-    cached: int = 0
-    """Cached input tokens to report."""
-    reasoning: int = 0
-    """Reasoning tokens to report."""
-    location: str = ""
-    """Answer a redirect to here."""
-    padding: int = 0
-    """So many extra bytes in a non-streamed answer or error."""
+from tests.fakes.script import (
+    WEATHER,
+    Json,
+    Request,
+    Script,
+    dumps,
+    limit_headers,
+    text,
+    word,
+    words_of,
+)
 
 
-class Request(Protocol):
-    """What the talk needs to know of a request."""
+class OpenAITalk:
+    """One request."""
 
-    id: int
-    path: str
-    model: str
-
-
-class Talk:
-    """The words: bodies and frames of one request's dialect."""
+    stream_type = "text/event-stream; charset=utf-8"
 
     def __init__(self, script: Script, record: Request, document: Json) -> None:
         self._script = script
@@ -75,10 +28,15 @@ class Talk:
         self._id = record.id
         path = record.path.partition("?")[0]
         self._kind = path.rsplit("/", 1)[-1]
-        self._input = max(1, len(json.dumps(document.get("messages", document)).split()))
+        self._input = words_of(document, "messages")
         options = document.get("stream_options") or {}
         self._asked = options.get("include_usage") is True
         self._document = document
+        limits = {"x-ratelimit-%s-requests": "999", "x-ratelimit-%s-tokens": "9999"}
+        self.head = {
+            "x-request-id": f"fake-{record.id}",
+            "openai-processing-ms": "1",
+        } | limit_headers(script, limits, "30s")
 
     @property
     def reports_usage(self) -> bool:
@@ -117,13 +75,6 @@ class Talk:
             "completion_tokens_details": reasoning,
         } | total
 
-    def dumps(self, document: Json) -> bytes:
-        separators = (", ", ": ") if self._script.spaces else (",", ":")
-        return json.dumps(document, separators=separators).encode()
-
-    def _text(self) -> str:
-        return "".join(_word(i) for i in range(self._script.chunks))
-
     def whole(self) -> Json:
         usage = {} if self._script.usage == "never" else {"usage": self.usage(self._script.chunks)}
         padding = {"padding": "x" * self._script.padding} if self._script.padding else {}
@@ -134,13 +85,56 @@ class Talk:
             vectors = [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]
             return {"object": "list", "data": vectors, "model": self._model}
         if self._kind == "responses":
-            return self._response("completed", [self._item("completed", self._text())])
+            calls = [self._call_item(i, WEATHER) for i in range(self._script.tools)]
+            said = self._item("completed", text(self._script.chunks))
+            return self._response("completed", [said, *calls])
         if self._kind == "completions" and "messages" not in self._document:
-            choice: Json = {"index": 0, "text": self._text(), "finish_reason": "stop"}
+            choice: Json = {"index": 0, "text": text(self._script.chunks), "finish_reason": "stop"}
             return self._envelope("text_completion", choice)
-        message = {"role": "assistant", "content": self._text()}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        message: Json = {"role": "assistant", "content": text(self._script.chunks)}
+        if self._script.tools:
+            message["tool_calls"] = [self._call(i, WEATHER) for i in range(self._script.tools)]
+        choice = {"index": 0, "message": message, "finish_reason": self._finish}
         return self._envelope("chat.completion", choice)
+
+    @property
+    def _finish(self) -> str:
+        return self._script.finishing or ("tool_calls" if self._script.tools else "stop")
+
+    def _call(self, index: int, arguments: Json | None) -> Json:
+        said = json.dumps(arguments, ensure_ascii=False) if arguments is not None else ""
+        function = {"name": "get_weather", "arguments": said}
+        return {"id": f"call_{self._id}_{index}", "type": "function", "function": function}
+
+    def _call_item(self, index: int, arguments: Json | None) -> Json:
+        return {
+            "id": f"fc_{self._id}_{index}",
+            "type": "function_call",
+            "status": "in_progress" if arguments is None else "completed",
+            "call_id": f"call_{self._id}_{index}",
+            "name": "get_weather",
+            "arguments": "" if arguments is None else json.dumps(arguments),
+        }
+
+    def _call_events(self, number: int) -> list[bytes]:
+        frames = []
+        said = json.dumps(WEATHER)
+        for index in range(self._script.tools):
+            place = {"output_index": index + 1, "item_id": f"fc_{self._id}_{index}"}
+            item = {"output_index": index + 1, "item": self._call_item(index, None)}
+            done = {"output_index": index + 1, "item": self._call_item(index, WEATHER)}
+            kind = "response.function_call_arguments"
+            frames += [
+                self._event(number, "response.output_item.added", item),
+                self._event(number + 1, f"{kind}.delta", place | {"delta": said[:9]}),
+                self._event(number + 2, f"{kind}.delta", place | {"delta": said[9:]}),
+                self._event(
+                    number + 3, f"{kind}.done", place | {"name": "get_weather", "arguments": said}
+                ),
+                self._event(number + 4, "response.output_item.done", done),
+            ]
+            number += 5
+        return frames
 
     @property
     def _chat(self) -> bool:
@@ -162,13 +156,13 @@ class Talk:
         return [self._delta({"role": "assistant", "content": ""}, None, 0)] if self._chat else []
 
     def piece(self, index: int) -> bytes:
-        word = _word(index)
+        said = word(index)
         if self._kind == "responses":
-            more = self._place() | {"delta": word, "logprobs": []}
+            more = self._place() | {"delta": said, "logprobs": []}
             return self._event(4 + index, "response.output_text.delta", more)
         if self._chat:
-            return self._delta({"content": word}, None, index + 1)
-        return self._data(self._envelope("text_completion", _text_choice(word, None)))
+            return self._delta({"content": said}, None, index + 1)
+        return self._data(self._envelope("text_completion", _text_choice(said, None)))
 
     def closing(self) -> list[bytes]:
         chunks, script = self._script.chunks, self._script
@@ -176,26 +170,37 @@ class Talk:
             if not script.finish:
                 return []
             done = self.whole()
-            item = self._item("completed", self._text())
+            item = self._item("completed", text(self._script.chunks))
             return [
                 self._event(
                     4 + chunks,
                     "response.output_text.done",
-                    self._place() | {"text": self._text(), "logprobs": []},
+                    self._place() | {"text": text(self._script.chunks), "logprobs": []},
                 ),
                 self._event(
                     5 + chunks,
                     "response.content_part.done",
-                    self._place() | {"part": _part(self._text())},
+                    self._place() | {"part": _part(text(self._script.chunks))},
                 ),
                 self._event(
                     6 + chunks, "response.output_item.done", {"output_index": 0, "item": item}
                 ),
-                self._event(7 + chunks, "response.completed", {"response": done}),
+                *self._call_events(7 + chunks),
+                self._event(
+                    7 + chunks + 5 * script.tools, "response.completed", {"response": done}
+                ),
             ]
         frames = []
+        if self._chat:
+            for index in range(script.tools):
+                begun = {"index": index} | self._call(index, None)
+                frames.append(self._delta({"tool_calls": [begun]}, None, chunks))
+                said = json.dumps(WEATHER, ensure_ascii=False)
+                for part in (said[:9], said[9:]):
+                    more = {"index": index, "function": {"arguments": part}}
+                    frames.append(self._delta({"tool_calls": [more]}, None, chunks))
         if script.finish and self._chat:
-            frames.append(self._delta({}, "stop", chunks))
+            frames.append(self._delta({}, self._finish, chunks))
         elif script.finish:
             frames.append(self._data(self._envelope("text_completion", _text_choice("", "stop"))))
         if self.reports_usage:
@@ -206,10 +211,26 @@ class Talk:
             frames.append(b"data: [DONE]\n\n")
         return frames
 
+    def failure(self, status: int) -> Json:
+        code = self._script.code or None
+        return {
+            "error": {
+                "message": self._script.error,
+                "type": "fake_error",
+                "param": None,
+                "code": code,
+            }
+        }
+
     def error(self) -> bytes:
         if self._kind == "responses":
-            return self._event(9, "error", {"code": "server_error", "message": self._script.error})
-        error = {"message": self._script.error, "type": "server_error", "code": None}
+            return self._event(
+                9,
+                "error",
+                {"code": self._script.code or "server_error", "message": self._script.error},
+            )
+        code = self._script.code or None
+        error = {"message": self._script.error, "type": "server_error", "code": code}
         return self._data({"error": error})
 
     def _delta(self, delta: Json, finish: str | None, sent: int) -> bytes:
@@ -250,8 +271,8 @@ class Talk:
             "usage": None,
         }
 
-    def _item(self, status: str, text: str) -> Json:
-        content = [_part(text)] if text else []
+    def _item(self, status: str, said: str) -> Json:
+        content = [_part(said)] if said else []
         return {
             "id": f"msg_{self._id}",
             "type": "message",
@@ -264,20 +285,16 @@ class Talk:
         return {"item_id": f"msg_{self._id}", "output_index": 0, "content_index": 0}
 
     def _event(self, number: int, kind: str, more: Json) -> bytes:
-        body = self.dumps({"type": kind, "sequence_number": number} | more)
+        body = dumps(self._script, {"type": kind, "sequence_number": number} | more)
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), body)
 
     def _data(self, event: Json) -> bytes:
-        return b"data: " + self.dumps(event) + b"\n\n"
+        return b"data: " + dumps(self._script, event) + b"\n\n"
 
 
-def _word(index: int) -> str:
-    return f"word{index} "
+def _part(said: str) -> Json:
+    return {"type": "output_text", "text": said, "annotations": [], "logprobs": []}
 
 
-def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _text_choice(text: str, finish: str | None) -> Json:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+def _text_choice(said: str, finish: str | None) -> Json:
+    return {"index": 0, "text": said, "logprobs": None, "finish_reason": finish}

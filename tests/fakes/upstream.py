@@ -2,10 +2,12 @@
 A provider that does what a test tells it to, and remembers everything that reached it.
 
 Run it as a process (`python tests/fakes/upstream.py --port N --log FILE`; port 0 prints the one it got)
-or embed it (`async with running_upstream() as fake`). It speaks OpenAI chat, completions, responses and
-embeddings below any prefix ending in /v1, and plain GET. What it shall do (`Script`) comes, later ones
-first, from its defaults, the model name (`anything@chunks=64,delay_ms=20`), headers (`x-fake-chunks: 64`)
-and the body (`"fake": {"chunks": 64}`).
+or embed it (`async with running_upstream() as fake`). It speaks, below any prefix, OpenAI chat, completions,
+responses and embeddings, Anthropic messages and count_tokens, Gemini generate, stream and count, and lists
+models in each. What it shall do (`Script`) comes, later ones first, from its defaults, the model name
+(`anything@chunks=64,delay_ms=20`), headers (`x-fake-chunks: 64`) and the body (`"fake": {"chunks": 64}`).
+A credential is looked at only where the script names the one it wants, or with `--introspect URL`, where an
+identity server is asked whether an access token lives.
 
 `GET /__log` answers all records as JSON; `--log` gets a line when a request has arrived and one when it
 has ended. Not here: speed for benchmarks (bench/ has its own).
@@ -29,10 +31,11 @@ if __name__ == "__main__":
     # Run as a file, the folder on the path is this one and not the repository.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.fakes.openai_talk import Json, Script, Talk
+from tests.fakes.script import Json, Script, Talk, dumps
+from tests.fakes.talks import asked, models, talk_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 @dataclass
@@ -72,8 +75,17 @@ class FakeUpstream:
         *,
         attempt_header: str = "x-patchbay-attempt",
         log: Path | None = None,
+        accepts: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
+        """
+        Args:
+            defaults: What to do with requests that say nothing.
+            attempt_header: Name of the header that carries an attempt.
+            log: Where lines go.
+            accepts: Asked whether a credential lives; None: every one does.
+        """
         self.defaults = defaults or Script()
+        self.accepts = accepts
         self.records: list[Record] = []
         self.connections = 0
         """Connections accepted so far."""
@@ -216,9 +228,11 @@ class _Connection(asyncio.Protocol):
             document = json.loads(body) if body[:1] == b"{" else {}
         except ValueError:
             document = {}
-        script = _script(self.fake.defaults, head, document)
-        record.model = str(document.get("model", "")).partition("@")[0]
-        record.stream = document.get("stream") is True
+        model, record.stream = asked(head.path, head.headers, document)
+        record.model = model.partition("@")[0]
+        script = _script(self.fake.defaults, head, document, model)
+        if not await self._knows(script, head):
+            script = dataclasses.replace(script, status=401, error="invalid credential")
         try:
             if script.stall == "head":
                 await asyncio.sleep(script.stall_s)
@@ -231,34 +245,49 @@ class _Connection(asyncio.Protocol):
         if close and self._transport is not None:
             self._transport.close()
 
+    async def _knows(self, script: Script, head: _Head) -> bool:
+        if not script.token and self.fake.accepts is None:
+            return True
+        headers = head.headers
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        shown = headers.get("x-api-key") or headers.get("x-goog-api-key") or bearer
+        if script.token and shown != script.token:
+            return False
+        return self.fake.accepts is None or await self.fake.accepts(shown)
+
     async def _play(self, script: Script, record: Record, document: Json) -> None:
+        talk = talk_of(script, record, document)
         if script.location:
-            await self._whole(script, record, 307, b"", f"location: {script.location}\r\n")
+            await self._whole(script, record, talk, b"", 307, {"location": script.location})
             return
         if script.status >= 400:
-            error = {"message": script.error, "type": "fake_error", "param": None, "code": None}
-            text = json.dumps({"error": error, "padding": "x" * script.padding})
-            more = f"retry-after: {script.retry_after}\r\n" if script.retry_after else ""
-            await self._whole(script, record, script.status, text.encode(), more)
+            told = {"retry-after": script.retry_after, "retry-after-ms": script.retry_after_ms}
+            error = talk.failure(script.status)
+            if script.padding:
+                error["padding"] = "x" * script.padding
+            more = {name: value for name, value in told.items() if value}
+            await self._whole(script, record, talk, dumps(script, error), script.status, more)
             return
-        talk = Talk(script, record, document)
+        listed = models(script, record)
+        if listed is not None:
+            await self._whole(script, record, talk, dumps(script, listed))
+            return
         if record.method != "POST" or not record.stream:
             if script.error_after >= 0:
-                text = json.dumps({"error": {"message": script.error, "type": "fake_error"}})
-                await self._whole(script, record, 200, text.encode())
+                await self._whole(script, record, talk, dumps(script, talk.failure(503)))
                 return
             record.tokens = talk.tokens(script.chunks)
-            await self._whole(script, record, 200, talk.dumps(talk.whole()))
+            await self._whole(script, record, talk, dumps(script, talk.whole()))
             record.completed = True
             return
         await self._stream(script, record, talk)
 
     async def _stream(self, script: Script, record: Record, talk: Talk) -> None:
         record.status = 200
+        lines = "".join(f"{name}: {value}\r\n" for name, value in talk.head.items())
         await self._send(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-            b"transfer-encoding: chunked\r\nx-request-id: fake-%d\r\n"
-            b"openai-processing-ms: 1\r\nconnection: keep-alive\r\n\r\n" % record.id
+            f"HTTP/1.1 200 OK\r\ncontent-type: {talk.stream_type}\r\n{lines}"
+            "transfer-encoding: chunked\r\nconnection: keep-alive\r\n\r\n".encode()
         )
         if script.stall == "body":
             await asyncio.sleep(script.stall_s)
@@ -309,7 +338,7 @@ class _Connection(asyncio.Protocol):
 
     async def _frame(self, script: Script, data: bytes) -> None:
         if script.crlf:
-            data = data.replace(b"\n", b"\r\n")
+            data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         step = script.bytes_per_write or len(data)
         for start in range(0, len(data), step):
             part = data[start : start + step]
@@ -318,11 +347,19 @@ class _Connection(asyncio.Protocol):
                 await asyncio.sleep(0)
 
     async def _whole(
-        self, script: Script, record: Record, status: int, body: bytes, more: str = ""
+        self,
+        script: Script,
+        record: Record,
+        talk: Talk,
+        body: bytes,
+        status: int = 200,
+        more: dict[str, str] | None = None,
     ) -> None:
+        headers = talk.head | (more or {})
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
             f"HTTP/1.1 {status} Fake\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: fake-{record.id}\r\n{more}\r\n"
+            f"content-length: {len(body)}\r\n{lines}\r\n"
         )
         record.status = status
         if script.stall == "body":
@@ -351,9 +388,9 @@ class _Connection(asyncio.Protocol):
         )
 
 
-def _script(defaults: Script, head: _Head, document: Json) -> Script:
+def _script(defaults: Script, head: _Head, document: Json, model: str = "") -> Script:
     told: dict[str, Any] = {}
-    _, _, suffix = str(document.get("model", "")).partition("@")
+    _, _, suffix = model.partition("@")
     for pair in suffix.split(",") if suffix else ():
         key, _, value = pair.partition("=")
         told[key] = value
@@ -385,9 +422,10 @@ async def running_upstream(
     host: str = "127.0.0.1",
     attempt_header: str = "x-patchbay-attempt",
     log: Path | None = None,
+    accepts: Callable[[str], Awaitable[bool]] | None = None,
 ) -> AsyncIterator[FakeUpstream]:
     """Serve until the block ends; `fake.port` is the port."""
-    fake = FakeUpstream(defaults, attempt_header=attempt_header, log=log)
+    fake = FakeUpstream(defaults, attempt_header=attempt_header, log=log, accepts=accepts)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(fake), host, port, backlog=2048)
     fake.port = server.sockets[0].getsockname()[1]
@@ -400,6 +438,19 @@ async def running_upstream(
         await server.wait_closed()
 
 
+def _introspecting(url: str) -> Callable[[str], Awaitable[bool]]:
+    """Return what asks an identity server (RFC 7662)."""
+    import httpx  # noqa: PLC0415 - only where it is wanted; it takes a while to load
+
+    client = httpx.AsyncClient(trust_env=False, verify=False)
+
+    async def lives(token: str) -> bool:
+        answer = await client.get(url, params={"token": token})
+        return answer.json().get("active") is True
+
+    return lives
+
+
 async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
@@ -407,6 +458,7 @@ async def _main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--attempt-header", default="x-patchbay-attempt")
     parser.add_argument("--set", action="append", default=[], help="a default: chunks=64")
+    parser.add_argument("--introspect", help="URL that says whether an access token lives")
     options = parser.parse_args()
     told = dict(pair.split("=", 1) for pair in options.set)
     defaults = _script(Script(), _Head("", "", {}), {"fake": told})
@@ -419,6 +471,7 @@ async def _main() -> None:
         host=options.host,
         attempt_header=options.attempt_header,
         log=options.log,
+        accepts=_introspecting(options.introspect) if options.introspect else None,
     ) as fake:
         print(f"listening on {fake.url}", flush=True)  # noqa: T201 - the caller waits for this line
         await stop.wait()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-from tests.fakes.openai_talk import Script
+from tests.fakes.script import Script
 from tests.fakes.upstream import FakeUpstream, running_upstream
 
 from patchbay import errors, secrets, tokens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from tests.fakes.openai_talk import Script
+from tests.fakes.script import Script
 from tests.fakes.upstream import FakeUpstream, running_upstream
 
 from patchbay import errors, secrets
