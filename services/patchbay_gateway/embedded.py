@@ -59,6 +59,9 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         executors = await stack.enter_async_context(
             running_executors(settings.plugins, roots=roots.plugins)
         )
+        built_in = InProcessChannel(executors.servicers)
+        stack.push_async_callback(built_in.close)
+        local = dict.fromkeys(BUILT_IN, built_in)
         usage = await stack.enter_async_context(
             running_usage(
                 config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
@@ -67,20 +70,18 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         scheduler = await stack.enter_async_context(
             running_scheduler(
                 config, settings, store=store, holder=holder, roots=roots, clock=clock,
-                shutdown=shutdown,
+                shutdown=shutdown, local=local,
             )
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
-        built_in = InProcessChannel(executors.servicers)
         stack.push_async_callback(channel.close)
-        stack.push_async_callback(built_in.close)
         edge = await stack.enter_async_context(
             running_edge(
                 settings,
                 store=store,
                 holder=holder,
                 scheduler=ChannelCalls([channel]),
-                local=dict.fromkeys(BUILT_IN, built_in),
+                local=local,
                 roots=roots,
                 clock=clock,
                 shutdown=shutdown,

@@ -167,6 +167,9 @@ async def _data(
         executors = await stack.enter_async_context(
             running_executors(settings.plugins, roots=roots.plugins)
         )
+        built_in = InProcessChannel(executors.servicers)
+        stack.push_async_callback(built_in.close)
+        local = dict.fromkeys(BUILT_IN, built_in)
         scheduler = await stack.enter_async_context(
             running_scheduler(
                 config,
@@ -178,19 +181,18 @@ async def _data(
                 shutdown=shutdown,
                 publish=False,
                 journal_dir=own / "journal",
+                local=local,
             )
         )
         channel = InProcessChannel({SCHEDULER: scheduler})
-        built_in = InProcessChannel(executors.servicers)
         stack.push_async_callback(channel.close)
-        stack.push_async_callback(built_in.close)
         edge = await stack.enter_async_context(
             running_edge(
                 settings,
                 store=store,
                 holder=holder,
                 scheduler=ChannelCalls([channel]),
-                local=dict.fromkeys(BUILT_IN, built_in),
+                local=local,
                 roots=roots,
                 clock=clock,
                 shutdown=shutdown,

@@ -55,7 +55,7 @@ def build_snapshot(
 
     Args:
         config: The configuration.
-        material: Credential id → material; a credential without is published disabled.
+        material: Credential id → material; a credential without keeps what it was published with.
         digests: Name of client key → digest; a key without is left out.
         prices: Of the prices file, in its order.
         previous: What was published last, for credential versions.
@@ -159,8 +159,12 @@ def _credential(
 ) -> form.CredentialEntry:
     kind = source.kind if source is not None else KEYLESS
     found = material.get(id_)
-    fingerprint = found.fingerprint if found is not None else ""
     before = known.get(id_)
+    if found is not None:
+        fingerprint = found.fingerprint
+    else:
+        # Another publisher may have it, and does not lose it because this one was not given it.
+        fingerprint = before.fingerprint if before is not None and before.kind == kind else ""
     if before is not None and (before.kind, before.fingerprint) == (kind, fingerprint):
         version = before.version
     else:
@@ -179,7 +183,7 @@ def _credential(
         weight=source.weight,
         prefix=source.prefix or "",
         proxy_url=source.proxy_url or "",
-        disabled=source.disabled or found is None,
+        disabled=source.disabled,
         excluded_models=source.excluded_models,
         max_in_flight=source.max_in_flight,
         oauth2=_oauth2(source.oauth2) if source.oauth2 is not None else None,

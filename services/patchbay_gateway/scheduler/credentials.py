@@ -1,12 +1,14 @@
 """
 Credential material of this scheduler: held in memory, and sealed for the executor that will use it.
 
-Material comes from the configuration (a value, a variable or a file) and never leaves this object but
-sealed for one plugin, for the provider's origin alone, for `SEALED_FOR`. The snapshot carries a fingerprint
-of the material it was published with; where ours differs (a file that this scheduler has not seen yet, or a
-key it was not given) the credential is not usable here.
+API keys come from the configuration (a value, a variable or a file), OAuth tokens from the durable records;
+neither leaves this object but sealed for one plugin, for the provider's origin alone, for `SEALED_FOR`. The
+snapshot carries a fingerprint of the key it was published with; where ours differs (a file that this
+scheduler has not seen yet, or a key it was not given) the credential is not usable here. A token is usable
+until it expires.
 
-Not here: choosing one (selection.py), what the snapshot says about them (publish.py).
+Not here: choosing one (selection.py), what the snapshot says about them (plugins/building.py), refreshing
+(refresh.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from patchbay.keys import sealing_key
 from patchbay.secrets import origin_of, seal
 from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.plugins.building import KEYLESS, implicit_id
+from patchbay_gateway.scheduler.refresh_rules import usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,11 +33,14 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config
     from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry
+    from patchbay_gateway.scheduler.durable.port import CredentialRecord
 
 __all__ = ["KEYLESS", "SEALED_FOR", "Credentials", "Material", "implicit_id", "read_material"]
 
 _log = logs.get_logger("scheduler.credentials")
 
+OAUTH: Final = "oauth2"
+"""Kind of a credential whose material is in the durable records."""
 SEALED_FOR: Final = 900.0
 """Seconds for which a sealed secret can be opened."""
 # Sealed anew when less is left: an attempt that was leased just before still has to reach its executor,
@@ -57,7 +63,7 @@ def read_material(
     config: Config, environ: Mapping[str, str], store_root: bytes
 ) -> dict[str, Material]:
     """
-    Return credential id → material.
+    Return credential id → material, of all but OAuth credentials.
 
     A credential whose source is missing has none and is named in the log; the others serve on. Reads
     files: not for the event loop.
@@ -71,12 +77,7 @@ def read_material(
                 found[credential.id] = Material(KEYLESS, {})
                 continue
             if credential.kind != "api_key":
-                _log.warning(
-                    "credentials of this kind are not served yet",
-                    credential=credential.id,
-                    kind=credential.kind,
-                )
-                continue
+                continue  # its material is in the durable records
             try:
                 value = credential.resolve(environ)
             except PatchbayError as error:
@@ -106,10 +107,14 @@ class Credentials:
         self._clock = clock
         self._material: dict[tuple[str, str], Material] = {}
         self._previous: dict[tuple[str, str], Material] = {}
+        self._records: dict[str, CredentialRecord] = {}
+        self._disabled: set[str] = set()
         self._sealed: dict[tuple[str, str, int, str], tuple[secret_pb2.SealedSecret, float]] = {}
         self._keys: dict[str, bytes] = {}
         self.generation = 0
-        """Grows with each `replace`."""
+        """Grows with each change of what is usable, time aside."""
+        self.changes: dict[str, int] = {}
+        """Credential id → how often its record's material changed."""
 
     def replace(self, material: Mapping[str, Material]) -> None:
         """
@@ -122,13 +127,67 @@ class Credentials:
         self._sealed.clear()
         self.generation += 1
 
+    def take(self, credential_id: str, record: CredentialRecord | None) -> None:
+        """Hold the material of *record* from now on; None: there is none any more."""
+        before = self._records.get(credential_id)
+        disabled = record is not None and record.disabled
+        if disabled != (credential_id in self._disabled):
+            (self._disabled.add if disabled else self._disabled.discard)(credential_id)
+            self.generation += 1
+        if record is None:
+            self._records.pop(credential_id, None)
+        else:
+            self._records[credential_id] = record
+        if (before.version if before else 0) != (record.version if record else 0):
+            self.changes[credential_id] = self.changes.get(credential_id, 0) + 1
+            for key in [key for key in self._sealed if key[1] == credential_id]:
+                del self._sealed[key]
+            if bool(before and before.access) != bool(record and record.access):
+                self.generation += 1
+
+    def version(self, credential: CredentialEntry) -> int:
+        """Return the version of the material: the record's, for a token; else the snapshot's."""
+        if credential.kind != OAUTH:
+            return credential.version
+        record = self._records.get(credential.id)
+        return record.version if record is not None else 0
+
+    def attributes(self, credential: CredentialEntry) -> Mapping[str, str]:
+        """Return what the auth provider said of the credential for executors."""
+        record = self._records.get(credential.id)
+        return record.attributes if record is not None else {}
+
     def _find(self, credential: CredentialEntry) -> Material | None:
         key = (credential.id, credential.fingerprint)
         return self._material.get(key) or self._previous.get(key)
 
     def usable(self, provider: ProviderEntry, credential: CredentialEntry) -> bool:
         """Whether the material that the snapshot means is here."""
+        if credential.id in self._disabled:
+            return False
+        if credential.kind == OAUTH:
+            return usable(self._records.get(credential.id), self._clock.now())
         return credential.kind == KEYLESS or self._find(credential) is not None
+
+    def obstacle(self, provider: ProviderEntry, credential: CredentialEntry) -> str:
+        """
+        Return why `usable` says no; empty when it says yes.
+
+        `disabled` (by management), `no_material`, `needs_login`, or `expired`: a token that has run out and
+        is being refreshed, or will be (the refresher's status says how).
+        """
+        if self.usable(provider, credential):
+            return ""
+        if credential.id in self._disabled:
+            return "disabled"
+        if credential.kind != OAUTH:
+            return "no_material"
+        record = self._records.get(credential.id)
+        if record is None or not (record.access or record.refresh_token):
+            return "no_material"
+        if record.status == "needs_login" or not record.refresh_token:
+            return "needs_login"
+        return "expired"
 
     def sealed(
         self, provider: ProviderEntry, credential: CredentialEntry
@@ -140,24 +199,37 @@ class Credentials:
         """
         if credential.kind == KEYLESS:
             return None, math.inf
-        key = (provider.plugin, credential.id, credential.version, provider.base_url)
+        version = self.version(credential)
+        key = (provider.plugin, credential.id, version, provider.base_url)
         now = self._clock.now()
         kept = self._sealed.get(key)
         if kept is not None and kept[1] > now:
             return kept
-        material = self._find(credential)
-        if material is None:
-            return None, now
+        until = now + SEALED_FOR
+        values: Mapping[str, str]
+        if credential.kind == OAUTH:
+            record = self._records.get(credential.id)
+            if record is None or not record.access:
+                return None, now
+            values = record.access
+            if record.expires_at:
+                # A grant ends with its token; the attempts that it was made for still open the secret.
+                until = min(until, max(record.expires_at, now) + _RENEW_BELOW)
+        else:
+            material = self._find(credential)
+            if material is None:
+                return None, now
+            values = material.values
         secret = seal(
             self._sealing_key(provider.plugin),
             provider.plugin,
             credential.id,
-            credential.version,
+            version,
             [origin_of(provider.base_url)] if provider.base_url else [],
-            now + SEALED_FOR,
-            material.values,
+            until,
+            values,
         )
-        self._sealed[key] = (secret, now + SEALED_FOR - _RENEW_BELOW)
+        self._sealed[key] = (secret, until - _RENEW_BELOW)
         return self._sealed[key]
 
     def _sealing_key(self, plugin_id: str) -> bytes:

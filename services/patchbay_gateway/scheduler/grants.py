@@ -38,16 +38,18 @@ class Grant:
     """Unix seconds after which its secret is too old."""
     generation: int
     """Of the material."""
+    change: int
+    """Of the credential's record."""
 
 
-def lease_value(provider: str, credential_id: str, upstream_model: str) -> str:
-    """Return what Redis keeps of a choice."""
-    return _SEPARATOR.join((provider, credential_id, upstream_model))
+def lease_value(provider: str, credential_id: str, upstream_model: str, version: int = 0) -> str:
+    """Return what Redis keeps of a choice; *version* is that of the credential, 0 if it is not known."""
+    return _SEPARATOR.join((provider, credential_id, upstream_model, str(version)))
 
 
 def split_value(value: str) -> tuple[str, str, str]:
     """Return provider, credential id and upstream model of a lease's value."""
-    provider, credential_id, upstream_model = value.split(_SEPARATOR)
+    provider, credential_id, upstream_model, *_ = value.split(_SEPARATOR)
     return provider, credential_id, upstream_model
 
 
@@ -79,6 +81,7 @@ class Grants:
             kept is not None
             and kept.until > now
             and kept.generation == self._credentials.generation
+            and kept.change == self._credentials.changes.get(candidate.credential.id, 0)
         ):
             return kept
         grant = self._make(snapshot, candidate)
@@ -91,7 +94,12 @@ class Grants:
         provider, credential = candidate.provider, candidate.credential
         secret, until = self._credentials.sealed(provider, credential)
         lease = scheduler_pb2.Lease(
-            auth_index=credential.auth_index, proxy_url=credential.proxy_url, secret=secret
+            auth_index=credential.auth_index,
+            proxy_url=credential.proxy_url,
+            secret=secret,
+            attributes=self._credentials.attributes(credential),
+            credential_version=self._credentials.version(credential),
+            refreshable=credential.oauth2 is not None,
         )
         lease.ttl.FromNanoseconds(self._ttl_nanos)
         attempt = lease.attempt
@@ -106,9 +114,12 @@ class Grants:
         return Grant(
             candidate=candidate,
             lease=lease,
-            value=lease_value(provider.name, credential.id, candidate.upstream_model),
+            value=lease_value(
+                provider.name, credential.id, candidate.upstream_model, lease.credential_version
+            ),
             until=until,
             generation=self._credentials.generation,
+            change=self._credentials.changes.get(credential.id, 0),
         )
 
 

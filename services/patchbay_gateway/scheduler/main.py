@@ -37,6 +37,7 @@ from patchbay_gateway.scheduler.grants import Grants
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged, RedisLeases
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
+from patchbay_gateway.scheduler.refreshing import running_refresh
 from patchbay_gateway.scheduler.selection import Selector
 from patchbay_gateway.scheduler.service import SchedulerServicer
 from patchbay_gateway.scheduler.watching import Configuration, Source
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
+    from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.keys import Roots
@@ -77,6 +79,7 @@ async def running_scheduler(
     reload: Callable[[], Config] | None = None,
     environ: Mapping[str, str] | None = None,
     metrics: Metrics | None = None,
+    local: Mapping[str, Channel] | None = None,
 ) -> AsyncIterator[SchedulerServicer]:
     """
     Run a scheduler's parts around the servicer that it yields.
@@ -96,15 +99,18 @@ async def running_scheduler(
         reload: Reads the configuration anew when the file changes; default by *settings*.
         environ: The environment; default the process's.
         metrics: Default none.
+        local: Auth providers that run in this process, plugin id → channel.
 
     Raises:
         ConfigError: The configuration names what cannot be used.
-        FailedPrecondition: The journal's directory is another process's.
+        FailedPrecondition: The journal's directory is another process's, or the directory of credentials
+            cannot be used.
     """
     environ = os.environ if environ is None else environ
     metrics = metrics or NoMetrics()
     log = AppendLog(journal_dir or settings.data_dir / "journal")
     tasks = Tasks(shutdown or Shutdown())
+    parts = contextlib.AsyncExitStack()
     try:
         journal = Journal(log, clock=clock, installation=settings.installation)
         leases = RedisLeases(store, ttl=settings.lease_ttl)
@@ -131,6 +137,19 @@ async def running_scheduler(
         )
         await watcher.boot()
         credentials = Credentials(roots.plugins, clock=clock)
+        refreshing = await parts.enter_async_context(
+            running_refresh(
+                settings,
+                name=f"scheduler-{journal.writer}",
+                store=store,
+                holder=holder,
+                roots=roots,
+                clock=clock,
+                tasks=tasks,
+                credentials=credentials,
+                local=local,
+            )
+        )
         configuration = Configuration(
             Source(
                 load=reload or (lambda: load_for(settings, environ)),
@@ -142,6 +161,7 @@ async def running_scheduler(
                 ),
             ),
             credentials=credentials,
+            sow=refreshing.sow,
             holder=holder,
             publisher=publisher if publish else None,
             store=store,
@@ -199,6 +219,7 @@ async def running_scheduler(
             await heartbeat.beat(alive=False)
     finally:
         await tasks.aclose()
+        await parts.aclose()
         log.close()
 
 

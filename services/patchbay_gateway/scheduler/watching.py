@@ -25,9 +25,10 @@ from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.prices import load_prices
 from patchbay_gateway.scheduler.credentials import read_material
 from patchbay_gateway.scheduler.publish import build_snapshot, digest_keys
+from patchbay_gateway.scheduler.seeds import read_seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from patchbay_gateway.kernel.clock import Clock
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotPublisher
     from patchbay_gateway.plugins.snapshot import PriceEntry, Snapshot
     from patchbay_gateway.scheduler.credentials import Credentials, Material
+    from patchbay_gateway.scheduler.seeds import Seeds
 
 _log = logs.get_logger("scheduler.configuration")
 
@@ -54,6 +56,7 @@ class _Read:
 
     config: Config
     material: dict[str, Material]
+    seeds: Seeds
     digests: dict[str, str]
     prices: tuple[PriceEntry, ...]
 
@@ -79,6 +82,7 @@ class Configuration:
     Args:
         source: The file and what is needed to understand it.
         credentials: Told of new material.
+        sow: Told of seeds; may raise Unavailable, and is told again then.
         holder: Shows the snapshot at once, without the way through Redis.
         publisher: None in a process that only follows what others publish.
         store: For the lock between publishers.
@@ -90,6 +94,7 @@ class Configuration:
         source: Source,
         *,
         credentials: Credentials,
+        sow: Callable[[Seeds], Awaitable[None]],
         holder: SnapshotHolder,
         publisher: SnapshotPublisher | None,
         store: Store,
@@ -97,6 +102,8 @@ class Configuration:
     ) -> None:
         self._source = source
         self._credentials = credentials
+        self._sow = sow
+        self._unsown = False
         self._holder = holder
         self._publisher = publisher
         self._store = store
@@ -158,20 +165,35 @@ class Configuration:
                 self._seen = self._signature(config)
                 self._problem = ""
                 _log.info("configuration taken")
-        elif self._unpublished:
+            return
+        if self._unsown:
+            await self._sow_seeds()
+        if self._unpublished:
             await self._publish()
 
     async def _take(self, config: Config) -> None:
         self._read = await asyncio.to_thread(self._complete, config)
         self._credentials.replace(self._read.material)
+        await self._sow_seeds()
         self._unpublished = self._publisher is not None
         await self._publish()
+
+    async def _sow_seeds(self) -> None:
+        assert self._read is not None
+        try:
+            await self._sow(self._read.seeds)
+        except Unavailable as error:
+            self._unsown = True
+            _log.warning("seeds of credentials are not sown yet", why=error.message)
+        else:
+            self._unsown = False
 
     def _complete(self, config: Config) -> _Read:
         source = self._source
         return _Read(
             config=config,
             material=read_material(config, source.environ, source.roots.store[0]),
+            seeds=read_seeds(config, source.environ),
             digests=digest_keys(config, source.environ, source.roots.cluster[0]),
             prices=load_prices(config.usage.prices) if config.usage.prices else (),
         )
@@ -234,6 +256,10 @@ def _named(config: Config) -> Iterator[Path | None]:
     for provider in config.providers:
         for credential in provider.credentials:
             yield credential.api_key_file
+            if (oauth2 := credential.oauth2) is not None:
+                yield oauth2.refresh_token_file
+                yield oauth2.client_secret_file
+                yield oauth2.access_token_file
     for key in config.client_keys:
         yield key.key_file
     yield config.usage.prices

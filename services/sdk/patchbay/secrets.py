@@ -159,6 +159,10 @@ class OpenedSecret:
         """Return one value, *default* if there is none."""
         return self._material.get(name, default)
 
+    def material(self) -> dict[str, str]:
+        """Return all values, for who keeps them: the host that gets a credential from its auth provider."""
+        return dict(self._material)
+
     def check(self, url: str) -> None:
         """
         Allow sending this secret to *url*. To be called for every URL, targets of redirects included.

@@ -160,8 +160,15 @@ def test_version_grows_only_with_the_material():
     assert credentials_of(back)["two"].version == 2001
 
 
-def test_credential_without_key_is_published_disabled():
-    assert credentials_of(build(env={}))["two"].disabled
+def test_credential_without_key_here_stays_published_as_it_was():
+    """One scheduler that was not given a key does not take the credential from the others."""
+    first = build(now=1000.0)
+    assert credentials_of(build(env={}, previous=first, now=2000.0)) == credentials_of(first)
+
+
+def test_credential_without_key_anywhere_has_no_fingerprint():
+    two = credentials_of(build(env={}))["two"]
+    assert (two.fingerprint, two.disabled) == ("", False)
 
 
 def test_client_key_without_source_is_refused():

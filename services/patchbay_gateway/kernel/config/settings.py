@@ -127,6 +127,10 @@ class ProcessSettings(BaseModel):
     """Seconds after expiry before an attempt counts as lost."""
     renew_interval: Seconds = 15.0
     """Seconds between renewals by an edge."""
+    refresh_timeout: Seconds = 60.0
+    """Seconds that an auth provider gets for one refresh."""
+    credentials_dir: Path | None = None
+    """Durable records of credentials, shared by the schedulers of a machine; default in `data_dir`."""
 
     @property
     def loopback(self) -> bool:
@@ -196,7 +200,14 @@ class ProcessSettings(BaseModel):
         if settings.renew_interval >= settings.lease_ttl:
             message = "must be shorter than the lease, or every lease expires between renewals"
             raise ConfigError([Problem("", message, source="PATCHBAY_RENEW_INTERVAL")])
-        return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().absolute()})
+        data_dir = settings.data_dir.expanduser().absolute()
+        credentials_dir = settings.credentials_dir or data_dir / "credentials"
+        return settings.model_copy(
+            update={
+                "data_dir": data_dir,
+                "credentials_dir": credentials_dir.expanduser().absolute(),
+            }
+        )
 
 
 def _variable(name: str, field: str, env: Mapping[str, str]) -> Any:

@@ -1,0 +1,207 @@
+"""
+The durable records as this scheduler knows them: read once, kept current, changed by compare-and-set.
+
+Who changes a record publishes its id, and every scheduler reads it anew at once; a look at all revisions now
+and then finds what was missed, and finds everything while Redis is away. Readers on the hot path ask `get`.
+
+Not here: the stores (durable/), what changes mean (refresh_rules.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from patchbay.errors import PatchbayError, Unavailable
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.redis import CommandRefused
+from patchbay_gateway.scheduler.durable.port import RecordChanged, RecordUnreadable, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.scheduler.durable.port import CredentialRecord, DurableStore
+
+    Listener = Callable[[str, CredentialRecord | None], None]
+
+_log = logs.get_logger("scheduler.records")
+
+LOOK_EVERY: Final = 5.0
+LOOK_ALONE: Final = 1.0
+"""Seconds between looks while nobody can tell us of changes."""
+_RACES: Final = 20
+
+
+class Records:
+    """
+    This scheduler's view of the durable store.
+
+    Args:
+        durable: The store.
+        store: Redis, for news between schedulers.
+        clock: Paces looks.
+    """
+
+    def __init__(self, durable: DurableStore, *, store: Store, clock: Clock) -> None:
+        self._durable = durable
+        self._store = store
+        self._clock = clock
+        self._channel = store.key("credentials", "changed")
+        self._known: dict[str, Stored] = {}
+        self._broken: dict[str, str] = {}
+        self._listeners: list[Listener] = []
+        self._told: set[asyncio.Task[None]] = set()
+
+    def get(self, credential_id: str) -> CredentialRecord | None:
+        """Return the record as last read; costs nothing."""
+        stored = self._known.get(credential_id)
+        return stored.record if stored is not None else None
+
+    def problem(self, credential_id: str) -> str:
+        """Return why the record cannot be read; empty when it can."""
+        return self._broken.get(credential_id, "")
+
+    def on_change(self, listener: Listener) -> None:
+        """Call *listener* with the id and the new record of each change, whoever made it."""
+        self._listeners.append(listener)
+
+    async def load(self) -> None:
+        """
+        Read all that changed since the last look.
+
+        Raises:
+            Unavailable: The store does not answer.
+        """
+        revisions = await self._durable.revisions()
+        for id_, revision in revisions.items():
+            known = self._known.get(id_)
+            if known is None or known.revision != revision:
+                with contextlib.suppress(RecordUnreadable):
+                    await self.read(id_)
+        for id_ in [id_ for id_ in self._known if id_ not in revisions]:
+            self._take(id_, None)
+
+    async def read(self, credential_id: str) -> Stored | None:
+        """
+        Read one record anew and return it.
+
+        Raises:
+            RecordUnreadable: It cannot be opened.
+            Unavailable: The store does not answer.
+        """
+        before = self._known.get(credential_id)
+        try:
+            stored = await self._durable.read(credential_id)
+            if self._known.get(credential_id) is not before:
+                # Written here while we read: what we got may be older than that.
+                stored = await self._durable.read(credential_id)
+        except RecordUnreadable as error:
+            if self._broken.get(credential_id) != error.message:
+                self._broken[credential_id] = error.message
+                _log.error(
+                    "a credential's record cannot be read",
+                    credential=credential_id,
+                    why=error.message,
+                )
+            raise
+        self._broken.pop(credential_id, None)
+        self._take(credential_id, stored)
+        return stored
+
+    async def write(self, record: CredentialRecord, *, expected: str | None) -> Stored:
+        """
+        Write one record and tell everybody.
+
+        Raises:
+            RecordChanged: Somebody else wrote it.
+            Unavailable: The store does not answer.
+        """
+        revision = await self._durable.write(record, expected=expected)
+        stored = Stored(record, revision)
+        self._take(record.id, stored)
+        self._tell(record.id)
+        return stored
+
+    async def update(
+        self,
+        credential_id: str,
+        change: Callable[[CredentialRecord | None], CredentialRecord | None],
+    ) -> Stored | None:
+        """
+        Change one record by a function that may be called again with what others wrote meanwhile.
+
+        Args:
+            credential_id: Which.
+            change: Returns the new record, or None to leave it as it is.
+
+        Raises:
+            RecordUnreadable: It cannot be opened.
+            RecordChanged: Others write it without end.
+            Unavailable: The store does not answer.
+        """
+        for _ in range(_RACES):
+            stored = await self.read(credential_id)
+            changed = change(stored.record if stored is not None else None)
+            if changed is None:
+                return stored
+            try:
+                return await self.write(
+                    changed, expected=stored.revision if stored is not None else None
+                )
+            except RecordChanged:
+                continue
+        raise RecordChanged(f"the record of credential {credential_id} changes without end")
+
+    async def watch(self) -> None:
+        """Follow what others change, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="records-listen")
+            group.create_task(self._look(), name="records-look")
+
+    async def aclose(self) -> None:
+        """Wait until everybody was told of the last changes."""
+        if self._told:
+            await asyncio.wait(self._told)
+
+    async def _listen(self) -> None:
+        async with contextlib.aclosing(self._store.subscribe(self._channel)) as messages:
+            async for message in messages:
+                await self._quietly(message.decode() if message is not None else None)
+
+    async def _look(self) -> None:
+        while True:
+            await self._clock.sleep(LOOK_EVERY if self._store.available else LOOK_ALONE)
+            await self._quietly(None)
+
+    async def _quietly(self, credential_id: str | None) -> None:
+        try:
+            await (self.load() if credential_id is None else self.read(credential_id))
+        except RecordUnreadable:
+            pass  # said once, by `read`
+        except PatchbayError as error:
+            _log.warning("records of credentials cannot be read", why=error.message)
+
+    def _take(self, credential_id: str, stored: Stored | None) -> None:
+        known = self._known.get(credential_id)
+        if (known.revision if known else None) == (stored.revision if stored else None):
+            return
+        if stored is None:
+            self._known.pop(credential_id, None)
+        else:
+            self._known[credential_id] = stored
+        for listener in self._listeners:
+            listener(credential_id, stored.record if stored is not None else None)
+
+    def _tell(self, credential_id: str) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._publish(credential_id), name=f"records-tell {credential_id}"
+        )
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
+
+    async def _publish(self, credential_id: str) -> None:
+        with contextlib.suppress(Unavailable, CommandRefused):  # others look for themselves
+            await self._store.call("PUBLISH", self._channel, credential_id)

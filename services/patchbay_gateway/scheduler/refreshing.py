@@ -1,0 +1,161 @@
+"""
+Puts together what keeps tokens fresh: durable records, auth providers, timers.
+
+Only auth providers that a credential of the snapshot needs are registered with here. Not here: what the parts
+do, and the rest of the scheduler (main.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from patchbay.errors import Unavailable
+from patchbay.keys import channel_key
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.handshake import Host
+from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.scheduler.auth_calls import PluginAuthProviders
+from patchbay_gateway.scheduler.durable.directory import DirectoryStore
+from patchbay_gateway.scheduler.records import Records
+from patchbay_gateway.scheduler.refresh import Refresher
+from patchbay_gateway.scheduler.refresh_loop import RefreshLoop
+from patchbay_gateway.scheduler.timers import RedisTimers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from patchbay_gateway.kernel.channels.port import Channel
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.config import ProcessSettings
+    from patchbay_gateway.kernel.keys import Roots
+    from patchbay_gateway.kernel.lifecycle import Tasks
+    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.scheduler.credentials import Credentials
+    from patchbay_gateway.scheduler.seeds import Seeds
+
+_log = logs.get_logger("scheduler.refresh")
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshing:
+    """What others need of it."""
+
+    records: Records
+    refresher: Refresher
+
+    async def sow(self, seeds: Seeds) -> None:
+        """
+        Take the seeds of the configuration.
+
+        Raises:
+            Unavailable: The durable store does not answer; call again.
+        """
+        await self.refresher.sow(seeds.of, seeds.broken)
+
+
+def claim_lease(settings: ProcessSettings) -> float:
+    """Return how long a timer's claim lasts, seconds: a call takes less than half of it."""
+    return 2 * settings.refresh_timeout + 10.0
+
+
+@contextlib.asynccontextmanager
+async def running_refresh(
+    settings: ProcessSettings,
+    *,
+    name: str,
+    store: Store,
+    holder: SnapshotHolder,
+    roots: Roots,
+    clock: Clock,
+    tasks: Tasks,
+    credentials: Credentials,
+    local: Mapping[str, Channel] | None = None,
+) -> AsyncIterator[Refreshing]:
+    """
+    Read the durable records and keep their tokens fresh.
+
+    Args:
+        settings: Of this process.
+        name: Of this process, for plugins and intents.
+        store: Redis.
+        holder: Tells which credentials there are.
+        roots: Store and plugins.
+        clock: Time.
+        tasks: Owns the loops.
+        credentials: Told of every change of a record.
+        local: Auth providers in this process, plugin id → channel.
+
+    Raises:
+        FailedPrecondition: The directory of records cannot be used.
+    """
+    directory = settings.credentials_dir or settings.data_dir / "credentials"
+    records = Records(
+        await asyncio.to_thread(DirectoryStore, directory, roots.store), store=store, clock=clock
+    )
+    records.on_change(credentials.take)
+    try:
+        await records.load()
+    except Unavailable as error:
+        _log.warning("starting without the records of credentials", why=error.message)
+
+    async def keys(plugin_id: str) -> Sequence[bytes]:
+        return [channel_key(plugin_key(root, plugin_id)) for root in roots.plugins]
+
+    registry = PluginRegistry(
+        host=Host(name, version("patchbay-gateway")),
+        keys=keys,
+        resolver=DnsResolver(),
+        clock=clock,
+        local=local,
+        builtin_address=settings.executors_address or None,
+    )
+    refresher = Refresher(
+        records,
+        PluginAuthProviders(registry, plugins_roots=roots.plugins, clock=clock),
+        clock=clock,
+        timeout=settings.refresh_timeout,
+        name=name,
+    )
+    loop = RefreshLoop(refresher, RedisTimers(store, lease=claim_lease(settings)), clock=clock)
+    records.on_change(lambda id_, _: loop.changed(id_))
+    try:
+        tasks.start("scheduler-auth-providers", _follow(holder, registry, refresher, loop))
+        tasks.start("scheduler-records", records.watch())
+        tasks.start("scheduler-refresh", loop.run())
+        yield Refreshing(records, refresher)
+    finally:
+        await refresher.aclose()
+        await records.aclose()
+        await registry.aclose()
+
+
+async def _follow(
+    holder: SnapshotHolder, registry: PluginRegistry, refresher: Refresher, loop: RefreshLoop
+) -> None:
+    """Refresh the credentials of each new snapshot, with the auth providers that they need."""
+    changed = asyncio.Event()
+    changed.set()
+    forget = holder.on_change(lambda _: changed.set())
+    try:
+        while True:
+            await changed.wait()
+            changed.clear()
+            snapshot = holder.current
+            if snapshot is None:
+                continue
+            refresher.apply(snapshot)
+            needed = {known.plugin_id for known in refresher.known.values()}
+            plugins = tuple(plugin for plugin in snapshot.plugins if plugin.id in needed)
+            await registry.apply(msgspec.structs.replace(snapshot, plugins=plugins))
+            loop.changed_all()
+    finally:
+        forget()
