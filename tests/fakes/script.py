@@ -84,8 +84,10 @@ class Script:
     """Rate-limit headers: `fine`, or `spent` with half a minute to go."""
     token: str = ""
     """The only credential that is accepted; another one is a 401 in the dialect."""
+    unstreamed: bool = False
+    """Answer in one piece where a stream was asked for."""
     bare_error: bool = False
-    """An error inside a stream is bare JSON over many lines, as Google writes some."""
+    """An error inside a stream is bare JSON over many lines, as Google writes some; others are text."""
     models: str = "fake-model text-embedding-fake"
     """Names for model lists."""
 

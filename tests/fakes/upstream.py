@@ -266,13 +266,14 @@ class _Connection(asyncio.Protocol):
             if script.padding:
                 error["padding"] = "x" * script.padding
             more = {name: value for name, value in told.items() if value}
-            await self._whole(script, record, talk, dumps(script, error), script.status, more)
+            body = b"Not Found" if script.bare_error else dumps(script, error)
+            await self._whole(script, record, talk, body, script.status, more)
             return
         listed = models(script, record)
         if listed is not None:
             await self._whole(script, record, talk, dumps(script, listed))
             return
-        if record.method != "POST" or not record.stream:
+        if record.method != "POST" or not record.stream or script.unstreamed:
             if script.error_after >= 0:
                 await self._whole(script, record, talk, dumps(script, talk.failure(503)))
                 return
