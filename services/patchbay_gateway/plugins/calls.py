@@ -3,22 +3,24 @@ Calling a plugin at one of its steps: deadline, accounting, one other address af
 
 What a failure means for the request is the step's business (policy.py has the table); here it is only
 counted, against the address when no answer of the plugin stands behind it, a passed deadline included. Not
-here: executors, whose answers are streams (edge/execution.py).
+here: executors, whose answers are streams (edge/execution.py), calls that stay open (conversation.py).
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay import errors
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.plugins.policy import OnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from patchbay_gateway.kernel.channels.port import Metadata, Method, Req, Res
+    from patchbay_gateway.plugins.execution import PluginExecution
     from patchbay_gateway.plugins.hooks import Hook
     from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
@@ -26,7 +28,37 @@ if TYPE_CHECKING:
 PLUGIN_UNAVAILABLE: Final = "PLUGIN_UNAVAILABLE"
 """Reason of an Unavailable: no address of the plugin with this capability is left."""
 
+PLUGIN_FAILED: Final = "PLUGIN_FAILED"
+"""Reason of an Unavailable: a plugin that must not be passed by failed."""
+
 _log = logs.get_logger("plugins")
+
+
+class Scope(Protocol):
+    """What a plugin may ask of the host while one call of it lasts."""
+
+    metadata: Metadata
+    """What the call carries, so that the plugin can name the scope."""
+
+    def close(self) -> None:
+        """End it; what was opened in it ends too. Idempotent."""
+        ...
+
+
+class Scopes(Protocol):
+    """Opens scopes."""
+
+    def open(self, hook: Hook, execution: PluginExecution | None) -> Scope | None:
+        """Return the scope of one call; None for a plugin that may ask for nothing."""
+        ...
+
+
+class NoScopes:
+    """For processes that serve no callbacks."""
+
+    def open(self, hook: Hook, execution: PluginExecution | None) -> Scope | None:
+        """Return None."""
+        return None
 
 
 class PluginCalls:
@@ -35,22 +67,45 @@ class PluginCalls:
 
     Args:
         registry: Whom to call.
+        scopes: Opens what a call may call back in.
         timer: Monotonic seconds.
     """
 
     def __init__(
-        self, registry: PluginRegistry, *, timer: Callable[[], float] = time.monotonic
+        self,
+        registry: PluginRegistry,
+        *,
+        scopes: Scopes | None = None,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
+        self.scopes: Scopes = scopes or NoScopes()
         self._timer = timer
+
+    async def ask(
+        self, hook: Hook, method: Method[Req, Res], request: Req, execution: PluginExecution
+    ) -> Res | None:
+        """
+        Return the plugin's answer, None when it failed and the request goes on without it.
+
+        Raises:
+            Unavailable: PLUGIN_FAILED, its policy is to fail the request.
+        """
+        try:
+            return await self.unary(hook, method, request, execution)
+        except errors.PatchbayError as error:
+            if hook.policy.on_error is OnError.FAIL_REQUEST:
+                raise failed(hook, error) from error
+            warn(hook, error)
+            return None
 
     async def unary(
         self,
         hook: Hook,
         method: Method[Req, Res],
         request: Req,
+        execution: PluginExecution | None = None,
         *,
-        metadata: Metadata = (),
         deadline: float | None = None,
     ) -> Res:
         """
@@ -60,7 +115,7 @@ class PluginCalls:
             hook: Who, and by which policy.
             method: What.
             request: Its message.
-            metadata: Besides the call's own, for example the scope.
+            execution: What callbacks in it inherit.
             deadline: Seconds; default the policy's.
 
         Raises:
@@ -69,19 +124,25 @@ class PluginCalls:
         """
         tried: list[str] = []
         limit = hook.policy.deadline if deadline is None else deadline
-        while True:
-            member = self.pick(hook, tried)
-            try:
-                return await self._once(member, method, request, metadata, limit)
-            except errors.Unavailable as error:
-                # The plugin's own Unavailable is its answer; only a broken way there leads elsewhere.
-                again = hook.policy.other_address and not tried and error.reason == TRANSPORT
-                tried.append(member.address)
-                if (
-                    not again
-                    or self._registry.pick_able(hook.plugin_id, hook.capability, tried) is None
-                ):
-                    raise
+        scope = self.scopes.open(hook, execution)
+        metadata = scope.metadata if scope is not None else ()
+        try:
+            while True:
+                member = self.pick(hook, tried)
+                try:
+                    return await self._once(member, method, request, metadata, limit)
+                except errors.Unavailable as error:
+                    # The plugin's own Unavailable is its answer; only a broken way there leads elsewhere.
+                    again = hook.policy.other_address and not tried and error.reason == TRANSPORT
+                    tried.append(member.address)
+                    if not again or not self._left(hook, tried):
+                        raise
+        finally:
+            if scope is not None:
+                scope.close()
+
+    def _left(self, hook: Hook, exclude: list[str]) -> bool:
+        return self._registry.pick_able(hook.plugin_id, hook.capability, exclude) is not None
 
     def pick(self, hook: Hook, exclude: list[str]) -> Member:
         """
@@ -99,6 +160,9 @@ class PluginCalls:
                 sent=errors.Sent.NO,
             )
         return member
+
+    def _left(self, hook: Hook, exclude: list[str]) -> bool:
+        return self._registry.pick_able(hook.plugin_id, hook.capability, exclude) is not None
 
     async def _once(
         self,
@@ -126,6 +190,23 @@ class PluginCalls:
         finally:
             member.seconds += self._timer() - started
             member.end(failed, draining=draining)
+
+
+def failed(hook: Hook, error: errors.PatchbayError) -> errors.Unavailable:
+    """Return the error of a request that must not go on without a plugin; the cause stays in the log."""
+    _log.error(
+        "plugin failed, and the request with it",
+        plugin=hook.plugin_id,
+        capability=hook.capability,
+        reason=error.reason,
+        why=error.message,
+    )
+    return errors.Unavailable(
+        f"plugin {hook.plugin_id}, which every request must pass, does not answer",
+        reason=PLUGIN_FAILED,
+        retry_after=2,
+        sent=errors.Sent.NO,
+    )
 
 
 def warn(hook: Hook, error: errors.PatchbayError) -> None:

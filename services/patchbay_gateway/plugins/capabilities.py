@@ -35,6 +35,16 @@ def common_executor(
     return common
 
 
+def common_needs(
+    declared: Sequence[plugin_pb2.InterceptorNeeds],
+) -> plugin_pb2.InterceptorNeeds:
+    """Return what all of *declared* do without; nothing when there are none."""
+    names = ("no_request_before_auth", "no_request_after_auth", "no_request_body")
+    return plugin_pb2.InterceptorNeeds(
+        **{name: bool(declared) and all(getattr(d, name) for d in declared) for name in names}
+    )
+
+
 def flags(declared: plugin_pb2.Capabilities) -> list[str]:
     """Return the flags that are set, `executor` included."""
     found = [

@@ -15,9 +15,10 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from patchbay.plugin.v1 import plugin_pb2
 from patchbay_gateway.plugins.policy import POLICIES, Policy, policy
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Declarations(Protocol):
 
     def declared(self, plugin_id: str) -> frozenset[str]:
         """Return the flags that the plugin declared when it last was registered."""
+        ...
+
+    def needs(self, plugin_id: str) -> plugin_pb2.InterceptorNeeds:
+        """Return what all addresses of the plugin do without."""
         ...
 
 
@@ -60,6 +65,8 @@ class Hook:
     capability: str
     entry: PluginEntry
     policy: Policy
+    needs: plugin_pb2.InterceptorNeeds = field(default_factory=plugin_pb2.InterceptorNeeds)
+    """What an interceptor does without."""
 
     def accepts(self, facts: Facts) -> bool:
         """Whether `match` lets the request through: globs, AND between keys, empty means any."""
@@ -129,7 +136,7 @@ class Hooks:
                     entry.timeouts,
                     entry.failure_policies,
                 )
-                hook = Hook(entry.id, capability, entry, row)
+                hook = Hook(entry.id, capability, entry, row, self._declarations.needs(entry.id))
                 found[capability] = (*found.get(capability, ()), hook)
         return found
 

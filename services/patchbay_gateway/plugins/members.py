@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from patchbay import tokens
 from patchbay.plugin.v1 import plugin_pb2
 from patchbay_gateway.plugins.addresses import Health, Peer
-from patchbay_gateway.plugins.capabilities import common_executor, flags
+from patchbay_gateway.plugins.capabilities import common_executor, common_needs, flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -162,6 +162,7 @@ class Plugin:
         "declared",
         "entry",
         "members",
+        "needs",
         "problems",
         "ready",
         "targets",
@@ -179,6 +180,8 @@ class Plugin:
         """Capability flag → the ready members that declare it, where the configuration allows it."""
         self.declared: frozenset[str] = frozenset()
         """Flags that the plugin declared when it last was registered anywhere."""
+        self.needs = plugin_pb2.InterceptorNeeds()
+        """What every ready member's interceptors do without."""
         self.capability: plugin_pb2.ExecutorCapability | None = None
         self._cumulative: list[float] = []
 
@@ -194,6 +197,7 @@ class Plugin:
             for flag in flags(member.capabilities):
                 if not self.entry.capabilities or flag in self.entry.capabilities:
                     self.able[flag] = (*self.able.get(flag, ()), member)
+        self.needs = common_needs([m.capabilities.interceptor_needs for m in ready])
         if ready:
             self.declared = frozenset(self.able)
         # A revision's weight is shared by its addresses, so that a canary's share does not grow with its

@@ -143,6 +143,11 @@ class PluginRegistry:
         plugin = self._plugins.get(plugin_id)
         return plugin.declared if plugin is not None else frozenset()
 
+    def needs(self, plugin_id: str) -> plugin_pb2.InterceptorNeeds:
+        """Return what all addresses of the plugin do without."""
+        plugin = self._plugins.get(plugin_id)
+        return plugin.needs if plugin is not None else plugin_pb2.InterceptorNeeds()
+
     def declaring(self, plugin_id: str, capability: str) -> Sequence[plugin_pb2.RegisterResponse]:
         """Return what the ready addresses with *capability* answered to the handshake."""
         plugin = self._plugins.get(plugin_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from patchbay.plugin.v1 import plugin_pb2
 from patchbay_gateway.plugins.hooks import Facts, Hooks
 from patchbay_gateway.plugins.policy import OnError
 from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
@@ -21,6 +22,9 @@ class Declared:
 
     def declared(self, plugin_id: str) -> frozenset[str]:
         return frozenset(self.flags.get(plugin_id, ()))
+
+    def needs(self, plugin_id: str) -> plugin_pb2.InterceptorNeeds:
+        return plugin_pb2.InterceptorNeeds()
 
 
 def ids(hooks: Hooks, snapshot: Snapshot, facts: Facts = FACTS, flag: str = FLAG) -> list[str]:

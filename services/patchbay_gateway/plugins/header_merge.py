@@ -1,0 +1,70 @@
+"""
+How plugins change headers: one rule for every interceptor.
+
+Source: pluginapi, interceptor responses. First every name of `clear_headers` goes; then each name of
+`headers` replaces all values of that name, and one without values goes too. Others stay where they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from patchbay.upstream_headers import HOP_BY_HOP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from patchbay.errors import Headers
+    from patchbay.type.v1 import headers_pb2
+
+# The host's own on an answer: framing, its ids, and what browsers take for the site's word.
+_HOSTS: Final = HOP_BY_HOP | {
+    b"content-length",
+    b"content-encoding",
+    b"set-cookie",
+    b"x-request-id",
+}
+_HOSTS_PREFIXES: Final = (b"x-patchbay-", b"access-control-")
+
+
+def for_client(headers: Headers) -> Headers:
+    """Return what of a plugin's answer headers may reach the client."""
+    return [
+        (name.lower(), value)
+        for name, value in headers
+        if name.lower() not in _HOSTS and not name.lower().startswith(_HOSTS_PREFIXES)
+    ]
+
+
+def merge(
+    current: Headers, changed: Mapping[str, headers_pb2.StringList], cleared: Iterable[str]
+) -> Headers:
+    """Return *current* after one plugin's changes; the same object when there are none."""
+    gone = {name.lower().encode("latin-1", "replace") for name in cleared}
+    added: Headers = []
+    for name, values in changed.items():
+        key = name.lower().encode("latin-1", "replace")
+        gone.add(key)
+        added += [(key, _value(value)) for value in values.values]
+    if not gone:
+        return current
+    return [pair for pair in current if pair[0] not in gone] + added
+
+
+def difference(before: Headers, after: Headers) -> tuple[Headers, frozenset[bytes]]:
+    """Return the headers of names that plugins set or changed, and the names that they took away."""
+    old, new = _by_name(before), _by_name(after)
+    changed = {name for name, values in new.items() if old.get(name) != values}
+    return [pair for pair in after if pair[0] in changed], frozenset(old.keys() - new.keys())
+
+
+def _by_name(headers: Headers) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _value(text: str) -> bytes:
+    # A line break would begin a header of the plugin's own choice (RFC 9110, section 5.5).
+    return text.replace("\r", " ").replace("\n", " ").encode("latin-1", "replace")

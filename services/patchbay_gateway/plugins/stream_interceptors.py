@@ -1,0 +1,214 @@
+"""
+Stream chunk interceptors: one bidirectional call a plugin and streamed answer, one message a chunk.
+
+A chunk crosses the wire once to each plugin; what became of it is told with the next one, from which the
+plugin keeps the history (docs/adr, streams). A plugin that fails is left out for the rest of the stream,
+or ends it where its policy says so. Source: pluginapi, StreamChunkInterceptor. Not here: when the answer
+is committed (the pipeline), whole answers (response_interceptors.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from patchbay import errors, status
+from patchbay.plugin.v1 import stream_chunk_interceptor_pb2 as chunk_pb2
+from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.calls import failed, warn
+from patchbay_gateway.plugins.conversation import Conversation
+from patchbay_gateway.plugins.header_merge import merge
+from patchbay_gateway.plugins.policy import OnError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patchbay.errors import Headers
+    from patchbay_gateway.plugins.calls import PluginCalls
+    from patchbay_gateway.plugins.execution import PluginExecution
+    from patchbay_gateway.plugins.hooks import Hook, Hooks
+    from patchbay_gateway.plugins.response_interceptors import Executed
+
+_FLAG: Final = "response_stream_interceptor"
+
+_UNCHANGED: Final = chunk_pb2.CHUNK_FATE_UNCHANGED
+_REPLACED: Final = chunk_pb2.CHUNK_FATE_REPLACED
+_DROPPED: Final = chunk_pb2.CHUNK_FATE_DROPPED
+
+
+class _Link:
+    """One plugin of the chain."""
+
+    __slots__ = ("answered", "conversation", "hook", "seen", "sent_headers")
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+        self.conversation: (
+            Conversation[
+                chunk_pb2.StreamChunkInterceptRequest, chunk_pb2.StreamChunkInterceptResponse
+            ]
+            | None
+        ) = None
+        self.answered: bytes | None = None
+        """The last chunk as this plugin answered it; None when it dropped it."""
+        self.seen = False
+        """Whether it saw the last chunk at all."""
+        self.sent_headers: Headers = []
+
+
+class StreamInterceptors:
+    """
+    Opens chains.
+
+    Args:
+        hooks: Who is asked.
+        calls: How.
+    """
+
+    def __init__(self, hooks: Hooks, calls: PluginCalls) -> None:
+        self._hooks = hooks
+        self._calls = calls
+
+    def of(self, execution: PluginExecution) -> tuple[Hook, ...]:
+        """Return who is asked about *execution*."""
+        hooks = self._hooks.matching(execution.snapshot, _FLAG, execution.facts)
+        if execution.skip:
+            hooks = tuple(hook for hook in hooks if hook.plugin_id != execution.skip)
+        return hooks
+
+    def chain(
+        self, hooks: Sequence[Hook], execution: PluginExecution, request: Executed, headers: Headers
+    ) -> StreamChain:
+        """Return the chain of one attempt's answer, not yet begun."""
+        return StreamChain(self._calls, hooks, execution, request, headers)
+
+
+class StreamChain:
+    """
+    The chain over one streamed answer. `begin`, then `feed` each chunk that is not empty, `aclose` in
+    every case.
+
+    Attributes:
+        headers: The answer's as the plugins left them; what `begin` and the chunks before the commit did
+        to them
+            reaches the client.
+    """
+
+    def __init__(
+        self,
+        calls: PluginCalls,
+        hooks: Sequence[Hook],
+        execution: PluginExecution,
+        request: Executed,
+        headers: Headers,
+    ) -> None:
+        self.headers = headers
+        self._calls = calls
+        self._execution = execution
+        self._request = request
+        self._links = [_Link(hook) for hook in hooks]
+        self._index = -1
+        self._delivered: bytes | None = None
+
+    async def begin(self) -> None:
+        """
+        Let each plugin look at the headers (index -1).
+
+        Raises:
+            Unavailable: PLUGIN_FAILED.
+        """
+        for link in list(self._links):
+            message = self._first(link.hook)
+            status.headers_to_map(self.headers, message.response_headers)
+            link.sent_headers = self.headers
+            await self._say(link, message, open_first=True)
+
+    async def feed(self, chunk: bytes) -> bytes | None:
+        """
+        Return *chunk* as it is to be delivered; None when a plugin dropped it.
+
+        Raises:
+            Unavailable: PLUGIN_FAILED.
+        """
+        self._index += 1
+        current: bytes | None = chunk
+        told = [(link, self._fate(link)) for link in self._links]
+        for link in self._links:
+            link.seen = False
+        for link, (fate, delivered) in told:
+            assert current is not None
+            message = chunk_pb2.StreamChunkInterceptRequest(
+                body=current, chunk_index=self._index, previous=fate, previous_body=delivered
+            )
+            if link.sent_headers != self.headers:
+                message.response_headers_changed = True
+                status.headers_to_map(self.headers, message.response_headers)
+                link.sent_headers = self.headers
+            reply = await self._say(link, message)
+            if reply is None:
+                continue
+            link.seen = True
+            if reply.drop_chunk:
+                link.answered = current = None
+                break
+            link.answered = current = reply.body or current
+        self._delivered = current
+        return current
+
+    async def aclose(self) -> None:
+        """End all calls. Idempotent."""
+        links, self._links = self._links, []
+        for link in links:
+            if link.conversation is not None:
+                await link.conversation.aclose()
+
+    def _fate(self, link: _Link) -> tuple[chunk_pb2.ChunkFate.ValueType, bytes]:
+        if self._index == 0 or not link.seen:
+            return chunk_pb2.CHUNK_FATE_UNSPECIFIED, b""
+        if self._delivered is None:
+            return _DROPPED, b""
+        if self._delivered == link.answered:
+            return _UNCHANGED, b""
+        return _REPLACED, self._delivered
+
+    def _first(self, hook: Hook) -> chunk_pb2.StreamChunkInterceptRequest:
+        execution, request = self._execution, self._request
+        message = chunk_pb2.StreamChunkInterceptRequest(
+            request_id=execution.request_id,
+            trace_id=execution.trace_id,
+            source_format=execution.source_format,
+            model=request.model,
+            requested_model=execution.requested_model,
+            chunk_index=-1,
+            metadata=execution.metadata,
+        )
+        status.headers_to_map(request.headers, message.request_headers)
+        if not hook.needs.no_request_body:
+            message.original_request = request.original
+            message.request_body = request.body
+        return message
+
+    async def _say(
+        self,
+        link: _Link,
+        message: chunk_pb2.StreamChunkInterceptRequest,
+        *,
+        open_first: bool = False,
+    ) -> chunk_pb2.StreamChunkInterceptResponse | None:
+        """Return the plugin's answer, its header changes taken; None when it has just been left out."""
+        try:
+            if open_first:
+                link.conversation = Conversation(
+                    self._calls, link.hook, methods.INTERCEPT_STREAM_CHUNK, self._execution
+                )
+            assert link.conversation is not None
+            reply = await link.conversation.say(message)
+        except errors.PatchbayError as error:
+            self._links.remove(link)
+            if link.conversation is not None:
+                await link.conversation.aclose()
+            if link.hook.policy.on_error is OnError.FAIL_REQUEST:
+                raise failed(link.hook, error) from error
+            warn(link.hook, error)
+            return None
+        self.headers = merge(self.headers, reply.headers, reply.clear_headers)
+        return reply
