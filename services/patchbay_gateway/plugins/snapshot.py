@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SECTIONS: Final = ("plugins", "routes", "providers", "prices", "client_keys", "settings")
 
+# Names that one route falls back to, those of its fallbacks included.
+_FALLBACKS: Final = 16
+
 
 class ModelEntry(msgspec.Struct, frozen=True):
     """One model of a provider."""
@@ -268,6 +271,25 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
     def route_by_name(self) -> Mapping[str, RouteEntry]:
         """Routes by name."""
         return {r.name: r for r in self.routes}
+
+    @functools.cached_property
+    def fallbacks(self) -> Mapping[str, tuple[str, ...]]:
+        """Route name → public names tried when no target can serve, in order, theirs behind them."""
+        found: dict[str, tuple[str, ...]] = {}
+        for route in self.routes:
+            if not route.fallbacks:
+                continue
+            names: list[str] = []
+            waiting = list(route.fallbacks)
+            while waiting and len(names) < _FALLBACKS:
+                name = waiting.pop(0)
+                if name == route.name or name in names or name not in self.targets:
+                    continue
+                names.append(name)
+                if (further := self.route_by_name.get(name)) is not None:
+                    waiting.extend(further.fallbacks)
+            found[route.name] = tuple(names)
+        return found
 
     @functools.cached_property
     def plugin_by_id(self) -> Mapping[str, PluginEntry]:

@@ -36,8 +36,6 @@ __all__ = ["Candidate", "Cooling", "PoolView", "Selector"]
 _ENTRIES: Final = 262_144
 # As many snapshots as requests may be pinned to (plugins/distribution.py).
 _SNAPSHOTS: Final = 3
-# Names that routes fall back to, one behind the other.
-_FALLBACKS: Final = 16
 
 _Key = tuple[str, tuple[str, ...]]
 
@@ -151,7 +149,7 @@ class Selector:
         if found is not None:
             return found
         if not pinned:
-            for name in _fallbacks(snapshot, model):
+            for name in snapshot.fallbacks.get(model, ()):
                 found = self._ring(snapshot, (name, providers)).pick(
                     now, exclude=exclude, tried=tried
                 )
@@ -210,6 +208,19 @@ class Selector:
                 return ring
         return None
 
+    def only_busy(
+        self,
+        snapshot: Snapshot,
+        model: str,
+        providers: tuple[str, ...],
+        credential_id: str,
+        now: float | None = None,
+    ) -> bool:
+        """Whether nothing but its cap keeps a credential from serving the name: for affinity."""
+        ring = self._ring(snapshot, (model, providers))
+        obstacle = ring.obstacle(credential_id, self._now() if now is None else now)
+        return obstacle is not None and obstacle.why is Why.BUSY
+
     # -- refusals, off the hot path ---------------------------------------------------------------
 
     def _refusal(
@@ -224,7 +235,7 @@ class Selector:
     ) -> PatchbayError:
         """Say why nothing can be had: of the name and of all that it falls back to."""
         model, providers = key
-        names = (model,) if pinned else (model, *_fallbacks(snapshot, model))
+        names = (model,) if pinned else (model, *snapshot.fallbacks.get(model, ()))
         found: dict[str, Obstacle | None] = {}
         left: set[str] = set()
         for name in names:
@@ -266,19 +277,6 @@ class Selector:
 def _of_round(snapshot: Snapshot, providers: tuple[str, ...], round_: int) -> tuple[str, ...]:
     known = snapshot.provider_by_name
     return tuple(n for n in providers if n in known and known[n].retry.rounds >= round_)
-
-
-def _fallbacks(snapshot: Snapshot, model: str) -> tuple[str, ...]:
-    """Return the names tried in place of a route, in their order, and theirs behind them."""
-    names: list[str] = []
-    waiting = [model]
-    while waiting and len(names) < _FALLBACKS:
-        route = snapshot.route_by_name.get(waiting.pop(0))
-        for name in route.fallbacks if route is not None else ():
-            if name != model and name not in names and name in snapshot.targets:
-                names.append(name)
-                waiting.append(name)
-    return tuple(names[:_FALLBACKS])
 
 
 def _tiers(
