@@ -161,9 +161,6 @@ class PluginCalls:
             )
         return member
 
-    def _left(self, hook: Hook, exclude: list[str]) -> bool:
-        return self._registry.pick_able(hook.plugin_id, hook.capability, exclude) is not None
-
     async def _once(
         self,
         member: Member,
