@@ -3,8 +3,10 @@ The edge's side of Acquire and Renew: requests that gather while a call is under
 
 `Leases.acquire` is called once per attempt. What gathered in one loop tick goes out together; at most
 `_CALLS` calls run at once, and while they run the rest gathers: batches grow with load and nobody waits
-for a timer. `Leases.run` renews every live lease each `renew_interval` with the usage so far. Not here:
-the end of an attempt (outbox.py) and which scheduler answers (kernel/channels, plugins/addresses.py).
+for a timer. An attempt for which every credential is at its cap keeps a place in the scheduler's queue: it
+is asked for again, alone, on a call that the scheduler holds until its turn. `Leases.run` renews every live
+lease each `renew_interval` with the usage so far. Not here: the end of an attempt (outbox.py) and which
+scheduler answers (kernel/channels, plugins/addresses.py).
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _CALLS: Final = 2
 _WAITING: Final = 8192
 _DEADLINE: Final = 5.0
 _RENEW_BATCH: Final = 4096
+# Refusal of an attempt that has a place in the scheduler's queue (scheduler/capacity.py).
+_QUEUED: Final = "CREDENTIALS_QUEUED"
 
 _log = logs.get_logger("edge.leases")
 
@@ -74,6 +78,7 @@ class Leases:
         self._renew_interval = renew_interval
         self._waiting: deque[_Entry] = deque()
         self._calls: set[asyncio.Task[None]] = set()
+        self._held: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._closed = False
         self._live: dict[str, LiveLease] = {}
@@ -98,26 +103,38 @@ class Leases:
         if not self._scheduled and len(self._calls) < _CALLS:
             self._scheduled = True
             loop.call_soon(self._flush)
+        result = await self._answer(future)
+        while result.HasField("refusal") and result.refusal.reason == _QUEUED:
+            result = await self._turn(item)
+        if result.HasField("refusal"):
+            raise _refused(result.refusal)
+        live = LiveLease(result.lease)
+        self._live[result.lease.attempt.attempt_uid] = live
+        return live
+
+    async def _answer(
+        self, future: asyncio.Future[scheduler_pb2.AcquireResult]
+    ) -> scheduler_pb2.AcquireResult:
         try:
-            result = await future
+            return await future
         except asyncio.CancelledError:
             # The lease may have arrived in the very turn in which this request was cancelled.
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._hand_back(future.result())
             raise
-        if result.HasField("refusal"):
-            refusal = result.refusal
-            raise status.from_code(
-                refusal.code,
-                refusal.message,
-                reason=refusal.reason,
-                retry_after=refusal.retry_after.ToMilliseconds() / 1000
-                if refusal.HasField("retry_after")
-                else None,
-            )
-        live = LiveLease(result.lease)
-        self._live[result.lease.attempt.attempt_uid] = live
-        return live
+
+    async def _turn(self, item: scheduler_pb2.AcquireItem) -> scheduler_pb2.AcquireResult:
+        """Ask again for an attempt that waits. The call goes on without us: its lease is handed back."""
+        if self._closed:
+            raise _shutdown()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[scheduler_pb2.AcquireResult] = loop.create_future()
+        batch: _Batch = [(item, future)]
+        task = loop.create_task(self._call(batch))
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
+        task.add_done_callback(partial(self._called, batch))
+        return await self._answer(future)
 
     def release(self, live: LiveLease) -> None:
         """Stop renewing; the Report ends the lease."""
@@ -134,9 +151,10 @@ class Leases:
         self._closed = True
         _fail(self._waiting, _shutdown)
         self._waiting.clear()
-        for task in self._calls:
+        calls = [*self._calls, *self._held]
+        for task in calls:
             task.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def _renew_all(self) -> None:
         live = list(self._live.values())
@@ -206,6 +224,23 @@ class Leases:
     def _hand_back(self, result: scheduler_pb2.AcquireResult) -> None:
         if result.HasField("lease"):
             self._orphaned(result.lease)
+
+
+def _refused(refusal: scheduler_pb2.Refusal) -> errors.PatchbayError:
+    """Return the error of a refusal; the provider's last word explains it."""
+    message = refusal.message
+    if refusal.HasField("last_error"):
+        last = refusal.last_error
+        told = ": ".join(filter(None, (str(last.http_status or ""), last.message)))
+        message = f"{message}; the provider's last error was {told}"
+    return status.from_code(
+        refusal.code,
+        message,
+        reason=refusal.reason,
+        retry_after=refusal.retry_after.ToMilliseconds() / 1000
+        if refusal.HasField("retry_after")
+        else None,
+    )
 
 
 def _fail(batch: Iterable[_Entry], make: Callable[[], errors.PatchbayError]) -> None:

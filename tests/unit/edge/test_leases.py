@@ -100,6 +100,67 @@ async def test_acquire_refusal_becomes_the_error() -> None:
     assert (caught.value.reason, caught.value.retry_after) == ("NO_CREDENTIAL", 1.5)
 
 
+class QueueingScheduler(FakeScheduler):
+    """Has no place for an attempt when it is asked first; holds the next call until told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = asyncio.Event()
+
+    async def call(self, method, request, *, deadline):
+        seen = [i.attempt.attempt_uid for r in self.requests for i in r.items]
+        if request.items[0].attempt.attempt_uid in seen:
+            response = await super().call(method, request, deadline=deadline)
+            await self.turn.wait()
+            return response
+        self.refuse = scheduler_pb2.Refusal(code=8, reason="CREDENTIALS_QUEUED", message="wait")
+        try:
+            return await super().call(method, request, deadline=deadline)
+        finally:
+            self.refuse = None
+
+
+async def test_acquire_queued_asks_again_alone_and_holds_back_nobody() -> None:
+    scheduler = QueueingScheduler()
+    leases = make_leases(scheduler)
+    waiting = [asyncio.create_task(leases.acquire(make_item(n))) for n in range(4)]
+    while len(scheduler.requests) < 5:  # noqa: ASYNC110 - the loop's own turns
+        await asyncio.sleep(0)
+    assert [len(r.items) for r in scheduler.requests] == [4, 1, 1, 1, 1]
+    other = asyncio.create_task(leases.acquire(make_item(9)))
+    while len(scheduler.requests) < 7:  # noqa: ASYNC110 - the loop's own turns
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    scheduler.turn.set()
+    got = await asyncio.gather(*waiting, other)
+    assert [live.lease.attempt.attempt_uid for live in got] == [f"r{n}-1" for n in (0, 1, 2, 3, 9)]
+
+
+async def test_acquire_cancelled_while_queued_returns_the_lease() -> None:
+    scheduler = QueueingScheduler()
+    leases = make_leases(scheduler)
+    waiting = asyncio.create_task(leases.acquire(make_item()))
+    while len(scheduler.requests) < 2:  # noqa: ASYNC110 - the loop's own turns
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    scheduler.turn.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert [lease.attempt.attempt_uid for lease in leases.orphans] == ["r1-1"]  # type: ignore[attr-defined]
+
+
+async def test_aclose_ends_calls_that_are_held() -> None:
+    scheduler = QueueingScheduler()
+    leases = make_leases(scheduler)
+    waiting = asyncio.create_task(leases.acquire(make_item()))
+    while len(scheduler.requests) < 2:  # noqa: ASYNC110 - the loop's own turns
+        await asyncio.sleep(0)
+    await leases.aclose()
+    with pytest.raises(errors.Unavailable):
+        await waiting
+
+
 async def test_acquire_no_scheduler_says_when_to_come_back() -> None:
     scheduler = FakeScheduler()
     scheduler.error = errors.Unavailable("refused")
