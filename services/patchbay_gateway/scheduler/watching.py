@@ -2,9 +2,10 @@
 The configuration file, followed: what changes in it reaches credentials and snapshot within a second or two.
 
 Looked at each second by what `stat` says of the file behind all links (a mounted ConfigMap is a link that is
-swapped), and of every file it names; SIGHUP looks at once. A file that cannot be used keeps what there is,
-and says so in the log and in `problems`. Schedulers that share a Redis publish one after the other, under a
-lock, each building on what the others published, so that equal files lead to one snapshot.
+swapped), of every file it names, and of the files in `auth_dir`; SIGHUP looks at once. A file that cannot be
+used keeps what there is, and says so in the log and in `problems`; one in `auth_dir` is left out. Schedulers
+that share a Redis publish one after the other, under a lock, each building on what the others published, so
+that equal files lead to one snapshot.
 
 Not here: reading YAML (kernel/config), what a snapshot is made of (publish.py).
 """
@@ -24,8 +25,10 @@ from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.prices import load_prices
 from patchbay_gateway.scheduler.credentials import read_material
+from patchbay_gateway.scheduler.durable.auth_files import AuthFiles, read_auth_dir, signature_of
+from patchbay_gateway.scheduler.durable.auth_seeds import Planted, plant
 from patchbay_gateway.scheduler.publish import build_snapshot, digest_keys
-from patchbay_gateway.scheduler.seeds import read_seeds
+from patchbay_gateway.scheduler.seeds import Seeds, read_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotPublisher
     from patchbay_gateway.plugins.snapshot import PriceEntry, Snapshot
     from patchbay_gateway.scheduler.credentials import Credentials, Material
-    from patchbay_gateway.scheduler.seeds import Seeds
 
 _log = logs.get_logger("scheduler.configuration")
 
@@ -55,6 +57,10 @@ class _Read:
     """A configuration with all that it names."""
 
     config: Config
+    """With the credentials of auth files."""
+    planted: Planted
+    auth_files: tuple[object, ...]
+    """Signature of the auth files as they were read."""
     material: dict[str, Material]
     seeds: Seeds
     digests: dict[str, str]
@@ -110,6 +116,7 @@ class Configuration:
         self._clock = clock
         self._read: _Read | None = None
         self._seen: tuple[object, ...] = ()
+        self._auth_files: tuple[object, ...] = ()
         self._unpublished = False
         self._looked_for = asyncio.Event()
         self._problem = ""
@@ -152,8 +159,10 @@ class Configuration:
     async def _follow(self) -> None:
         assert self._read is not None
         seen = self._signature(self._read.config)
-        if seen != self._seen:
-            self._seen = seen
+        auth_dir = self._read.config.auth_dir
+        auth_files = await asyncio.to_thread(signature_of, auth_dir) if auth_dir else ()
+        if seen != self._seen or auth_files != self._auth_files:
+            self._seen, self._auth_files = seen, auth_files
             try:
                 config = await asyncio.to_thread(self._source.load)
                 await self._take(config)
@@ -172,7 +181,10 @@ class Configuration:
             await self._publish()
 
     async def _take(self, config: Config) -> None:
-        self._read = await asyncio.to_thread(self._complete, config)
+        before, self._read = self._read, await asyncio.to_thread(self._complete, config)
+        # As it was when they were read: what is written since then is seen at the next look.
+        self._auth_files = self._read.auth_files
+        _tell(self._read.planted, before.planted if before is not None else None)
         self._credentials.replace(self._read.material)
         await self._sow_seeds()
         self._unpublished = self._publisher is not None
@@ -190,10 +202,15 @@ class Configuration:
 
     def _complete(self, config: Config) -> _Read:
         source = self._source
+        found = read_auth_dir(config.auth_dir) if config.auth_dir is not None else AuthFiles()
+        planted = plant(config, found, source.environ)
+        seeds = read_seeds(config, source.environ)
         return _Read(
-            config=config,
-            material=read_material(config, source.environ, source.roots.store[0]),
-            seeds=read_seeds(config, source.environ),
+            config=planted.config,
+            planted=planted,
+            auth_files=found.signature,
+            material=read_material(planted.config, source.environ, source.roots.store[0]),
+            seeds=Seeds({**seeds.of, **planted.seeds}, seeds.broken),
             digests=digest_keys(config, source.environ, source.roots.cluster[0]),
             prices=load_prices(config.usage.prices) if config.usage.prices else (),
         )
@@ -249,6 +266,17 @@ class Configuration:
         """Return what tells a changed file from an unchanged one, for all files concerned."""
         paths = [self._source.path, *_named(config)]
         return tuple(_stat(path) for path in paths if path is not None)
+
+
+def _tell(planted: Planted, before: Planted | None) -> None:
+    """Log what is not used of the auth files, once."""
+    known = {*before.refused, *before.warnings} if before is not None else set()
+    for refused in planted.refused:
+        if refused not in known:
+            _log.warning("an auth file is not used", file=refused.source, why=refused.reason)
+    for warned in planted.warnings:
+        if warned not in known:
+            _log.warning("an auth file is not used in full", file=warned.source, why=warned.reason)
 
 
 def _named(config: Config) -> Iterator[Path | None]:

@@ -125,9 +125,8 @@ def signature_of(path: Path) -> tuple[object, ...]:
             entries.append((source, error.errno))
             continue
         # The name behind all links: a mounted Secret is swapped by a link.
-        entries.append(
-            (source, os.path.realpath(target), stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        )
+        behind = os.path.realpath(target) if target.is_symlink() else ""
+        entries.append((source, behind, stat.st_ino, stat.st_mtime_ns, stat.st_size))
     return tuple(entries)
 
 

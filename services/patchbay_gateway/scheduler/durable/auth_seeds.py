@@ -23,6 +23,7 @@ from patchbay_gateway.scheduler.durable.auth_files import (
     place,
 )
 from patchbay_gateway.scheduler.refresh_rules import Seed
+from patchbay_gateway.scheduler.seeds import seed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,9 +152,11 @@ def _seed(document: AuthDocument, source: OAuth2, environ: Mapping[str, str]) ->
         environ,
         where="client_secret",
     )
+    material = {k: v for k, v in document.material.items() if k not in left_out}
     return Seed(
-        hash=document.seed_hash,
-        material={k: v for k, v in document.material.items() if k not in left_out},
+        # Of the refresh token alone where there is one (`AuthDocument.seed_hash`).
+        hash=seed_hash(material.get("refresh_token") or material.get("access_token", "")),
+        material=material,
         client_secret=secret or "",
         expires_at=document.expires_at or 0.0,
         refreshed_at=document.last_refresh or 0.0,
