@@ -15,11 +15,18 @@ from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.kernel import outcomes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patchbay_gateway.edge.counting import EdgeCounts
+    from patchbay_gateway.edge.dialects.limits import Limit
+    from patchbay_gateway.edge.judging import Judgement
     from patchbay_gateway.edge.leases import Leases, LiveLease
     from patchbay_gateway.edge.outbox import Outbox
     from patchbay_gateway.kernel.clock import Clock
 
 _NANO = 1_000_000_000
+# A year: longer waits are as good as this, and Duration has an end.
+_FAR = 366 * 86400.0
 
 
 class Attempt:
@@ -27,6 +34,8 @@ class Attempt:
 
     __slots__ = (
         "_clock",
+        "_counts",
+        "_ended",
         "_first_byte",
         "_leases",
         "_outbox",
@@ -34,18 +43,31 @@ class Attempt:
         "_started",
         "head_arrived",
         "lease",
+        "limits",
         "live",
     )
 
-    def __init__(self, live: LiveLease, *, leases: Leases, outbox: Outbox, clock: Clock) -> None:
+    def __init__(
+        self,
+        live: LiveLease,
+        *,
+        leases: Leases,
+        outbox: Outbox,
+        clock: Clock,
+        counts: EdgeCounts,
+    ) -> None:
         self.live = live
         self.lease = live.lease
+        self.limits: Sequence[Limit] = ()
+        """What the provider's answer said of its limits."""
         self.head_arrived = False
         """Whether the provider's answer head was seen."""
         self._leases = leases
         self._outbox = outbox
         self._clock = clock
         self._started = clock.monotonic()
+        self._counts = counts
+        self._ended: float | None = None
         self._first_byte: float | None = None
         self._settled = False
 
@@ -54,18 +76,31 @@ class Attempt:
         if self._first_byte is None:
             self._first_byte = self._clock.monotonic()
 
+    def mark_end(self) -> None:
+        """Note that the call is over, though it is settled later."""
+        self._ended = self._clock.monotonic()
+
     def succeed(self, client_status: int) -> None:
         """Settle as a complete answer."""
+        if not self._settled:
+            self._counts.attempt(self.lease.attempt.provider, "succeeded")
         self._settle(journal_pb2.OUTCOME_SUCCEEDED, errors.Sent.YES, client_status, 200, "")
 
-    def fail(self, error: errors.PatchbayError, client_status: int) -> None:
+    def fail(
+        self, error: errors.PatchbayError, client_status: int, judgement: Judgement | None = None
+    ) -> None:
         """
         Settle as failed.
 
         Args:
             error: What ended it.
             client_status: What the client got, 0 when another attempt follows.
+            judgement: What it is for the credential; None where no provider failed.
         """
+        if not self._settled:
+            fault = judgement.fault if judgement is not None else None
+            kind = fault.kind.name.lower() if fault is not None else "gateway"
+            self._counts.attempt(self.lease.attempt.provider, kind)
         sent = errors.Sent.YES if self.head_arrived else outcomes.reached(error)
         http_status = error.http_status if isinstance(error, errors.UpstreamError) else 0
         self._settle(
@@ -74,10 +109,13 @@ class Attempt:
             client_status,
             http_status if sent is errors.Sent.YES else 0,
             error.reason,
+            judgement.held if judgement is not None else None,
         )
 
     def cancel(self, reason: str, client_status: int = 0) -> None:
         """Settle as given up by the client (CLIENT_GONE) or by us (SHUTDOWN)."""
+        if not self._settled:
+            self._counts.attempt(self.lease.attempt.provider, "cancelled")
         sent = errors.Sent.YES if self.head_arrived else errors.Sent.UNKNOWN
         self._settle(journal_pb2.OUTCOME_CANCELLED, sent, client_status, 0, reason)
 
@@ -88,6 +126,7 @@ class Attempt:
         client_status: int,
         http_status: int,
         reason: str,
+        held: outcomes.Fault | None = None,
     ) -> None:
         if self._settled:
             return
@@ -100,10 +139,31 @@ class Attempt:
         settlement.client_status = client_status
         settlement.reason = reason
         settlement.reached = sent.value  # type: ignore[assignment]
-        settlement.latency.FromNanoseconds(int((self._clock.monotonic() - self._started) * _NANO))
+        ended = self._clock.monotonic() if self._ended is None else self._ended
+        settlement.latency.FromNanoseconds(int((ended - self._started) * _NANO))
         if self._first_byte is not None:
             settlement.first_byte.FromNanoseconds(int((self._first_byte - self._started) * _NANO))
+        if held is not None:
+            self._hold(item.fault, held)
+        for limit in self.limits:
+            told = item.rate_limits.add(
+                unit=limit.unit, limit=limit.limit, remaining=limit.remaining
+            )
+            if limit.reset is not None:
+                told.reset.FromMilliseconds(int(min(limit.reset, _FAR) * 1000))
         self._outbox.report(item)
+
+    def _hold(self, fault: scheduler_pb2.Fault, held: outcomes.Fault) -> None:
+        """Write what is held against the credential."""
+        fault.kind = held.kind.value  # type: ignore[assignment]
+        fault.scope = held.scope.value  # type: ignore[assignment]
+        fault.force_cooldown = held.force_cooldown
+        if held.retry_after is not None:
+            fault.retry_after.FromMilliseconds(int(min(held.retry_after, _FAR) * 1000))
+        fault.error.http_status = held.http_status
+        fault.error.code = held.code
+        fault.error.message = held.message
+        fault.error.at.FromMilliseconds(int(self._clock.now() * 1000))
 
 
 def orphaned(lease: scheduler_pb2.Lease) -> scheduler_pb2.ReportItem:

@@ -15,18 +15,23 @@ from typing import TYPE_CHECKING, Final
 from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
 from patchbay_gateway.edge import body, headers
-from patchbay_gateway.edge.dialects.port import ChunkKind
+from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
+from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
 from patchbay_gateway.plugins.policy import policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from patchbay.errors import Headers
+    from patchbay.type.v1 import headers_pb2
     from patchbay_gateway.edge.attempts import Attempt
+    from patchbay_gateway.edge.judging import Judge
     from patchbay_gateway.edge.owner import Owner
     from patchbay_gateway.edge.request import Request
+    from patchbay_gateway.edge.sampling import LimitSampler
     from patchbay_gateway.edge.stream import Answer
     from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
@@ -38,11 +43,27 @@ _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 class Execution:
     """One attempt's call."""
 
-    def __init__(self, request: Request, attempt: Attempt, answer: Answer, owner: Owner) -> None:
+    def __init__(
+        self,
+        request: Request,
+        attempt: Attempt,
+        answer: Answer,
+        owner: Owner,
+        *,
+        judge: Judge,
+        sampler: LimitSampler,
+    ) -> None:
         self._request = request
         self._attempt = attempt
         self._answer = answer
         self._owner = owner
+        self._judge = judge
+        self._sampler = sampler
+        self._began = 0.0
+        self._head = executor_pb2.StreamHead()
+        self._held: list[bytes] = []
+        """Events that came before any content."""
+        self._holding = False
         self.address = ""
         """The address that was called; empty before."""
         self._hide_usage = False
@@ -74,6 +95,8 @@ class Execution:
                 sent=errors.Sent.NO,
             )
         self.address = member.address
+        # What an earlier attempt showed says nothing of this one.
+        request.state = StreamState()
         message = self._message()
         self._answer.begin_attempt()
         # None: the call was given up before anything was learnt about the address.
@@ -128,6 +151,7 @@ class Execution:
         answer.answered()
         attempt.head_arrived = True
         attempt.mark_first_byte()
+        self._look_at_limits(response.headers)
         if response.HasField("usage"):
             attempt.live.usage = response.usage
         if self._owner.left:
@@ -135,6 +159,7 @@ class Execution:
         answer.answer_committed = True
         code = response.status or 200
         # Settled before the last byte goes out: what a client has seen whole is never `lost`.
+        request.status = code
         attempt.succeed(code)
         extra = [(b"content-type", (response.content_type or "application/json").encode())]
         if not answer.headers_committed:
@@ -147,12 +172,10 @@ class Execution:
     async def _stream(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
         """Hold chunks back until one has content, then pass them on as they are."""
         request, attempt, answer = self._request, self._attempt, self._answer
-        before = request.clock.monotonic()
+        self._began = request.clock.monotonic()
         call = member.channel.stream(
             methods.EXECUTE_STREAM, message, deadline=None, metadata=member.metadata()
         )
-        head = executor_pb2.StreamHead()
-        held: list[bytes] = []
         tail: executor_pb2.StreamTail | None = None
         try:
             async for part in call:
@@ -165,72 +188,103 @@ class Execution:
                     if answer.answer_committed:
                         await self._write(part.batch.chunks)
                         continue
-                    held.extend(part.batch.chunks)
-                    if self._deliverable(held):
-                        request.waited += request.clock.monotonic() - before
-                        await self._commit(head)
-                        await self._write(held)
+                    self._held.extend(part.batch.chunks)
+                    if self._deliverable(part.batch.chunks):
+                        request.waited += request.clock.monotonic() - self._began
+                        await self._commit()
+                        await self._write(self._held)
                 elif part.HasField("head"):
-                    head = part.head
+                    self._head = part.head
                     attempt.head_arrived = True
+                    self._look_at_limits(part.head.headers)
                 elif part.HasField("tail"):
                     tail = part.tail
                     if tail.HasField("usage"):
                         attempt.live.usage = tail.usage
         finally:
+            answer.let_go()
             if not answer.answer_committed:
-                request.waited += request.clock.monotonic() - before
+                request.waited += request.clock.monotonic() - self._began
             await call.aclose()
         if self._owner.left:
             raise ClientGone
-        if tail is None or not (held or answer.answer_committed):
+        if tail is None or not (self._held or answer.answer_committed):
             raise errors.UpstreamError(
                 502,
                 "the provider's stream ended before it was complete",
-                reason="UPSTREAM_TRUNCATED"
-                if held or answer.answer_committed
-                else "UPSTREAM_EMPTY",
+                reason=outcomes.TRUNCATED
+                if self._held or answer.answer_committed
+                else outcomes.EMPTY,
                 sent=errors.Sent.YES,
             )
         self._settle_stream()
         if not answer.answer_committed:
             # Complete, but nothing in it counts as content: the client gets what there is.
-            await self._commit(head)
-            await self._write(held)
+            await self._commit()
+            await self._write(self._held)
         await request.routed.exchange.finish()
+
+    def _look_at_limits(self, told: Mapping[str, headers_pb2.StringList]) -> None:
+        dialect = self._request.routed.dialect
+        if dialect.limit_signs:
+            self._attempt.limits = self._sampler.take(
+                self._attempt.lease.attempt.credential_id, told, dialect, self._request.clock
+            )
 
     def _settle_stream(self) -> None:
         """Settle a stream that came to its end: as failed if that end was an error event."""
-        dialect, state = self._request.routed.dialect, self._request.state
+        request = self._request
+        dialect, state = request.routed.dialect, request.state
         if b"error" in state.last and dialect.classify(state.last, state) is ChunkKind.ERROR:
-            self._attempt.fail(dialect.in_stream_error(state.last), 200)
+            error = dialect.in_stream_error(state.last)
+            self._attempt.fail(error, 200, self._judge.judge(request, error))
         else:
             self._attempt.succeed(200)
+        request.status = 200
 
-    def _deliverable(self, held: list[bytes]) -> bool:
+    def _deliverable(self, chunks: Sequence[bytes]) -> bool:
         """
-        Say whether *held* has content.
+        Say whether *chunks*, the newest before any content, have some; if not, see that they are not held
+        for ever.
 
         Raises:
             UpstreamError: An error event came before any content: the attempt failed inside a 200.
         """
         dialect = self._request.routed.dialect
-        for chunk in held:
+        begun = False
+        for chunk in chunks:
             kind = dialect.classify(chunk, self._request.state)
             if kind is ChunkKind.ERROR:
                 raise dialect.in_stream_error(chunk)
             if kind is not ChunkKind.LIFECYCLE:
                 return True
+            # A comment says only that somebody is there; our own keep-alives say the same.
+            begun = begun or chunk[:1] != b":"
+        if begun and not self._holding:
+            self._holding = True
+            self._answer.hold(self._give)
         return False
 
-    async def _commit(self, head: executor_pb2.StreamHead) -> None:
-        request, answer = self._request, self._answer
+    def _give(self) -> tuple[Headers, bytes]:
+        """Return headers and what is held, for an answer that commits itself: no content came for long."""
+        request = self._request
+        request.waited += request.clock.monotonic() - self._began
         self._attempt.mark_first_byte()
+        request.state.last = self._held[-1]
+        return self._headers(), b"".join(self._held)
+
+    def _headers(self) -> Headers:
+        request, head = self._request, self._head
+        extra = request.stream_headers(head.content_type)
+        return request.answer_headers(extra, status.headers_from_map(head.headers))
+
+    async def _commit(self) -> None:
+        answer = self._answer
+        self._attempt.mark_first_byte()
+        answer.let_go()
         answer.answer_committed = True
         if not answer.headers_committed:
-            upstream = status.headers_from_map(head.headers)
-            extra = request.stream_headers(head.content_type)
-            await answer.commit_headers(200, request.answer_headers(extra, upstream))
+            await answer.commit_headers(200, self._headers())
 
     async def _write(self, chunks: Sequence[bytes]) -> None:
         request = self._request

@@ -22,7 +22,10 @@ from patchbay_gateway.edge import attempts
 from patchbay_gateway.edge.auth import Authenticator
 from patchbay_gateway.edge.budget import ByteBudget
 from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.counting import EdgeCounts
+from patchbay_gateway.edge.deciding import Decider
 from patchbay_gateway.edge.dialects.table import dialects
+from patchbay_gateway.edge.judging import Judge
 from patchbay_gateway.edge.leases import Leases
 from patchbay_gateway.edge.management.access import make_access
 from patchbay_gateway.edge.management.app import build_management_app
@@ -31,6 +34,7 @@ from patchbay_gateway.edge.management.port import ManagementPorts
 from patchbay_gateway.edge.models import ModelLists
 from patchbay_gateway.edge.outbox import Outbox
 from patchbay_gateway.edge.pipeline import Pipeline
+from patchbay_gateway.edge.refreshes import Refreshes
 from patchbay_gateway.edge.routes.router import Router
 from patchbay_gateway.edge.server import EdgeServer, listen
 from patchbay_gateway.kernel import lifecycle, logs, memory
@@ -43,7 +47,7 @@ from patchbay_gateway.kernel.keys import client_key_digest, load_roots, service_
 from patchbay_gateway.kernel.lifecycle import Tasks
 from patchbay_gateway.kernel.management_token import ensure_token
 from patchbay_gateway.kernel.redis import Store
-from patchbay_gateway.kernel.telemetry import make_metrics
+from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.kernel.uid import UidSource
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
 from patchbay_gateway.plugins.dns import DnsResolver
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.keys import Roots
     from patchbay_gateway.kernel.lifecycle import Shutdown
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 SCHEDULER: Final = "patchbay.scheduler.v1.SchedulerService"
@@ -72,6 +77,7 @@ DRAIN: Final = 25.0
 _PATIENCE: Final = 10.0
 # Reports that wait at the end get this long; the rest stays in the outbox file.
 _LAST_REPORTS: Final = 3.0
+_NO_METRICS: Final = NoMetrics()
 
 
 class SchedulerKeys:
@@ -169,6 +175,7 @@ async def running_edge(
     shutdown: Shutdown,
     outbox_dir: Path | None = None,
     reuse_port: bool = False,
+    metrics: Metrics = _NO_METRICS,
 ) -> AsyncIterator[RunningEdge]:
     """
     Run an edge's parts; the client port is open when this yields.
@@ -184,6 +191,7 @@ async def running_edge(
         shutdown: Told when a part crashes.
         outbox_dir: Default `outbox` in the data directory; no two processes share one.
         reuse_port: Several processes share the client port.
+        metrics: Where requests are counted.
 
     Raises:
         OSError: The port is taken.
@@ -200,6 +208,7 @@ async def running_edge(
         renew_interval=settings.renew_interval,
         orphaned=lambda lease: outbox.report(attempts.orphaned(lease)),
     )
+    refreshes = Refreshes(scheduler)
     registry = PluginRegistry(
         host=Host(edge_id, version("patchbay-gateway")),
         keys=SchedulerKeys(scheduler).keys,
@@ -232,6 +241,8 @@ async def running_edge(
             uids=uids,
             clock=clock,
             installation=settings.installation,
+            decider=Decider(Judge(clock), refreshes),
+            counts=EdgeCounts(metrics),
         ),
         lists=ModelLists(snapshot, authenticator),
         dialects=dialects(),
@@ -259,6 +270,7 @@ async def running_edge(
     finally:
         await edge_server.drain(0)
         await leases.aclose()
+        await refreshes.aclose()
         await tasks.aclose()
         await registry.aclose()
         log.close()
@@ -290,6 +302,7 @@ async def running_management(
     plugins: Callable[[], Sequence[Mapping[str, Any]]],
     roots: Roots,
     clock: Clock,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[None]:
     """
     Serve the management API and the probes on the management port.
@@ -303,6 +316,7 @@ async def running_management(
         plugins: What is registered.
         roots: Of which management uses `cluster`.
         clock: Time.
+        metrics: What /metrics shows; default only the process itself.
 
     Raises:
         FailedPrecondition: The port is taken.
@@ -315,7 +329,7 @@ async def running_management(
         local_only=settings.service == "up" and settings.loopback,
     )
     ports = ManagementPorts(
-        health=HealthApp(checks, make_metrics(enabled=True)),
+        health=HealthApp(checks, metrics or make_metrics(enabled=True)),
         snapshot=lambda: holder.current,
         usage=UsageReports(usage),
         plugins=plugins,
@@ -344,6 +358,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 reason="SETTING_MISSING",
             )
     clock = SystemClock()
+    metrics = make_metrics(enabled=True)
     roots = load_roots(os.environ, ["cluster"], settings.data_dir)
     caller = f"edge-{secrets.token_hex(6)}"
 
@@ -376,6 +391,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 roots=roots,
                 clock=clock,
                 shutdown=shutdown,
+                metrics=metrics,
             )
         )
         await stack.enter_async_context(
@@ -388,6 +404,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 plugins=edge.registry.status,
                 roots=roots,
                 clock=clock,
+                metrics=metrics,
             )
         )
         memory.freeze()

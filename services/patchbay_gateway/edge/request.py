@@ -38,8 +38,12 @@ class Request:
     model: str = ""
     stream: bool = False
     state: StreamState = field(default_factory=StreamState)
+    session_ids: list[str] = field(default_factory=list)
+    """For affinity, strongest first; empty where it is off."""
     number: int = 0
     """Number of the current attempt; 0 before the first."""
+    status: int = 0
+    """What the client got, as the ledger has it; 0 while nobody knows."""
     provider: ProviderEntry | None = None
     upstream_model: str = ""
     waited: float = 0.0

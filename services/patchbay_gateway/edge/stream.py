@@ -17,7 +17,7 @@ Not here: what is written (pipeline.py) and how it looks (dialects/).
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from patchbay_gateway.plugins.policy import EDGE_MARGIN
 
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from patchbay.errors import Headers
     from patchbay_gateway.edge.exchange import Exchange
     from patchbay_gateway.plugins.snapshot import StreamingEntry
+
+HOLD: Final = 10.0
+"""
+Seconds for which events that are no content are held back, so that a failure after them can still be tried
+elsewhere. Then they go out and the answer is committed: a client must not take a provider that has begun for
+a silent one. Providers reject within seconds what they reject at all.
+"""
 
 
 class Answer:
@@ -73,6 +80,8 @@ class Answer:
         self._timer: asyncio.TimerHandle | None = None
         self._side: asyncio.Task[None] | None = None
         self._sending = False
+        self._give: Callable[[], tuple[Headers, bytes]] | None = None
+        self._held_at = 0.0
 
     def begin_attempt(self) -> None:
         """Start the first-byte limit anew for another attempt."""
@@ -81,6 +90,29 @@ class Answer:
         self.timed_out = False
         if self._timer is None:
             self._arm()
+
+    def pause(self) -> None:
+        """Between attempts nobody is silent; headers and keep-alives still go out when they are due."""
+        self._silence = 0.0
+        if self._timer is None:
+            self._arm()
+
+    def hold(self, give: Callable[[], tuple[Headers, bytes]]) -> None:
+        """
+        Hold events back for `HOLD` seconds at most.
+
+        Args:
+            give: Asked when the time is up: headers, should they not be out yet, and the events.
+        """
+        self._give = give
+        self._held_at = self._loop.time()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._arm()
+
+    def let_go(self) -> None:
+        """What was held has gone, or is given up."""
+        self._give = None
 
     def heard(self) -> None:
         """Note that the executor sent something."""
@@ -135,6 +167,8 @@ class Answer:
             due.append(self._written + self._interval)
         if self._silence > 0:
             due.append(self._heard + self._silence + EDGE_MARGIN)
+        if self._give is not None:
+            due.append(self._held_at + HOLD)
         if due:
             # Not sooner than 50 ms: a write that is under way must not make the timer spin.
             self._timer = self._loop.call_at(
@@ -154,7 +188,14 @@ class Answer:
                 self._owner.cancel()
             return
         if self._side is None or self._side.done():
-            if not self.headers_committed:
+            if self._give is not None and now >= self._held_at + HOLD:
+                headers, data = self._give()
+                self._give = None
+                # Now, before the owner's next event: it must not begin another attempt.
+                self.answer_committed = True
+                early, self.headers_committed = self.headers_committed, True
+                self._start_side(self._release(None if early else headers, data))
+            elif not self.headers_committed:
                 if 0 < self._grace <= now - self._started:
                     self.headers_committed = True
                     self._start_side(self._commit_early())
@@ -166,6 +207,12 @@ class Answer:
     def _start_side(self, work: Coroutine[None, None, None]) -> None:
         self._side = self._loop.create_task(work)
         self._side.add_done_callback(_taken)
+
+    async def _release(self, headers: Headers | None, data: bytes) -> None:
+        if headers is not None:
+            await self._exchange.send_head(200, headers)
+        await self._exchange.send(data)
+        self._written = self._loop.time()
 
     async def _commit_early(self) -> None:
         await self._exchange.send_head(200, self._early_head())

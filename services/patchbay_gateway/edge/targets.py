@@ -7,13 +7,17 @@ Pure over one snapshot and the registry's view. Not here: choosing a credential 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay import errors
+from patchbay_gateway.plugins.snapshot import RetryEntry
 
 if TYPE_CHECKING:
     from patchbay.plugin.v1 import plugin_pb2
     from patchbay_gateway.plugins.snapshot import Snapshot
+
+
+_NO_RETRY: Final = RetryEntry()
 
 
 class Executors(Protocol):
@@ -30,6 +34,9 @@ class Candidates:
     providers: tuple[str, ...]
     credentials: int
     """Enabled credentials of these providers: how many different ones attempts can try."""
+    pooled: bool = False
+    """One provider has several models for the name (an alias pool)."""
+    retry: RetryEntry = _NO_RETRY
 
 
 def resolve(
@@ -47,20 +54,26 @@ def resolve(
     if not targets:
         raise unknown_model(model)
     providers: list[str] = []
+    retries: list[RetryEntry] = []
     credentials = 0
-    absent = False
-    for target in targets:
+    absent = pooled = False
+    names = (model, *snapshot.fallbacks.get(model, ()))
+    for target in (target for name in names for target in snapshot.targets[name]):
         provider = snapshot.provider_by_name.get(target.provider)
-        if provider is None or provider.name in providers:
+        if provider is None:
+            continue
+        if provider.name in providers:
+            pooled = True
             continue
         capability = executors.executor(provider.plugin)
         if capability is None:
             absent = True
         elif serves(capability, dialect, operation):
             providers.append(provider.name)
+            retries.append(provider.retry)
             credentials += sum(not c.disabled for c in provider.credentials)
     if providers:
-        return Candidates(tuple(providers), credentials)
+        return Candidates(tuple(providers), credentials, pooled, _widest(retries))
     if absent:
         raise errors.Unavailable(
             f"no executor for model {model!r} is ready; try again in a moment",
@@ -72,6 +85,18 @@ def resolve(
         f"model {model!r} cannot be reached by {operation} in the {dialect} dialect; "
         "use the dialect of its provider",
         reason="DIALECT_NOT_AVAILABLE",
+    )
+
+
+def _widest(retries: list[RetryEntry]) -> RetryEntry:
+    """Return what the most patient provider allows; the scheduler knows which take part in a round."""
+    if len(retries) == 1:
+        return retries[0]
+    most = [retry.max_credentials for retry in retries]
+    return RetryEntry(
+        rounds=max(retry.rounds for retry in retries),
+        max_credentials=0 if 0 in most else max(most),
+        max_wait=max(retry.max_wait for retry in retries),
     )
 
 

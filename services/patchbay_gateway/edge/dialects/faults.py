@@ -74,6 +74,16 @@ _OWN_REASONS: Final = frozenset(
         "DIALECT_NOT_AVAILABLE",
     }
 )
+# Why no credential is free: the code tells programs what the sentence tells people.
+_OF_THE_POOL: Final = frozenset(
+    {
+        "MODEL_COOLDOWN",
+        "CREDENTIALS_BUSY",
+        "CREDENTIALS_TRIED",
+        "NO_CREDENTIAL",
+        "PINNED_NOT_ELIGIBLE",
+    }
+)
 _CREDENTIAL_REFUSED: Final = frozenset({401, 403, 407})
 _MAX_MESSAGE: Final = 2048
 _DEFAULT_RETRY_AFTER: Final = 1.0
@@ -126,7 +136,7 @@ def code_of(error: PatchbayError, status: int) -> str:
         return {"NO_ROUTE": "unknown_url", "NO_ACTION": "unknown_url"}.get(
             error.reason, "model_not_found"
         )
-    if status in {405, 408, 413, 415}:
+    if status in {405, 408, 413, 415} or error.reason in _OF_THE_POOL:
         return error.reason.lower()
     return ""
 
@@ -239,8 +249,8 @@ def retry_headers(error: PatchbayError, status: int, *, milliseconds: bool) -> H
         milliseconds: Whether the dialect's SDKs read `retry-after-ms` and `x-should-retry`.
     """
     wait = error.retry_after
-    if wait is None and status == 503 and not isinstance(error, errors.UpstreamError):
-        wait = _DEFAULT_RETRY_AFTER
+    if wait is None and (status == 503 or error.reason == "CREDENTIALS_BUSY"):
+        wait = None if isinstance(error, errors.UpstreamError) else _DEFAULT_RETRY_AFTER
     headers: Headers = []
     if wait is not None and wait >= 0:
         headers.append((b"retry-after", b"%d" % max(math.ceil(wait), 1 if wait else 0)))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.exchange import Exchange
 
@@ -33,6 +35,12 @@ class RoutedRequest:
     """What `x-request-id` answers: the client's own if sane, else new."""
     client_request_id: str | None
     """The client's own id, kept in the ledger; never a key of ours."""
+    pinned_credential_id: str = ""
+    """The only credential allowed; the request fails instead of rotating. For callers inside the gateway."""
+    execution_session_id: str = ""
+    """A long-lived session of such a caller: for executors that keep a connection, and for affinity."""
+    on_credential: Callable[[str], None] | None = None
+    """Told the id of the credential of each attempt, before its call."""
 
 
 class Pipeline(Protocol):

@@ -1,0 +1,52 @@
+"""
+How a request that failed ends for its client: an error, or the terminal event of a stream that has begun.
+
+Not here: how errors look (dialects), which one is told (failures.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from patchbay import errors
+    from patchbay_gateway.edge.request import Request
+    from patchbay_gateway.edge.routes.request import RoutedRequest
+    from patchbay_gateway.edge.stream import Answer
+
+
+def status_of(request: Request, error: errors.PatchbayError) -> int:
+    """Return the status by which *error* is known to the client and the ledger, and keep it."""
+    request.status = request.routed.dialect.error(error, "").status
+    return request.status
+
+
+async def send_error(
+    routed: RoutedRequest, error: errors.PatchbayError, head: errors.Headers
+) -> None:
+    """Answer with *error* and the further headers *head*."""
+    answer = routed.dialect.error(error, routed.request_id)
+    length = (b"content-length", b"%d" % len(answer.body))
+    await routed.exchange.send_head(answer.status, [*answer.headers, length, *head])
+    await routed.exchange.send(answer.body)
+    await routed.exchange.finish()
+
+
+async def give_up(request: Request, answer: Answer, error: errors.PatchbayError) -> None:
+    """Tell the client the last failure in the form that fits what is committed."""
+    routed = request.routed
+    status_of(request, error)
+    if not answer.headers_committed:
+        # Set before any await: the answer's timer must not commit headers in between.
+        answer.headers_committed = True
+        await send_error(routed, error, request.answer_headers([]))
+    elif not request.stream:
+        await answer.write(routed.dialect.error(error, routed.request_id).body)
+        await routed.exchange.finish()
+    else:
+        event = routed.dialect.stream_error(error, request.state, routed.request_id)
+        if event:
+            await answer.write(event)
+            await routed.exchange.finish()
+        else:
+            await routed.exchange.abort()
