@@ -48,8 +48,8 @@ def lease_value(provider: str, credential_id: str, upstream_model: str, version:
 
 
 def split_value(value: str) -> tuple[str, str, str]:
-    """Return provider, credential id and upstream model of a lease's value."""
-    provider, credential_id, upstream_model, *_ = value.split(_SEPARATOR)
+    """Return provider, credential id and upstream model of a lease's value; empty for what it lacks."""
+    provider, credential_id, upstream_model = (*value.split(_SEPARATOR), "", "")[:3]
     return provider, credential_id, upstream_model
 
 

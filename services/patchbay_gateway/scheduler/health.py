@@ -82,6 +82,7 @@ class HealthView:
         self._clock = clock
         self._ttl = lease_ttl
         self._states: dict[str, _State] = {}
+        self._newest: dict[str, int] = {}
         self._busy: dict[str, int] = {}
         self._mine: dict[str, dict[str, float]] = {}
         self._callbacks: list[Callable[[], None]] = []
@@ -93,6 +94,8 @@ class HealthView:
         """Whether a change was missed: the state must be read."""
         self.share = 0
         """While Redis is away: among how many schedulers places are divided; 0: Redis is there."""
+        self.lost_at = 0.0
+        """Unix seconds of the last outage or flush: leases from before may be gone without having ended."""
 
     # -- asked by selection, hot ------------------------------------------------------------------
 
@@ -116,7 +119,9 @@ class HealthView:
     def in_flight(self, credential_id: str) -> int:
         """Return the attempts under way of a credential with a cap, as far as is known."""
         if self.share:
-            return self._held(credential_id) * self.share
+            held = self._held(credential_id)
+            # Full when one more here and as many at each other one would be too many; one is always let.
+            return (held + 1) * self.share - 1 if held else 0
         return self._busy.get(credential_id, 0)
 
     def earliest(self, targets: Iterable[tuple[str, str]]) -> float | None:
@@ -143,6 +148,14 @@ class HealthView:
         """Return the ids of those that something is held against."""
         return list(self._states)
 
+    def cooling(self) -> int:
+        """Return how many credentials rest now, for a model or as a whole."""
+        now = int(self._clock.now() * 1000)
+        return sum(
+            any(mark.closed(now) for mark in state.marks.values())
+            for state in self._states.values()
+        )
+
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* after each change, freed places included; the returned function ends that."""
         self._callbacks.append(callback)
@@ -164,21 +177,23 @@ class HealthView:
                 self.version = change.version
             elif change.version:
                 self.behind = True
+            if change.version:
+                self._newest[change.credential_id] = change.version
             self._apply(change)
         self.changed()
 
     def replace(
-        self, credential_id: str, found: Mapping[str, Mark], *, off: bool, notify: bool = True
+        self, credential_id: str, found: Mapping[str, Mark], *, off: bool, version: int
     ) -> None:
-        """Hold exactly *found* against a credential, as read from Redis."""
+        """Hold exactly *found* against a credential, as read at *version*; tells nobody (`changed`)."""
+        if self._newest.get(credential_id, 0) > version:
+            return  # a change came by the channel while this was on its way
         state = _State()
         state.marks, state.off = dict(found), off
         if found or off:
             self._states[credential_id] = state
         else:
             self._states.pop(credential_id, None)
-        if notify:
-            self.changed()
 
     def read_up_to(self, version: int) -> None:
         """All of the state up to *version* was read."""
@@ -188,6 +203,7 @@ class HealthView:
     def forget(self) -> None:
         """Another epoch: nothing is held against anybody."""
         self._states.clear()
+        self._newest.clear()
         self._busy.clear()
         self.version = 0
         self.behind = False

@@ -1,63 +1,82 @@
 """
 Leases in Redis: one script call carries all that a scheduler has to say.
 
-A lease is the key `lease:{attempt_uid}` with what was chosen as its value and the lease's time as its TTL.
-The script refuses to work on a server of another epoch, so events never enter an emptied stream before those
-that it lost.
+A lease is the key `lease:{attempt_uid}` with what was chosen as its value and the lease's time as its TTL. An
+attempt against whose credential nothing is known and that needs no place under a cap is one SET and one DEL;
+the others are checked, counted and settled by the same call (pool_scripts.py). The script refuses to work on
+a server of another epoch, so events never enter an emptied stream before those that it lost.
 
 Not here: which attempts share a call, and what happens without Redis (booking.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from patchbay_gateway.kernel.redis import Script
+import msgspec
+
+from patchbay_gateway.scheduler.health import Change
+from patchbay_gateway.scheduler.marks import End  # noqa: TC001 - a Struct's annotation
+from patchbay_gateway.scheduler.pool_scripts import APPLY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.redis import Store
 
-# KEYS: epoch, journal, then leases to take, to renew, to end.
-# ARGV: epoch, number to take, number to renew, TTL in ms, a value per lease to take and to renew, then the
-# events. A renewed lease that is gone (a flush, an outage) is made again: its attempt lives.
-# Returns -1 for another epoch, else {index, value that stands, …} of leases that were taken before and
-# negative indices of renewed ones that had ended.
-APPLY: Final = Script("""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
-local takes, renews, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local out = {}
-for i = 1, takes do
-  local key = KEYS[2 + i]
-  if not redis.call('SET', key, ARGV[4 + i], 'PX', ttl, 'NX') then
-    out[#out + 1] = i
-    out[#out + 1] = redis.call('GET', key)
-  end
-end
-local base = 2 + takes
-for i = 1, renews do
-  if redis.call('PEXPIRE', KEYS[base + i], ttl) == 0 then
-    redis.call('SET', KEYS[base + i], ARGV[4 + takes + i], 'PX', ttl)
-    out[#out + 1] = -i
-  end
-end
-base = base + renews
-if #KEYS > base then redis.call('DEL', unpack(KEYS, base + 1)) end
-for i = 5 + takes + renews, #ARGV do redis.call('XADD', KEYS[2], '*', 'e', ARGV[i]) end
-return out
-""")
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What Redis has to look at before a lease is given."""
+
+    cap: int = msgspec.field(default=0, name="c")
+    """`max_in_flight`; 0: none."""
+
+
+class Sign(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A sign of life that is more than one of the lease."""
+
+    uid: str = msgspec.field(name="u")
+    credential_id: str = msgspec.field(name="i")
+    model: str = msgspec.field(name="m")
+    cap: int = msgspec.field(default=0, name="c")
+    """1: it holds a place."""
+    output: int = msgspec.field(default=0, name="o")
+    """1: the provider is answering, so a probe has succeeded."""
+
+
+class Special(msgspec.Struct, omit_defaults=True):
+    """What of a call is not plain; indices begin at 1."""
+
+    takes: dict[int, Check] = msgspec.field(default_factory=dict, name="t")
+    renews: dict[int, Sign] = msgspec.field(default_factory=dict, name="r")
+    ends: list[End] = msgspec.field(default_factory=list, name="e")
+
+    def __bool__(self) -> bool:
+        return bool(self.takes or self.renews or self.ends)
+
+
+PLAIN: Final = Special()
+"""Nothing special. Shared: never changed."""
 
 
 @dataclass(slots=True)
 class Applied:
     """What a batch found."""
 
-    standing: dict[int, str]
+    standing: dict[int, str] = field(default_factory=dict)
     """Index of a lease to take → the value of the one that stands already."""
-    ended: set[int]
+    ended: set[int] = field(default_factory=set)
     """Indices of leases to renew that had ended."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Index of a lease not given → why: COOLING, PROBING, BUSY, DISABLED, OUTDATED."""
+    probes: set[int] = field(default_factory=set)
+    """Indices of leases that probe a cooling credential."""
+    changes: list[Change] = field(default_factory=list)
+    """What changed in the pool, or was found to be other than the caller knew."""
+    counts: list[tuple[str, int]] = field(default_factory=list)
+    """Credential with a cap → its attempts under way, oldest first."""
 
 
 class EpochChanged(Exception):
@@ -73,15 +92,19 @@ class LeaseStore(Protocol):
         renew: Sequence[tuple[str, str]],
         end: Sequence[str],
         events: Sequence[bytes],
+        special: Special = PLAIN,
+        version: int = 0,
     ) -> Applied:
         """
         Take, renew and end leases and append events, all or nothing.
 
         Args:
             take: (attempt_uid, value) of each lease.
-            renew: The same of attempts that live; one that had ended begins anew.
-            end: Attempts that ended.
+            renew: The same of attempts that live; one that had ended begins anew if it has a value.
+            end: Attempts that ended and are not among the special ones.
             events: Serialised, in the order of their sequences.
+            special: What is to be checked, counted or settled.
+            version: Of the view that the leases were chosen by; takes are checked unless it is the newest.
 
         Raises:
             Unavailable: No answer; whether it was done is unknown.
@@ -97,13 +120,15 @@ class RedisLeases:
     Args:
         store: The server.
         ttl: Seconds that a lease lives without renewal.
+        clock: Says which windows are over.
     """
 
-    def __init__(self, store: Store, *, ttl: float) -> None:
+    def __init__(self, store: Store, *, ttl: float, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._ttl = int(ttl * 1000)
         self._lease = store.key("lease", "")
-        self._keys = [store.key("epoch"), store.key("journal")]
+        self._keys = [store.key("epoch"), store.key("journal"), store.key("pool", "version")]
         self.epoch = ""
         """The epoch that calls demand; set it before the first one."""
 
@@ -113,6 +138,8 @@ class RedisLeases:
         renew: Sequence[tuple[str, str]],
         end: Sequence[str],
         events: Sequence[bytes],
+        special: Special = PLAIN,
+        version: int = 0,
     ) -> Applied:
         """Run the script."""
         lease = self._lease
@@ -127,6 +154,10 @@ class RedisLeases:
             len(take),
             len(renew),
             self._ttl,
+            version,
+            int(self._clock.now() * 1000),
+            self._store.prefix,
+            msgspec.json.encode(special) if special else "",
             *[value for _, value in take],
             *[value for _, value in renew],
             *events,
@@ -134,14 +165,34 @@ class RedisLeases:
         reply = await self._store.script(APPLY, keys, args)
         if reply == -1:
             raise EpochChanged
-        applied = Applied({}, set())
-        position = 0
-        while position < len(reply):
-            index = reply[position]
-            if index > 0:
-                applied.standing[index - 1] = reply[position + 1].decode()
-                position += 2
-            else:
-                applied.ended.add(-index - 1)
-                position += 1
-        return applied
+        return _read(reply) if reply else Applied()
+
+
+def _read(reply: list[list[int | bytes]]) -> Applied:
+    standing, ended, refused, probes, changes, counts = reply
+    return Applied(
+        standing={i - 1: v.decode() for i, v in _pairs(standing)},
+        ended={int(i) - 1 for i in ended},
+        refused={i - 1: v.decode() for i, v in _pairs(refused)},
+        probes={int(i) - 1 for i in probes},
+        changes=read_changes(changes),
+        counts=[(id_.decode(), n) for n, id_ in _pairs(counts[::-1])][::-1],
+    )
+
+
+def _pairs(flat: list[int | bytes]) -> list[tuple[int, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))  # type: ignore[arg-type]
+
+
+def read_changes(flat: list[int | bytes]) -> list[Change]:
+    """Return the changes that a script noted."""
+    found = []
+    for at in range(0, len(flat), 5):
+        version, kind, id_, scope, value = flat[at : at + 5]
+        assert isinstance(version, int)
+        assert isinstance(kind, bytes)
+        assert isinstance(id_, bytes)
+        assert isinstance(scope, bytes)
+        assert isinstance(value, bytes)
+        found.append(Change(version, kind.decode(), id_.decode(), scope.decode(), value))
+    return found

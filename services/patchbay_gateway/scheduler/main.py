@@ -30,15 +30,13 @@ from patchbay_gateway.plugins.distribution import (
     SnapshotWatcher,
 )
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
-from patchbay_gateway.scheduler.booking import LeaseBook, Local
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import Credentials
-from patchbay_gateway.scheduler.grants import Grants
 from patchbay_gateway.scheduler.journal import Journal
-from patchbay_gateway.scheduler.leases import EpochChanged, RedisLeases
+from patchbay_gateway.scheduler.leases import EpochChanged
+from patchbay_gateway.scheduler.leasing import Ledge, build_leasing
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.refreshing import running_refresh
-from patchbay_gateway.scheduler.selection import Selector
 from patchbay_gateway.scheduler.service import SchedulerServicer
 from patchbay_gateway.scheduler.watching import Configuration, Source
 
@@ -113,18 +111,14 @@ async def running_scheduler(
     parts = contextlib.AsyncExitStack()
     try:
         journal = Journal(log, clock=clock, installation=settings.installation)
-        leases = RedisLeases(store, ttl=settings.lease_ttl)
-        behind = asyncio.Event()
-        book = LeaseBook(
-            leases, journal, Local(clock=clock, ttl=settings.lease_ttl), on_behind=behind
-        )
+        ledge = Ledge(store, journal, clock=clock, lease_ttl=settings.lease_ttl, metrics=metrics)
         redelivery = Redelivery(
             store,
             journal,
-            leases,
+            ledge.leases,
             clock=clock,
-            behind=behind,
-            nudge=book.nudge,
+            behind=ledge.behind,
+            nudge=ledge.book.nudge,
             stream_bound=stream_bound,
             metrics=metrics,
         )
@@ -183,25 +177,33 @@ async def running_scheduler(
                 ready=holder.current is not None,
             ),
         )
+        leasing = build_leasing(
+            ledge,
+            store=store,
+            holder=holder,
+            journal=journal,
+            credentials=credentials,
+            records=refreshing.records,
+            clock=clock,
+            installation=settings.installation,
+            lease_ttl=settings.lease_ttl,
+            metrics=metrics,
+        )
         servicer = SchedulerServicer(
             holder=holder,
-            selector=Selector(credentials.usable),
+            acquiring=leasing.acquiring,
+            settling=leasing.settling,
             catalogue=Catalogue(credentials),
-            journal=journal,
-            book=book,
+            inventory=leasing.inventory,
+            pool=ledge.pool,
+            records=refreshing.records,
+            refresher=refreshing.refresher,
             plugins_roots=roots.plugins,
-            grants=Grants(
-                credentials,
-                clock=clock,
-                installation=settings.installation,
-                lease_ttl=settings.lease_ttl,
-            ),
             clock=clock,
             refresh=watcher.refresh,
-            metrics=metrics,
             problems=problems,
         )
-        tasks.start("scheduler-leases", book.run())
+        leasing.start(ledge, tasks)
         tasks.start("scheduler-journal", redelivery.run())
         tasks.start("scheduler-snapshot", watcher.run())
         tasks.start("scheduler-configuration", configuration.run())
@@ -213,8 +215,10 @@ async def running_scheduler(
                 yield servicer
         finally:
             forget()
+            leasing.close()
         await tasks.aclose()
-        await book.flush()
+        await ledge.book.flush()
+        await leasing.affinity.flush()
         with contextlib.suppress(PatchbayError):
             await heartbeat.beat(alive=False)
     finally:

@@ -129,6 +129,9 @@ def cooled(mark: Mark | None, end: End, now: int) -> Mark:
     if end.at_least:
         until = max(until, now + end.at_least)
     longer = until > mark.until
+    if not longer and not mine:
+        # The window stays as it is; nothing needs to be written or told.
+        return mark
     since = mark.since if is_open else now
     probe_from = mark.probe_from
     if longer or mine:

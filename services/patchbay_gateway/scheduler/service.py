@@ -1,46 +1,43 @@
 """
 SchedulerService: the wire side of the scheduler.
 
-Translates messages into calls of selection, leases and journal, and back; decides nothing itself. What goes
-wrong with one item is that item's refusal; what goes wrong with the call is an error of `patchbay.errors`.
-Requests are read and never changed, for they may be the caller's own objects.
+Checks limits, calls who knows, fills answers; decides nothing itself. What goes wrong with one item is that
+item's refusal; what goes wrong with the call is an error of `patchbay.errors`. Requests are read and never
+changed, for they may be the caller's own objects.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from patchbay.errors import Aborted, InvalidRequest, PatchbayError, Unavailable
+from patchbay.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
 from patchbay.keys import channel_key
 from patchbay.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
-from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.kernel.keys import plugin_key
-from patchbay_gateway.scheduler.grants import fill, lease_value, split_value
-from patchbay_gateway.scheduler.journal import Draft
-from patchbay_gateway.scheduler.selection import Candidate
+from patchbay_gateway.scheduler.durable.port import CredentialRecord
+from patchbay_gateway.scheduler.inventory import CONFIGURATION
+from patchbay_gateway.scheduler.leases import EpochChanged
+from patchbay_gateway.scheduler.messages import fill_status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from patchbay_gateway.kernel.clock import Clock
-    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.snapshot import Snapshot
-    from patchbay_gateway.scheduler.booking import LeaseBook
+    from patchbay_gateway.scheduler.acquiring import Acquiring
     from patchbay_gateway.scheduler.catalogue import Catalogue
-    from patchbay_gateway.scheduler.grants import Grants
-    from patchbay_gateway.scheduler.journal import Journal
-    from patchbay_gateway.scheduler.selection import Selector
+    from patchbay_gateway.scheduler.inventory import Inventory, Status
+    from patchbay_gateway.scheduler.pool import Pool
+    from patchbay_gateway.scheduler.records import Records
+    from patchbay_gateway.scheduler.refresh import Refresher
+    from patchbay_gateway.scheduler.settling import Settling
 
 # Limits of scheduler.proto.
 _ACQUIRES: Final = 256
 _RENEWALS: Final = 4096
 _REPORTS: Final = 1024
-
-_OPENED: Final = journal_pb2.EVENT_KIND_OPENED
-_RENEWED: Final = journal_pb2.EVENT_KIND_RENEWED
-_SETTLED: Final = journal_pb2.EVENT_KIND_SETTLED
-_REFUSED: Final = journal_pb2.EVENT_KIND_REFUSED
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
@@ -50,36 +47,35 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self,
         *,
         holder: SnapshotHolder,
-        selector: Selector,
+        acquiring: Acquiring,
+        settling: Settling,
         catalogue: Catalogue,
-        journal: Journal,
-        book: LeaseBook,
+        inventory: Inventory,
+        pool: Pool,
+        records: Records,
+        refresher: Refresher,
         plugins_roots: tuple[bytes, ...],
-        grants: Grants,
         clock: Clock,
         refresh: Callable[[], Awaitable[None]],
-        metrics: Metrics,
         problems: Callable[[], list[str]] = list,
     ) -> None:
-        self._leased = metrics.counter("scheduler_leases_total", "Attempts that got a lease.")
-        self._refused = metrics.counter(
-            "scheduler_refusals_total", "Attempts that got none.", ["reason"]
-        )
-        self._reported = metrics.counter("scheduler_reports_total", "Ends of attempts.")
+        """*refresh* fetches the newest snapshot."""
         self.problems = problems
         """What keeps this scheduler from serving as configured; empty when nothing does."""
         self._holder = holder
         self._refresh = refresh
-        self._selector = selector
-        self._grants = grants
+        self._acquiring = acquiring
+        self._settling = settling
         self._catalogue = catalogue
-        self._journal = journal
-        self._book = book
+        self._inventory = inventory
+        self._pool = pool
+        self._records = records
+        self._refresher = refresher
         self._plugins_roots = plugins_roots
         self._clock = clock
         self._channel_keys: dict[str, list[bytes]] = {}
 
-    # -- Acquire ----------------------------------------------------------------------------------
+    # -- attempts ---------------------------------------------------------------------------------
 
     async def Acquire(  # noqa: N802 - the method's name in the contract
         self, request: scheduler_pb2.AcquireRequest, context: Any = None
@@ -96,76 +92,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         if any(self._holder.get(v) is None for v in _versions(request)):
             # The edge may have been told of a new one a moment before this scheduler.
             await self._refresh()
-        now = self._clock.now()
         response = scheduler_pb2.AcquireResponse()
-        leased: list[tuple[scheduler_pb2.AcquireItem, scheduler_pb2.AcquireResult, Snapshot]] = []
-        take: list[tuple[str, str]] = []
-        drafts: list[Draft] = []
-        for item in request.items:
-            attempt = item.attempt
-            result = response.results.add()
-            try:
-                snapshot = self._snapshot(attempt.snapshot_version)
-                candidate = self._selector.pick(
-                    snapshot,
-                    attempt.model,
-                    tuple(item.providers),
-                    exclude=item.exclude_credential_ids,
-                    pinned=item.pinned_credential_id,
-                )
-            except PatchbayError as error:
-                _refuse(result, error)
-                self._refused.labels(error.reason).inc()
-                continue
-            grant = self._grants.of(snapshot, candidate, now)
-            lease = result.lease
-            fill(lease, grant, attempt, now)
-            leased.append((item, result, snapshot))
-            take.append((attempt.attempt_uid, grant.value))
-            drafts.append(Draft(_OPENED, lease.attempt))
-        if take:
-            self._book.admit()
-            self._leased.inc(len(take))
-            self._journal.record(drafts)
-            for index, standing in enumerate(await self._book.take(take)):
-                if standing is not None and standing != take[index][1]:
-                    self._repeat(*leased[index], standing, now)
+        results = [response.results.add() for _ in request.items]
+        await self._acquiring.acquire(request.items, results)
         return response
-
-    def _snapshot(self, version: int) -> Snapshot:
-        snapshot = self._holder.get(version)
-        if snapshot is None:
-            raise Aborted(
-                f"snapshot {version} is not known here; pin the current one and try again",
-                reason="SNAPSHOT_UNKNOWN",
-            )
-        return snapshot
-
-    def _repeat(
-        self,
-        item: scheduler_pb2.AcquireItem,
-        result: scheduler_pb2.AcquireResult,
-        snapshot: Snapshot,
-        standing: str,
-        now: float,
-    ) -> None:
-        """Answer an attempt that has a lease already with what was chosen then."""
-        provider_name, credential_id, upstream_model = split_value(standing)
-        provider = snapshot.provider_by_name.get(provider_name)
-        credentials = provider.credentials if provider is not None else ()
-        credential = next((c for c in credentials if c.id == credential_id), None)
-        if provider is None or credential is None:
-            _refuse(
-                result,
-                Unavailable(
-                    "the credential of this attempt's lease is gone", reason="NO_CREDENTIAL"
-                ),
-            )
-            return
-        candidate = Candidate(provider, credential, upstream_model)
-        fill(result.lease, self._grants.of(snapshot, candidate, now), item.attempt, now)
-
-    # -- Renew and Report -------------------------------------------------------------------------
 
     async def Renew(  # noqa: N802 - the method's name in the contract
         self, request: scheduler_pb2.RenewRequest, context: Any = None
@@ -179,26 +109,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             Unavailable: The disk failed.
         """
         _limit(request.items, _RENEWALS)
-        self._journal.record(
-            [
-                Draft(_RENEWED, item.attempt, n=item.n, usage=item.usage)
-                for item in request.items
-                if item.HasField("usage") and item.n > 0
-            ]
-        )
-        alive = await self._book.renew(
-            [
-                (a.attempt_uid, lease_value(a.provider, a.credential_id, a.upstream_model))
-                for a in (item.attempt for item in request.items)
-            ]
-        )
-        return scheduler_pb2.RenewResponse(alive=alive)
+        return scheduler_pb2.RenewResponse(alive=await self._settling.renew(request.items))
 
     async def Report(  # noqa: N802 - the method's name in the contract
         self, request: scheduler_pb2.ReportRequest, context: Any = None
     ) -> scheduler_pb2.ReportResponse:
         """
-        Journal ends and refusals and end their leases.
+        Journal ends and refusals, end their leases, and apply what failures mean for credentials.
 
         Raises:
             InvalidRequest: Too many items.
@@ -206,28 +123,113 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             Unavailable: The disk failed.
         """
         _limit(request.items, _REPORTS)
-        drafts = []
-        ends = []
-        for item in request.items:
-            attempt = item.attempt
-            refused = attempt.number == 0
-            # Nested model calls carry the tokens of an attempt that made them.
-            usage = item.usage if item.HasField("usage") and not item.settlement.nested else None
-            drafts.append(
-                Draft(
-                    _REFUSED if refused else _SETTLED,
-                    attempt,
-                    usage=usage,
-                    settlement=item.settlement,
-                )
-            )
-            if not refused:
-                ends.append(attempt.attempt_uid)
-        self._reported.inc(len(ends))
-        self._journal.record(drafts)
-        self._book.end(ends)
-        await self._journal.durable()
+        await self._settling.report(request.items)
         return scheduler_pb2.ReportResponse()
+
+    # -- credentials ------------------------------------------------------------------------------
+
+    async def RefreshCredential(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.RefreshCredentialRequest, context: Any = None
+    ) -> scheduler_pb2.RefreshCredentialResponse:
+        """
+        Return a version of a credential newer than the one that its provider refused.
+
+        Raises:
+            NotFound: No such credential, or one that is not refreshed.
+            FailedPrecondition: NEEDS_LOGIN.
+            ResourceExhausted: REFRESH_BACKOFF.
+            Unavailable: REFRESH_FAILED.
+        """
+        id_ = request.credential_id
+        version = await self._refresher.refresh_now(id_, request.version)
+        with contextlib.suppress(Unavailable):  # done here, and elsewhere when Redis is back
+            await self._pool.renewed(id_, version)
+        return scheduler_pb2.RefreshCredentialResponse(version=version)
+
+    async def ListCredentials(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.ListCredentialsRequest, context: Any = None
+    ) -> scheduler_pb2.ListCredentialsResponse:
+        """
+        Tell the state of the pool, as the next Acquire sees it.
+
+        Raises:
+            Unavailable: There is no snapshot yet.
+        """
+        snapshot = self._current()
+        response = scheduler_pb2.ListCredentialsResponse(degraded=not await self._look())
+        for status in await self._inventory.statuses(snapshot, request.ids, request.provider):
+            self._fill(response.credentials.add(), status)
+        return response
+
+    async def ResetCredential(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.ResetCredentialRequest, context: Any = None
+    ) -> scheduler_pb2.CredentialStatus:
+        """
+        Forget cooldowns, backoff, probes and last errors, for all schedulers.
+
+        Raises:
+            NotFound: No such credential.
+            Unavailable: Redis is away; it is done here, and everywhere when it is back.
+        """
+        await self._status(request.credential_id)
+        await self._pool.reset(request.credential_id, request.upstream_model)
+        return self._fill(
+            scheduler_pb2.CredentialStatus(), await self._status(request.credential_id)
+        )
+
+    async def SetCredentialDisabled(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.SetCredentialDisabledRequest, context: Any = None
+    ) -> scheduler_pb2.CredentialStatus:
+        """
+        Take a credential out of use or back, durably.
+
+        Raises:
+            NotFound: No such credential.
+            FailedPrecondition: DISABLED_BY_CONFIGURATION, it cannot be taken back into use here.
+            Unavailable: The durable store does not answer.
+        """
+        id_, off = request.credential_id, request.disabled
+        status = await self._status(id_)
+        if status.disabled_by == CONFIGURATION and not off:
+            raise FailedPrecondition(
+                f"credential {id_} is disabled in the configuration; "
+                "set `disabled: false` there to use it again",
+                reason="DISABLED_BY_CONFIGURATION",
+            )
+
+        def change(record: CredentialRecord | None) -> CredentialRecord | None:
+            if (record.disabled if record is not None else False) == off:
+                return None
+            return (record or CredentialRecord(id_)).replace(disabled=off)
+
+        await self._records.update(id_, change)
+        with contextlib.suppress(Unavailable):  # it is durable, and the records are followed
+            await self._pool.switch(id_, off=off)
+        return self._fill(scheduler_pb2.CredentialStatus(), await self._status(id_))
+
+    async def _look(self) -> bool:
+        """Bring the view up to date; return whether Redis answered."""
+        try:
+            await self._pool.sync()
+        except (Unavailable, EpochChanged):
+            return False
+        return True
+
+    async def _status(self, credential_id: str) -> Status:
+        found = await self._inventory.statuses(self._current(), [credential_id])
+        if not found:
+            raise NotFound(
+                f"no credential {credential_id!r} in the configuration",
+                reason="CREDENTIAL_NOT_FOUND",
+            )
+        return found[0]
+
+    def _fill(
+        self, message: scheduler_pb2.CredentialStatus, status: Status
+    ) -> scheduler_pb2.CredentialStatus:
+        refresh = self._refresher.status(status.credential.id)
+        fill_status(message, status, refresh, self._clock.now())
+        return message
 
     # -- lists ------------------------------------------------------------------------------------
 
@@ -235,18 +237,43 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.ListModelsRequest, context: Any = None
     ) -> scheduler_pb2.ListModelsResponse:
         """
-        List the models that can be served now.
+        List the models that can be served; those that cannot only if they are asked for, with the obstacles.
 
         Raises:
             Aborted: The snapshot asked for is not known here.
             Unavailable: There is no snapshot yet.
         """
         version = request.snapshot_version
-        snapshot = self._snapshot(version) if version else self._current()
+        snapshot = self._acquiring.snapshot(version) if version else self._current()
         response = scheduler_pb2.ListModelsResponse()
+        if request.include_unavailable:
+            await self._look()
+            for name in sorted(snapshot.targets):
+                self._explain(response.models.add(id=name), snapshot)
+            return response
         for name, providers in self._catalogue.models(snapshot):
-            response.models.add(id=name, providers=providers, owned_by=providers[0])
+            response.models.add(id=name, providers=providers, owned_by=providers[0], available=True)
         return response
+
+    def _explain(self, model: scheduler_pb2.Model, snapshot: Snapshot) -> None:
+        """Fill in who can serve a model now, and what keeps the others from it."""
+        ready: dict[str, None] = {}
+        all_: dict[str, None] = {}
+        for provider, credential_id, standing in self._inventory.obstacles(snapshot, model.id):
+            all_[provider] = None
+            if standing.state == "ready":
+                ready[provider] = None
+                continue
+            obstacle = model.obstacles.add(
+                provider=provider,
+                credential_id=credential_id,
+                reason=standing.state.replace("_", " "),
+            )
+            if standing.until is not None:
+                obstacle.until.FromMilliseconds(int(standing.until * 1000))
+        model.providers.extend(ready)
+        model.available = bool(ready)
+        model.owned_by = next(iter(ready or all_), "")
 
     async def ListChannelKeys(  # noqa: N802 - the method's name in the contract
         self, request: scheduler_pb2.ListChannelKeysRequest, context: Any = None
@@ -286,13 +313,3 @@ def _limit(items: Any, most: int) -> None:
 
 def _versions(request: scheduler_pb2.AcquireRequest) -> set[int]:
     return {item.attempt.snapshot_version for item in request.items}
-
-
-def _refuse(result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:
-    refusal = result.refusal
-    code: Any = error.code.value
-    refusal.code = code[0]
-    refusal.reason = error.reason
-    refusal.message = error.message
-    if error.retry_after is not None:
-        refusal.retry_after.FromMilliseconds(int(error.retry_after * 1000))

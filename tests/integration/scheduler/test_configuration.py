@@ -130,7 +130,7 @@ async def test_models_without_usable_credential_are_not_listed(gateway: Gateway)
         assert list(listed.models) == []
         assert holder.current is not None
         response = await scheduler.Acquire(acquire(holder.current.version, "R-1"))
-        assert response.results[0].refusal.reason == "NO_CREDENTIAL"
+        assert response.results[0].refusal.reason == "CREDENTIAL_MATERIAL_MISSING"
 
 
 PRICE = PriceEntry("*", "*", {"output_tokens": 1})

@@ -172,7 +172,7 @@ async def test_channel_keys_are_those_of_known_plugins(gateway: Gateway):
         every = await scheduler.ListChannelKeys(scheduler_pb2.ListChannelKeysRequest())
     expected = keys.channel_key(plugin_key(ROOTS.plugins[0], "echo"))
     assert [(k.plugin_id, k.key) for k in some.keys] == [("echo", expected)]
-    assert {k.plugin_id for k in every.keys} == {"echo", "openai-compatible"}
+    assert {"echo", "openai-compatible"} <= {k.plugin_id for k in every.keys}
 
 
 async def test_schedulers_tell_that_they_run(gateway: Gateway):

@@ -8,7 +8,9 @@ import pytest
 
 from patchbay.errors import ResourceExhausted, Unavailable
 from patchbay.usage.v1 import journal_pb2
-from patchbay_gateway.scheduler.booking import LeaseBook, Local
+from patchbay_gateway.scheduler.alone import Local
+from patchbay_gateway.scheduler.booking import LeaseBook
+from patchbay_gateway.scheduler.health import HealthView
 from patchbay_gateway.scheduler.journal import Draft, Journal
 from patchbay_gateway.scheduler.leases import Applied, EpochChanged
 
@@ -55,7 +57,7 @@ class MemoryLeases:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def apply(self, take, renew, end, events):
+    async def apply(self, take, renew, end, events, special=None, version=0):
         self.calls.append((list(take), list(renew), list(end), len(events)))
         await self.gate.wait()
         if self.failure is not None:
@@ -71,7 +73,7 @@ class MemoryLeases:
         for uid in end:
             self.leases.pop(uid, None)
         self.events.extend(events)
-        return Applied(standing, ended)
+        return Applied(standing=standing, ended=ended)
 
 
 class Rig:
@@ -85,12 +87,22 @@ class Rig:
         self.journal.rejoin([])
         self.local = Local(clock=clock, ttl=60)
         self.behind = asyncio.Event()
-        self.book = LeaseBook(self.store, self.journal, self.local, on_behind=self.behind)
+        self.view = HealthView(clock=clock)
+        self.alone = []
+        self.book = LeaseBook(
+            self.store,
+            self.journal,
+            self.local,
+            on_behind=self.behind,
+            view=self.view,
+            on_alone=self.alone.extend,
+        )
 
     def record(self, uid):
-        self.journal.record(
-            [Draft(journal_pb2.EVENT_KIND_OPENED, journal_pb2.AttemptInfo(attempt_uid=uid))]
-        )
+        self.journal.record([self.draft(uid)])
+
+    def draft(self, uid):
+        return Draft(journal_pb2.EVENT_KIND_OPENED, journal_pb2.AttemptInfo(attempt_uid=uid))
 
     def sequences(self):
         return [journal_pb2.JournalEvent.FromString(e).sequence for e in self.store.events]
@@ -160,8 +172,8 @@ async def test_ends_without_company_go_soon(rig):
 
 async def test_failure_makes_leases_local_and_syncs_the_file(rig):
     rig.store.failure = Unavailable("away")
-    rig.record("a")
     assert await rig.book.take([("a", "mine")]) == [None]
+    await rig.book.opened([rig.draft("a")])
     assert await rig.book.take([("a", "other")]) == ["mine"]
     assert rig.log.synced == 1
     assert not rig.journal.live

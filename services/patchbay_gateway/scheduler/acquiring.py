@@ -1,0 +1,249 @@
+"""
+Acquire: from a batch of attempts that want a credential to their leases, sessions and queues included.
+
+Each attempt's session says whom to ask first (affinity.py); an attempt that finds every ready credential full
+gets a place in the queue (capacity.py). Opened attempts are journaled when their lease is taken and before
+anybody is told of it, so that what the pool refuses leaves no trace in the ledger.
+
+Not here: choosing and leasing (placing.py), limits of the message (service.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from patchbay.errors import Aborted, PatchbayError, Unavailable
+from patchbay.usage.v1 import journal_pb2
+from patchbay_gateway.scheduler.affinity import NONE, Wanted
+from patchbay_gateway.scheduler.capacity import BUSY
+from patchbay_gateway.scheduler.grants import fill, split_value
+from patchbay_gateway.scheduler.journal import Draft
+from patchbay_gateway.scheduler.messages import fill_refusal
+from patchbay_gateway.scheduler.placing import Placed, Standing, Wish
+from patchbay_gateway.scheduler.selection import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patchbay.scheduler.v1 import scheduler_pb2
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.telemetry import Metrics
+    from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.snapshot import Snapshot
+    from patchbay_gateway.scheduler.affinity import Affinity, Session
+    from patchbay_gateway.scheduler.booking import LeaseBook
+    from patchbay_gateway.scheduler.capacity import Capacity
+    from patchbay_gateway.scheduler.grants import Grants
+    from patchbay_gateway.scheduler.health import HealthView
+    from patchbay_gateway.scheduler.placing import Placing
+
+_OPENED: Final = journal_pb2.EVENT_KIND_OPENED
+
+
+class Acquiring:
+    """
+    Leases credentials for batches of attempts.
+
+    Args:
+        holder: The snapshots that attempts are pinned to.
+        placing: Chooses and leases.
+        book: Journals what was opened.
+        grants: Makes leases again that stand already.
+        view: What is known of the pool.
+        affinity: Sessions.
+        capacity: Queues.
+        clock: Time.
+        metrics: Where leases and refusals are counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        holder: SnapshotHolder,
+        placing: Placing,
+        book: LeaseBook,
+        grants: Grants,
+        view: HealthView,
+        affinity: Affinity,
+        capacity: Capacity,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._holder = holder
+        self._placing = placing
+        self._book = book
+        self._grants = grants
+        self._view = view
+        self._affinity = affinity
+        self._capacity = capacity
+        self._clock = clock
+        self._leased = metrics.counter("scheduler_leases_total", "Attempts that got a lease.")
+        self._probes = metrics.counter(
+            "scheduler_probes_total", "Leases that probe a credential after its cooldown."
+        )
+        self._refused = metrics.counter(
+            "scheduler_refusals_total", "Attempts that got none.", ["reason"]
+        )
+
+    async def acquire(
+        self,
+        items: Sequence[scheduler_pb2.AcquireItem],
+        results: Sequence[scheduler_pb2.AcquireResult],
+    ) -> None:
+        """
+        Fill the result of each item.
+
+        Raises:
+            ResourceExhausted: The write-ahead file is full, or too many attempts wait.
+            Unavailable: The disk failed, or this scheduler is shutting down.
+        """
+        if len(items) == 1:
+            # On a call of its own an attempt waits for its turn; it has none unless it was queued before.
+            await self._capacity.turn(items[0].attempt.attempt_uid)
+        wishes: list[Wish] = []
+        places: list[int] = []
+        for index, item in enumerate(items):
+            try:
+                wishes.append(self._wish(item))
+            except PatchbayError as error:
+                self._refuse(results[index], error)
+            else:
+                places.append(index)
+        sessions = await self._sessions(wishes, [items[index] for index in places])
+        answers = await self._placing.place(wishes) if wishes else []
+        drafts: list[Draft] = []
+        uids: list[str] = []
+        now = self._clock.now()
+        for wish, index, answer in zip(wishes, places, answers, strict=True):
+            item, result = items[index], results[index]
+            if isinstance(answer, PatchbayError):
+                self._refuse(result, self._queued(wish, answer))
+                continue
+            if not self._fill(wish, item, result, answer, now):
+                continue
+            if len(self._capacity):
+                self._capacity.leave(wish.uid)
+            drafts.append(Draft(_OPENED, result.lease.attempt))
+            uids.append(wish.uid)
+            if index in sessions:
+                self._bind(wish, result, sessions[index])
+        if drafts:
+            try:
+                await self._book.opened(drafts)
+            except PatchbayError:
+                self._book.end(uids)
+                raise
+            self._leased.inc(len(drafts))
+
+    def snapshot(self, version: int) -> Snapshot:
+        """
+        Return a snapshot that attempts may be pinned to.
+
+        Raises:
+            Aborted: SNAPSHOT_UNKNOWN.
+        """
+        snapshot = self._holder.get(version)
+        if snapshot is None:
+            raise Aborted(
+                f"snapshot {version} is not known here; pin the current one and try again",
+                reason="SNAPSHOT_UNKNOWN",
+            )
+        return snapshot
+
+    def _wish(self, item: scheduler_pb2.AcquireItem) -> Wish:
+        attempt = item.attempt
+        wish = Wish(
+            attempt.attempt_uid,
+            self.snapshot(attempt.snapshot_version),
+            attempt.model,
+            tuple(item.providers),
+            item.exclude_credential_ids,
+            (),
+            item.prefer_credential_id,
+            item.pinned_credential_id,
+            item.round,
+        )
+        if item.tried:
+            wish.tried = [(t.credential_id, t.upstream_model) for t in item.tried]
+        if not self._capacity.may_try((wish.model, wish.providers), wish.uid):
+            raise self._capacity.refusal(
+                (wish.model, wish.providers), wish.uid, wish.snapshot.settings.queue
+            )
+        return wish
+
+    async def _sessions(
+        self, wishes: Sequence[Wish], items: Sequence[scheduler_pb2.AcquireItem]
+    ) -> dict[int, Session]:
+        """Ask for the sessions of those that have one; return index of the wish → session."""
+        asking: list[int] = []
+        wanted: list[Wanted] = []
+        for index, (wish, item) in enumerate(zip(wishes, items, strict=True)):
+            affinity = wish.snapshot.settings.affinity
+            if affinity.enabled and item.session_ids:
+                tenant = item.attempt.tenant or "default"
+                wanted.append(Wanted(tenant, wish.model, list(item.session_ids), affinity.ttl))
+                asking.append(index)
+        if not wanted:
+            return {}
+        found = dict(zip(asking, await self._affinity.sessions(wanted), strict=True))
+        for index, session in found.items():
+            wishes[index].sticky = session.bound or None
+        return found
+
+    def _bind(self, wish: Wish, result: scheduler_pb2.AcquireResult, session: Session) -> None:
+        if session is NONE:
+            return
+        chosen = result.lease.attempt.credential_id
+        keep = bool(session.bound) and session.bound != chosen and self._full(wish, session.bound)
+        self._affinity.leased(wish.uid, session, chosen, keep=keep)
+
+    def _full(self, wish: Wish, credential_id: str) -> bool:
+        for provider in wish.snapshot.providers:
+            for credential in provider.credentials:
+                if credential.id == credential_id:
+                    cap = credential.max_in_flight
+                    return bool(cap) and self._view.in_flight(credential_id) >= cap
+        return False
+
+    def _queued(self, wish: Wish, error: PatchbayError) -> PatchbayError:
+        """Return what to answer instead of *error*: those that find everybody full may wait."""
+        if error.reason == BUSY:
+            key = (wish.model, wish.providers)
+            return self._capacity.refusal(key, wish.uid, wish.snapshot.settings.queue)
+        if len(self._capacity):
+            self._capacity.leave(wish.uid)
+        return error
+
+    def _fill(
+        self,
+        wish: Wish,
+        item: scheduler_pb2.AcquireItem,
+        result: scheduler_pb2.AcquireResult,
+        answer: Placed | Standing,
+        now: float,
+    ) -> bool:
+        if isinstance(answer, Placed):
+            fill(result.lease, answer.grant, item.attempt, now)
+            if answer.probe:
+                result.lease.probe = True
+                self._probes.inc()
+            return True
+        provider_name, credential_id, upstream_model = split_value(answer.value)
+        provider = wish.snapshot.provider_by_name.get(provider_name)
+        credentials = provider.credentials if provider is not None else ()
+        credential = next((c for c in credentials if c.id == credential_id), None)
+        if provider is None or credential is None:
+            self._refuse(
+                result,
+                Unavailable(
+                    "the credential of this attempt's lease is gone", reason="NO_CREDENTIAL"
+                ),
+            )
+            return False
+        candidate = Candidate(provider, credential, upstream_model)
+        fill(result.lease, self._grants.of(wish.snapshot, candidate, now), item.attempt, now)
+        return True
+
+    def _refuse(self, result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:
+        fill_refusal(result, error)
+        self._refused.labels(error.reason).inc()

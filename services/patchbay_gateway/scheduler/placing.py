@@ -1,0 +1,181 @@
+"""
+Placing attempts: choose, have Redis check the choice, choose again where the pool was not as thought.
+
+A choice is made on this scheduler's view; the script that leases checks it again. What it refuses it
+explains, the view learns it, and the next choice is another one or a refusal with its reason. So attempts
+that arrive together for the last place of a credential, or for its probe, get it once.
+
+Not here: choosing (selection.py), the call (booking.py), messages (service.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from patchbay.errors import PatchbayError, Unavailable
+from patchbay_gateway.scheduler.alone import PROBING, Refused
+from patchbay_gateway.scheduler.leases import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.snapshot import Snapshot
+    from patchbay_gateway.scheduler.booking import LeaseBook
+    from patchbay_gateway.scheduler.grants import Grant, Grants
+    from patchbay_gateway.scheduler.health import HealthView
+    from patchbay_gateway.scheduler.selection import Selector
+
+# Choices per attempt. Each one that fails teaches the view, so more only help while the pool changes faster.
+_TURNS: Final = 8
+
+
+@dataclass(slots=True)
+class Wish:
+    """One attempt that wants a credential; the fields are those of `Selector.pick`."""
+
+    uid: str
+    snapshot: Snapshot
+    model: str
+    providers: tuple[str, ...]
+    exclude: Sequence[str] = ()
+    tried: Sequence[tuple[str, str]] = ()
+    prefer: str = ""
+    pinned: str = ""
+    round: int = 0
+    sticky: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A lease of one's own."""
+
+    grant: Grant
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The lease that the attempt had already."""
+
+    value: str
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The choices that share one call."""
+
+    version: int
+    leases: list[tuple[str, str]] = field(default_factory=list)
+    checks: dict[int, Check] = field(default_factory=dict)
+    chosen: list[tuple[int, Grant]] = field(default_factory=list)
+
+
+class Placing:
+    """
+    Places attempts.
+
+    Args:
+        selector: Chooses.
+        grants: Makes leases.
+        book: Takes them.
+        view: What is known of the pool.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        *,
+        selector: Selector,
+        grants: Grants,
+        book: LeaseBook,
+        view: HealthView,
+        clock: Clock,
+    ) -> None:
+        self._selector = selector
+        self._grants = grants
+        self._book = book
+        self._view = view
+        self._clock = clock
+
+    async def place(self, wishes: Sequence[Wish]) -> list[Placed | Standing | PatchbayError]:
+        """
+        Return for each wish its lease or why it gets none.
+
+        Raises:
+            ResourceExhausted: Too many wait; nothing was leased.
+            Unavailable: This scheduler is shutting down.
+        """
+        self._book.admit()
+        results: list[Placed | Standing | PatchbayError | None] = [None] * len(wishes)
+        left: Sequence[int] = range(len(wishes))
+        for _ in range(_TURNS):
+            turn = self._choose(wishes, left, results)
+            if not turn.leases:
+                break
+            taken = await self._book.take(turn.leases, turn.checks or None, turn.version)
+            again: list[int] = []
+            for (index, grant), answer in zip(turn.chosen, taken, strict=True):
+                if answer is None or answer is PROBING:
+                    self._hold(grant, wishes[index])
+                    results[index] = Placed(grant, probe=answer is not None)
+                elif isinstance(answer, Refused):
+                    again.append(index)
+                    if answer.why == "OUTDATED":
+                        # Newer material is on its way to this scheduler.
+                        wish = wishes[index]
+                        wish.exclude = [*wish.exclude, grant.candidate.credential.id]
+                elif isinstance(answer, str):
+                    results[index] = Standing(answer)
+            left = again
+            if not left:
+                break
+        return [result if result is not None else _restless() for result in results]
+
+    def _choose(
+        self,
+        wishes: Sequence[Wish],
+        indices: Sequence[int],
+        results: list[Placed | Standing | PatchbayError | None],
+    ) -> _Turn:
+        view, now = self._view, self._clock.now()
+        turn = _Turn(view.version)
+        for index in indices:
+            wish = wishes[index]
+            try:
+                candidate = self._selector.pick(
+                    wish.snapshot,
+                    wish.model,
+                    wish.providers,
+                    exclude=wish.exclude,
+                    tried=wish.tried,
+                    prefer=wish.prefer,
+                    pinned=wish.pinned,
+                    sticky=wish.sticky,
+                    round=wish.round,
+                    now=now,
+                )
+            except PatchbayError as error:
+                results[index] = error
+                continue
+            credential = candidate.credential
+            grant = self._grants.of(wish.snapshot, candidate, now)
+            if credential.max_in_flight or view.touches(credential.id):
+                turn.checks[len(turn.leases)] = Check(credential.max_in_flight)
+            turn.leases.append((wish.uid, grant.value))
+            turn.chosen.append((index, grant))
+        return turn
+
+    def _hold(self, grant: Grant, wish: Wish) -> None:
+        credential = grant.candidate.credential
+        if credential.max_in_flight:
+            self._view.hold(credential.id, wish.uid)
+
+
+def _restless() -> PatchbayError:
+    return Unavailable(
+        "the pool changes faster than a credential can be chosen; try again",
+        reason="POOL_RESTLESS",
+        retry_after=0.1,
+    )
