@@ -76,6 +76,14 @@ def _postgres() -> str:
     return ""
 
 
+def _api_server() -> str:
+    directory = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/usr/local/kubebuilder/bin")
+    for program in ("etcd", "kube-apiserver"):
+        if not os.access(directory / program, os.X_OK):
+            return f"{program} is not in the directory that KUBEBUILDER_ASSETS names"
+    return ""
+
+
 def _linux() -> str:
     return "" if sys.platform == "linux" else f"this is {sys.platform}"
 
@@ -92,6 +100,9 @@ REQUIREMENTS: Final[dict[str, Requirement]] = {
     "kubernetes": Requirement(
         "operator and charts against an API server",
         lambda: _answers("kubectl", "get", "--raw", "/readyz"),
+    ),
+    "kube-apiserver": Requirement(
+        "the operator and its rules against a real API server", _api_server
     ),
     "helm": Requirement("charts", lambda: _answers("helm", "version", "--short")),
     "go": Requirement("a plugin in another language", lambda: _answers("go", "version")),
