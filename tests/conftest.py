@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.harness import ports
 
 from patchbay_gateway.kernel.clock import ManualClock, SystemClock
 from patchbay_gateway.kernel.redis import Store
@@ -79,10 +80,7 @@ class ValkeyProcess:
 
 def pick_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    return ports.free_port()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,24 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+from tests.harness.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+__all__ = ["PATCHBAY", "Process", "free_port"]
+
 PATCHBAY = Path(sys.executable).with_name("patchbay")
-
-_taken: set[int] = set()
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on and that no earlier call returned."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _taken:
-            _taken.add(port)
-            return port
 
 
 class Process:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.harness.ports import free_port
 from tests.requirements import lack, need
 
 from patchbay_gateway.kernel.valkey import find_server
@@ -117,7 +117,7 @@ def valkey_image(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> s
 @pytest.fixture(scope="session")
 def stack(images: str, valkey_image: str, base_image: str) -> Iterator[Stack]:
     """Everything of docker-compose.yml, with three executors."""
-    port, management_port = _free_ports(2)
+    port, management_port = free_port(), free_port()
     project = f"patchbay-test-{os.getpid()}"
     env = {
         "COMPOSE_PROJECT_NAME": project,
@@ -152,15 +152,6 @@ def _wait_ready(url: str, env: dict[str, str]) -> None:
             # A container gives no event to wait for from here.
             subprocess.run(["sleep", "0.2"], check=True)
     pytest.fail(_run("docker/compose", "logs", "--no-color", env=env)[-4000:])
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _run(*argv: str, env: dict[str, str] | None = None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.harness.ports import free_port
 
 from patchbay.errors import Unavailable
 from patchbay_gateway.kernel.clock import SystemClock
@@ -18,13 +18,6 @@ from patchbay_gateway.kernel.valkey import find_server
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture
