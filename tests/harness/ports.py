@@ -1,9 +1,9 @@
 """
 Ports for processes that tests start.
 
-A port is this run's until it ends: a lock on a file in the machine's directory of temporary files says so to other
-runs at the same time. Ports come from below the range that the kernel gives to outgoing connections, which would
-else take one between its choice and its use.
+A port is this run's until it ends: a lock on a file in the machine's directory of temporary files says so
+to other runs at the same time. Ports come from below the range that the kernel gives to outgoing
+connections, which would else take one between its choice and its use.
 """
 
 from __future__ import annotations
