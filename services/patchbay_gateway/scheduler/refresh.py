@@ -133,9 +133,7 @@ class Refresher:
         """Flights under way."""
         return len(self._flights)
 
-    async def sow(
-        self, seeds: Mapping[str, Seed], broken: frozenset[str] = frozenset()
-    ) -> None:
+    async def sow(self, seeds: Mapping[str, Seed], broken: frozenset[str] = frozenset()) -> None:
         """
         Take what the user gave; where it is new, the record grows from it.
 

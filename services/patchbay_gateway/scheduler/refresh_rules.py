@@ -120,13 +120,14 @@ def due_at(record: CredentialRecord | None, lead: float) -> float | None:
     if record.status == "needs_login":
         return None
     due = record.next_refresh_after
+    if record.intent is not None:
+        # Whether the token is used up is found out at once, and not when it is needed.
+        return max(due, record.intent.deadline + SKEW)
     if not due and record.access:
         end = record.expires_at
         if not end and record.refreshed_at:
             end = record.refreshed_at + ASSUMED_LIFE
         due = max(end - lead_of(record, lead), 0.0)
-    if record.intent is not None:
-        due = max(due, record.intent.deadline + SKEW)
     return due
 
 

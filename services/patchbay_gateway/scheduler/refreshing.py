@@ -64,7 +64,7 @@ class Refreshing:
 
 def claim_lease(settings: ProcessSettings) -> float:
     """Return how long a timer's claim lasts, seconds: a call takes less than half of it."""
-    return 2 * settings.refresh_timeout + 10.0
+    return 2 * settings.refresh_timeout + 5.0
 
 
 @contextlib.asynccontextmanager
