@@ -1,7 +1,8 @@
 """
 Checks of a machine and a configuration, each with a remedy: `patchbay doctor`.
 
-A check looks and changes nothing. Not here: how they are printed (commands/diagnosis.py).
+A check looks and changes nothing. Not here: those of providers (provider_checks.py), how they are printed
+(commands/diagnosis.py).
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import socket
 import stat
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
+from patchbay_gateway.checks import Check
 from patchbay_gateway.commands.client import ManagementClient, connect
 from patchbay_gateway.commands.ports import why_not
 from patchbay_gateway.kernel import config as configuration
 from patchbay_gateway.kernel.management_token import TOKEN_FILE
+from patchbay_gateway.provider_checks import examine_providers
+from patchbay_gateway.reaching import unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 # One stream holds a client and an upstream socket; a thousand of them and the rest fit in here.
@@ -32,18 +36,6 @@ ENOUGH_FILES: Final = 4096
 ENOUGH_DISK: Final = 1 << 30
 CLOCK_SKEW: Final = 2.0
 """Seconds; tokens between services and leases tolerate this much."""
-
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found."""
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +45,8 @@ class Subject:
     settings: configuration.ProcessSettings
     env: Mapping[str, str]
     management_url: str
+    unreachable: Callable[[Iterable[str]], Mapping[str, str]] = unreachable
+    """Returns URL → why not, of those that cannot be reached."""
 
 
 def examine(subject: Subject) -> Iterator[Check]:
@@ -70,6 +64,8 @@ def examine(subject: Subject) -> Iterator[Check]:
     yield _file_descriptors()
     yield from _redis(subject)
     yield from _addresses(subject.settings)
+    if loaded is not None:
+        yield from examine_providers(loaded, subject.env, subject.unreachable)
     yield from _gateway(subject)
 
 

@@ -27,7 +27,7 @@ from patchbay_gateway.commands.options import (
 from patchbay_gateway.commands.services import DEFAULT_FILE
 
 if TYPE_CHECKING:
-    from patchbay_gateway.doctor import Check
+    from patchbay_gateway.checks import Check
 
 _MARKS = {
     "ok": typer.style("ok  ", fg=typer.colors.GREEN),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DIRECT = "direct"
-"""Proxy setting that switches the environment's proxies off."""
+"""Proxy setting that switches the environment's proxies off; `none` says the same."""
 
 _REMEMBERED = 1024
 
@@ -54,13 +54,13 @@ class Proxies:
 
         Args:
             url: Where the call goes.
-            setting: The provider's or credential's own: a URL, `direct`, or empty.
+            setting: The provider's or credential's own: a URL, `direct`, `none`, or empty.
 
         Raises:
             InvalidRequest: A proxy of a kind that is not supported.
         """
         if setting:
-            return None if setting == DIRECT else _checked(setting)
+            return None if setting in {DIRECT, "none"} else _checked(setting)
         origin = origin_of(url)
         try:
             return self._known[origin]

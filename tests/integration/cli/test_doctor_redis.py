@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from patchbay_gateway.doctor import Check, Subject, examine
+from patchbay_gateway.doctor import Subject, examine
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.config import ProcessSettings
 from patchbay_gateway.kernel.redis import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from patchbay_gateway.checks import Check
 
 
 def examine_with(tmp_path: Path, url: str) -> dict[str, Check]:

@@ -11,11 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from patchbay import cli
-from patchbay_gateway.doctor import Check, Subject, examine
+from patchbay_gateway.doctor import Subject, examine
 from patchbay_gateway.kernel.config import ProcessSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from patchbay_gateway.checks import Check
 
 GATEWAY = EntryPoint("gateway", "patchbay_gateway.cli:register", "patchbay.commands")
 
@@ -26,7 +28,8 @@ def examine_with(
     env = {"HOME": str(tmp_path), **(env or {})}
     flags = {"port": 0, "management_port": 0, "data_dir": tmp_path / "data", **flags}
     settings = ProcessSettings.load("up", env, flags)
-    return {c.name: c for c in examine(Subject(settings, env, "http://127.0.0.1:9"))}
+    subject = Subject(settings, env, "http://127.0.0.1:9", lambda urls: dict.fromkeys(urls, "away"))
+    return {c.name: c for c in examine(subject)}
 
 
 def test_sound_machine_has_no_failure(tmp_path):
@@ -60,7 +63,15 @@ def test_every_check_that_is_not_fine_has_a_remedy(tmp_path):
     )
 
     bad = {c.name for c in checks.values() if c.status != "ok"}
-    assert bad >= {"keys", "client keys", "data directory", "redis", "scheduler"}
+    assert bad >= {
+        "provider openai: base_url",
+        "provider openai: credentials",
+        "keys",
+        "client keys",
+        "data directory",
+        "redis",
+        "scheduler",
+    }
     assert all(c.remedy for c in checks.values() if c.status != "ok")
 
 

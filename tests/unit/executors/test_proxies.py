@@ -56,3 +56,10 @@ def test_choose_socks_refused() -> None:
     with pytest.raises(errors.InvalidRequest) as caught:
         Proxies({}).choose("https://api.example.com/", "socks5://p:1")
     assert caught.value.reason == "PROXY_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("setting", ["direct", "none"])
+def test_setting_that_says_no_proxy_wins_over_the_environment(setting: str) -> None:
+    proxies = Proxies({"HTTPS_PROXY": "http://proxy.example:1"})
+
+    assert proxies.choose("https://api.example", setting) is None
