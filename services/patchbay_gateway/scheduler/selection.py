@@ -8,19 +8,20 @@ go on with (`prefer`); the one that the session is bound to (`sticky`), whatever
 of the best priority that has one ready. A route without one goes on to its fallbacks.
 
 Pure but for the rotations: no I/O, no awaits. Hot: once per attempt. Not here: what a credential may serve
-(eligibility.py), who is ready (ring.py), whose turn it is (strategies.py), sessions (affinity.py).
+(eligibility.py), who is ready (ring.py), whose turn it is (strategies.py), sessions (affinity.py), which
+refusal helps most (refusals.py).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from typing import TYPE_CHECKING, Final
 
-from patchbay.errors import NotFound, PatchbayError, ResourceExhausted, Unavailable
+from patchbay.errors import NotFound, PatchbayError, Unavailable
 from patchbay_gateway.scheduler import strategies
 from patchbay_gateway.scheduler.eligibility import Verdict, judged
+from patchbay_gateway.scheduler.refusals import Cooling, Reason, explain
 from patchbay_gateway.scheduler.ring import Candidate, Obstacle, PoolView, Ring, Why
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry, Snapshot
     from patchbay_gateway.scheduler.health import Blocked
-    from patchbay_gateway.scheduler.marks import MarkError
 
 __all__ = ["Candidate", "Cooling", "PoolView", "Selector"]
 
@@ -36,21 +36,11 @@ __all__ = ["Candidate", "Cooling", "PoolView", "Selector"]
 _ENTRIES: Final = 262_144
 # As many snapshots as requests may be pinned to (plugins/distribution.py).
 _SNAPSHOTS: Final = 3
+# Seconds that a refusal is told again while nothing changed: many are refused at once, and looking at a large
+# pool for each would make it worse.
+_REASON_HOLDS: Final = 0.5
 
 _Key = tuple[str, tuple[str, ...]]
-
-
-class Cooling(ResourceExhausted):
-    """All that could serve rest after failures; `retry_after` is the earliest recovery."""
-
-    default_reason = "MODEL_COOLDOWN"
-
-    def __init__(
-        self, message: str, *, retry_after: float, last_error: MarkError | None = None
-    ) -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.last_error = last_error
-        """What the provider of the first to recover said."""
 
 
 class _AllReady:
@@ -69,11 +59,13 @@ class _AllReady:
 class _Rings:
     """What one snapshot's choices need."""
 
-    __slots__ = ("candidates", "entries", "rings")
+    __slots__ = ("candidates", "entries", "reasons", "rings")
 
     def __init__(self) -> None:
         self.rings: dict[_Key, Ring] = {}
         self.entries = 0
+        self.reasons: dict[_Key, tuple[Reason, int, float]] = {}
+        """The last refusal of each ring, with the view's generation and the time it was made at."""
         self.candidates: dict[tuple[str, str], Candidate] = {}
         """Shared by all rings: grants are kept by candidate (grants.py)."""
 
@@ -195,6 +187,7 @@ class Selector:
             ring.resume(before.state())
         if kept.entries + len(ring) > _ENTRIES:
             kept.rings.clear()
+            kept.reasons.clear()
             kept.candidates.clear()
             kept.entries = 0
         kept.rings[key] = ring
@@ -235,20 +228,25 @@ class Selector:
     ) -> PatchbayError:
         """Say why nothing can be had: of the name and of all that it falls back to."""
         model, providers = key
-        names = (model,) if pinned else (model, *snapshot.fallbacks.get(model, ()))
+        plain = not (exclude or tried or pinned or round_)
+        known = self._snapshots.get(snapshot.version)
+        generation = self._view.generation
+        if plain and known is not None and (kept := known.reasons.get(key)) is not None:
+            reason, seen, at = kept
+            if seen == generation and 0 <= now - at < _REASON_HOLDS:
+                return reason.error(now)
         found: dict[str, Obstacle | None] = {}
-        left: set[str] = set()
-        for name in names:
-            obstacles = self._ring(snapshot, (name, providers)).obstacles(now)
-            found.update(obstacles)
-            spent = {id_ for id_, _ in tried}
-            left.update(id_ for id_ in obstacles if id_ not in exclude and id_ not in spent)
+        for name in (model,) if pinned else (model, *snapshot.fallbacks.get(model, ())):
+            found.update(self._ring(snapshot, (name, providers)).obstacles(now))
         if pinned:
             found = {id_: obstacle for id_, obstacle in found.items() if id_ == pinned}
-            left &= {pinned}
         if not found:
             return self._nobody(snapshot, model, providers, pinned, round_)
-        return _why(model, found, left, now)
+        spent = {*exclude, *(id_ for id_, _ in tried)}
+        reason = explain(model, found, found.keys() - spent)
+        if plain and known is not None:
+            known.reasons[key] = (reason, generation, now)
+        return reason.error(now)
 
     @staticmethod
     def _nobody(
@@ -324,64 +322,3 @@ def _order(snapshot: Snapshot, model: str, pools: dict[str, list[Candidate]]) ->
             counts[pool[0].provider.name] = counts.get(pool[0].provider.name, 0) + 1
         names = sorted(counts, key=lambda name: (-counts[name], name))
     return {name: index for index, name in enumerate(names)}
-
-
-def _why(
-    model: str, found: dict[str, Obstacle | None], left: set[str], now: float
-) -> PatchbayError:
-    """
-    Return the refusal that helps most.
-
-    Args:
-        model: Public name.
-        found: Credential id → what keeps it from serving; None where only this request tried it.
-        left: Those of them that this request has not tried.
-        now: Unix seconds.
-    """
-    standing = {id_: obstacle for id_, obstacle in found.items() if obstacle is not None}
-    whys = {id_: obstacle.why for id_, obstacle in standing.items()}
-    if any(whys.get(id_) is Why.BUSY for id_ in left):
-        return ResourceExhausted(
-            f"every ready credential for {model!r} has as many requests as it may have",
-            reason="CREDENTIALS_BUSY",
-            retry_after=1.0,
-        )
-    if left and all(whys.get(id_) is Why.MATERIAL for id_ in left):
-        return _no_material(model)
-    if len(standing) < len(found) or (not left and Why.BUSY in whys.values()):
-        return Unavailable(f"every credential for {model!r} was tried", reason="CREDENTIALS_TRIED")
-    cooling = [o for o in standing.values() if o.why is Why.COOLING]
-    if cooling:
-        soonest = min(cooling, key=lambda o: o.until)
-        error = soonest.blocked.last_error if soonest.blocked is not None else None
-        # A probe's outcome is awaited, or the clocks differ a little: not before a moment.
-        wait = soonest.until - now if soonest.until - now > 0 else 1.0
-        return Cooling(
-            f"every credential for {model!r} rests after failures; "
-            f"the first is back in {math.ceil(wait)} s{_said(error)}",
-            retry_after=wait,
-            last_error=error,
-        )
-    if any(why is Why.MATERIAL for why in whys.values()):
-        return _no_material(model)
-    reasons = sorted(
-        {o.blocked.reason for o in standing.values() if o.blocked is not None and o.blocked.reason}
-    )
-    why = f" ({', '.join(reasons).lower()})" if reasons else ""
-    return Unavailable(f"no credential serves {model!r}{why}", reason="NO_CREDENTIAL")
-
-
-def _no_material(model: str) -> PatchbayError:
-    return Unavailable(
-        f"the credentials for {model!r} have no usable key here; the log says why",
-        reason="CREDENTIAL_MATERIAL_MISSING",
-        retry_after=1.0,
-    )
-
-
-def _said(error: MarkError | None) -> str:
-    if error is None:
-        return ""
-    parts = [str(error.http_status) if error.http_status else "", error.code, error.message[:200]]
-    text = " ".join(part for part in parts if part)
-    return f"; the provider said: {text}" if text else ""

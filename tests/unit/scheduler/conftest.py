@@ -35,14 +35,17 @@ def make_snapshot(
     *providers: ProviderEntry,
     version: int = 1,
     routes: dict[str, list[tuple[str, str]]] | None = None,
+    fallbacks: dict[str, tuple[str, ...]] | None = None,
     **settings: Any,
 ) -> Snapshot:
-    """Return a snapshot; *routes* is name → (provider, model)."""
+    """Return a snapshot; *routes* is name → (provider, model), *fallbacks* name → names."""
     return Snapshot(
         version=version,
         providers=providers,
         routes=tuple(
-            RouteEntry(name, tuple(TargetEntry(*t) for t in targets))
+            RouteEntry(
+                name, tuple(TargetEntry(*t) for t in targets), (fallbacks or {}).get(name, ())
+            )
             for name, targets in (routes or {}).items()
         ),
         settings=SettingsEntry(**settings),
