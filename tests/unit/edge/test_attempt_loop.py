@@ -1,0 +1,667 @@
+"""The attempt loop over a pool in memory, in virtual time: what is tried, held against whom, and told."""
+
+import asyncio
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.harness import virtual_time
+from tests.harness.pipeline import Edge, FakeExchange, Script, pool
+
+from patchbay import errors
+from patchbay.errors import FaultScope, Sent, UpstreamError
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay_gateway.kernel.outcomes import FaultKind
+from patchbay_gateway.kernel.telemetry import PrometheusMetrics
+from patchbay_gateway.plugins.snapshot import (
+    ErrorRuleEntry,
+    RetryEntry,
+    SettingsEntry,
+    StreamingEntry,
+)
+
+STREAM = b'{"model":"m","stream":true}'
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
+TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run *test* in virtual time."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        virtual_time.run(test(*args, **kwargs))
+
+    return run
+
+
+def answered(
+    status: int, code: str = "", *, message: str = "no", wait: float | None = None, **headers: str
+) -> UpstreamError:
+    body = {"error": {"message": message, "type": "t", "param": None, "code": code or None}}
+    return UpstreamError(
+        status,
+        body=json.dumps(body).encode(),
+        content_type="application/json",
+        retry_after=wait,
+        headers=[(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+        sent=Sent.YES,
+    )
+
+
+def told(exchange: FakeExchange) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(exchange.answer)["error"]
+    return found
+
+
+def kinds(script: Script) -> list[str]:
+    """Return the kinds held against credentials, `-` for nothing, in order of the reports."""
+    return [
+        FaultKind(report.fault.kind).name if report.HasField("fault") else "-"
+        for report in script.reports
+    ]
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 408, 429, 500, 502, 503, 504, 520, 529])
+@pytest.mark.parametrize("stream", [False, True])
+@virtual
+async def test_failure_before_the_answer_goes_to_the_next_credential(
+    status: int, stream: bool
+) -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(status)]
+    if stream:
+        script.default = [ROLE, TEXT, DONE]
+    client = await Edge(script, pool("a", "b")).ask(STREAM if stream else b'{"model":"m"}')
+    assert client.status == 200
+    assert script.called == [("a", "up"), ("b", "up")]
+    assert kinds(script)[0] != "-"
+    assert kinds(script)[1] == "-"
+    assert client.headers[b"x-patchbay-attempts"] == b"2"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        answered(400),
+        answered(422),
+        answered(413),
+        answered(409),
+        answered(503, "context_length_exceeded"),
+    ],
+)
+@virtual
+async def test_request_fault_stops_at_once_and_is_held_against_nobody(error: UpstreamError) -> None:
+    script = Script(default=error)
+    client = await Edge(script, pool("a", "b")).ask()
+    assert client.status == error.http_status
+    assert len(script.called) == 1
+    assert kinds(script) == ["-"]
+
+
+@virtual
+async def test_connection_failure_is_tried_elsewhere_and_cools_nothing() -> None:
+    script = Script()
+    script.answers["a", "up"] = [UpstreamError(502, reason="UPSTREAM_CONNECTION")]
+    assert (await Edge(script, pool("a", "b")).ask()).status == 200
+    assert kinds(script) == ["CONNECTION", "-"]
+
+
+@virtual
+async def test_report_carries_what_the_provider_said() -> None:
+    script = Script(
+        default=answered(
+            429,
+            "rate_limit_exceeded",
+            message="slow down, key sk-abcdefghijklmnop",
+            retry_after="864000",
+            x_ratelimit_limit_requests="60",
+            x_ratelimit_remaining_requests="0",
+            x_ratelimit_reset_requests="6m0s",
+        )
+    )
+    await Edge(script, pool("a")).ask()
+    fault = script.reports[0].fault
+    assert fault.error.http_status == 429
+    assert fault.error.code == "rate_limit_exceeded"
+    assert fault.error.message == "slow down, key [REDACTED]"
+    assert fault.retry_after.ToSeconds() == 864_000, "the scheduler caps, the edge does not"
+    limit = script.reports[0].rate_limits[0]
+    assert (limit.unit, limit.limit, limit.remaining) == ("requests", 60, 0)
+    assert limit.reset.ToSeconds() == 360
+
+
+@virtual
+async def test_good_answers_tell_limits_first_seldom_and_when_little_is_left() -> None:
+    headers = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "90"}
+    script = Script(headers=headers)
+    edge = Edge(script, pool("a"))
+    for _ in range(17):
+        await edge.ask()
+    script.headers = {**headers, "x-ratelimit-remaining-requests": "9"}
+    await edge.ask()
+    telling = [n for n, report in enumerate(script.reports) if report.rate_limits]
+    assert telling == [0, 16, 17]
+
+
+# Alias pools: several models of one credential behind one name.
+
+
+@virtual
+async def test_alias_pool_rotates_within_the_credential_first() -> None:
+    script = Script()
+    script.answers["a", "one"] = [answered(503)]
+    await Edge(script, pool("a", "b", models=("one", "two"))).ask()
+    assert script.called == [("a", "one"), ("a", "two")]
+
+
+@virtual
+async def test_alias_pool_goes_on_after_an_unsupported_model() -> None:
+    script = Script()
+    script.answers["a", "one"] = [answered(400, message="The model `one` is not supported")]
+    client = await Edge(script, pool("a", models=("one", "two"))).ask()
+    assert client.status == 200
+    assert kinds(script) == ["MODEL_UNSUPPORTED", "-"]
+
+
+@virtual
+async def test_alias_pool_stops_on_a_request_fault() -> None:
+    script = Script(default=answered(400))
+    await Edge(script, pool("a", "b", models=("one", "two"))).ask()
+    assert script.called == [("a", "one")]
+
+
+@virtual
+async def test_alias_pool_leaves_a_credential_whose_account_is_at_fault() -> None:
+    script = Script()
+    script.answers["a", "one"] = [answered(402)]
+    await Edge(script, pool("a", "b", models=("one", "two"))).ask()
+    assert script.called == [("a", "one"), ("b", "one")]
+
+
+@virtual
+async def test_alias_pool_stays_within_max_credentials() -> None:
+    script = Script(default=answered(500))
+    retry = RetryEntry(max_credentials=1)
+    client = await Edge(script, pool("a", "b", models=("one", "two"), retry=retry)).ask()
+    assert script.called == [("a", "one"), ("a", "two")]
+    assert client.status == 500
+
+
+# 401: one refresh, the same credential, then another.
+
+
+@virtual
+async def test_unauthorized_is_refreshed_once_and_tried_again_on_the_same_credential() -> None:
+    script = Script(refreshable=True, refresh=[2])
+    script.answers["a", "up"] = [answered(401), b"{}"]
+    client = await Edge(script, pool("a", "b")).ask()
+    assert client.status == 200
+    assert script.called == [("a", "up"), ("a", "up")]
+    assert script.refreshed == [("a", 1)]
+    assert kinds(script) == ["-", "-"], "what was refused is no more"
+    numbers = [report.attempt.number for report in script.reports]
+    assert numbers == [1, 2], "a retry after a refresh is a new attempt"
+    assert script.reports[0].settlement.latency.ToSeconds() == 0, "the refresh is not the call"
+
+
+@virtual
+async def test_unauthorized_twice_goes_to_the_next_credential() -> None:
+    script = Script(refreshable=True, refresh=[2])
+    script.answers["a", "up"] = [answered(401)]
+    client = await Edge(script, pool("a", "b")).ask()
+    assert client.status == 200
+    assert script.called == [("a", "up"), ("a", "up"), ("b", "up")]
+    assert len(script.refreshed) == 1
+    assert kinds(script) == ["-", "UNAUTHORIZED", "-"]
+
+
+@virtual
+async def test_unauthorized_refresh_failed_goes_to_the_next_credential() -> None:
+    script = Script(refreshable=True, refresh=[errors.FailedPrecondition("needs login")])
+    script.answers["a", "up"] = [answered(401)]
+    await Edge(script, pool("a", "b")).ask()
+    assert script.called == [("a", "up"), ("b", "up")]
+    assert kinds(script) == ["UNAUTHORIZED", "-"]
+
+
+@virtual
+async def test_unauthorized_api_key_is_not_refreshed() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(401)]
+    await Edge(script, pool("a", "b")).ask()
+    assert script.refreshed == []
+    assert script.called == [("a", "up"), ("b", "up")]
+
+
+@virtual
+async def test_unauthorized_many_at_once_share_one_refresh() -> None:
+    script = Script(refreshable=True, refresh=[2])
+    script.answers["a", "up"] = [*(answered(401) for _ in range(10)), b"{}"]
+    edge = Edge(script, pool("a"))
+    clients = await asyncio.gather(*(edge.ask() for _ in range(10)))
+    assert {client.status for client in clients} == {200}
+    assert script.refreshed == [("a", 1)]
+
+
+@virtual
+async def test_client_leaving_during_a_refresh_settles_the_attempt() -> None:
+    script = Script(refreshable=True, refresh=[2])
+    script.answers["a", "up"] = [answered(401), b"{}"]
+    await Edge(script, pool("a")).ask(leaves_after=0.5)
+    assert len(script.reports) == 1
+    assert script.called == [("a", "up")]
+
+
+# Rounds and waits.
+
+
+@virtual
+async def test_round_waits_for_the_earliest_recovery_and_goes_on() -> None:
+    script = Script(blocked={"a": 4.0, "b": 9.0})
+    retry = RetryEntry(rounds=1, max_wait=10)
+    client = await Edge(script, pool("a", "b", retry=retry)).ask()
+    assert client.status == 200
+    assert script.called == [("a", "up")]
+    assert client.sent[0][0] == pytest.approx(5.0), "4 s and a quarter of spread"
+    assert [item.round for item in script.acquired] == [0, 1]
+
+
+@virtual
+async def test_round_longer_than_max_wait_is_not_waited_for() -> None:
+    script = Script(blocked={"a": 11.0})
+    client = await Edge(script, pool("a", retry=RetryEntry(rounds=3, max_wait=10))).ask()
+    assert client.status == 429
+    assert client.sent[0][0] == pytest.approx(0)
+
+
+@virtual
+async def test_round_none_are_configured_so_nobody_waits() -> None:
+    script = Script(blocked={"a": 1.0})
+    assert (await Edge(script, pool("a", retry=RetryEntry(max_wait=10))).ask()).status == 429
+
+
+@virtual
+async def test_round_after_passing_failures_tries_the_same_credentials_again() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(500), b"{}"]
+    script.answers["b", "up"] = [answered(500)]
+    client = await Edge(script, pool("a", "b", retry=RetryEntry(rounds=1))).ask()
+    assert client.status == 200
+    assert script.called == [("a", "up"), ("b", "up"), ("a", "up")]
+
+
+@virtual
+async def test_round_waits_when_the_pool_cooled_down_by_this_very_request() -> None:
+    """The second round finds the only credential cooling down, and that is its wait."""
+    script = Script(cooling=3)
+    script.answers["a", "up"] = [answered(429), b"{}"]
+    client = await Edge(script, pool("a", retry=RetryEntry(rounds=1, max_wait=10))).ask()
+    assert client.status == 200
+    assert client.sent[0][0] == pytest.approx(3.75)
+
+
+@virtual
+async def test_round_does_not_follow_a_failure_that_stays() -> None:
+    script = Script(default=answered(402))
+    await Edge(script, pool("a", "b", retry=RetryEntry(rounds=5))).ask()
+    assert script.called == [("a", "up"), ("b", "up")]
+
+
+@virtual
+async def test_round_leaves_providers_out_that_want_none() -> None:
+    """A provider with `rounds: 0` takes part in the first round only."""
+    script = Script(default=answered(500))
+    impatient = pool("a", name="p1")
+    patient = pool("b", name="p2", retry=RetryEntry(rounds=1))
+    await Edge(script, impatient, patient).ask()
+    assert script.called == [("a", "up"), ("b", "up"), ("b", "up")]
+
+
+@virtual
+async def test_max_credentials_bounds_a_round() -> None:
+    script = Script(default=answered(500))
+    await Edge(script, pool("a", "b", "c", retry=RetryEntry(max_credentials=2))).ask()
+    assert script.called == [("a", "up"), ("b", "up")]
+
+
+@virtual
+async def test_attempts_are_bounded_over_all() -> None:
+    script = Script(default=answered(500))
+    names = [f"c{n:03}" for n in range(200)]
+    client = await Edge(script, pool(*names, retry=RetryEntry(rounds=9))).ask()
+    assert len(script.called) == 10
+    assert client.status == 500
+
+
+@virtual
+async def test_client_leaving_while_a_round_waits_ends_the_request() -> None:
+    script = Script(blocked={"a": 300.0})
+    edge = Edge(script, pool("a", retry=RetryEntry(rounds=1, max_wait=600)))
+    client = await edge.ask(leaves_after=5)
+    assert not client.committed
+    assert script.called == []
+    assert asyncio.get_running_loop().time() < 6
+
+
+@virtual
+async def test_keepalives_go_on_while_a_round_waits() -> None:
+    script = Script(blocked={"a": 40.0}, default=[TEXT, DONE])
+    limits = StreamingEntry(first_byte_grace=10, keepalive=10, first_byte_timeout=5)
+    edge = Edge(
+        script,
+        pool("a", retry=RetryEntry(rounds=1, max_wait=60)),
+        settings=SettingsEntry(streaming=limits),
+    )
+    client = await edge.ask(STREAM)
+    times = [at for at, data in client.sent if data.startswith(b":")]
+    assert times == [10, 20, 30, 40]
+    assert client.answer.endswith(TEXT + DONE)
+
+
+# What the client is told.
+
+
+@virtual
+async def test_all_cooling_is_429_with_the_earliest_recovery() -> None:
+    script = Script(blocked={"a": 30.4, "b": 20.2})
+    for dialect in ("openai", "openai-response", "claude", "gemini"):
+        client = await Edge(script, pool("a", "b")).ask(dialect=dialect)
+        assert client.status == 429
+        assert client.headers[b"retry-after"] == b"21"
+        assert "cooling down" in told(client)["message"]
+
+
+@virtual
+async def test_all_cooling_says_why_and_what_the_provider_said_last() -> None:
+    last = scheduler_pb2.LastError(http_status=520, message="web server is down")
+    refusal = scheduler_pb2.Refusal(
+        code=8, reason="MODEL_COOLDOWN", message="all are cooling down", last_error=last
+    )
+    client = await Edge(Script(refusal=refusal), pool("a")).ask()
+    error = told(client)
+    assert error["code"] == "model_cooldown"
+    assert error["message"].endswith("last error was 520: web server is down")
+
+
+@virtual
+async def test_upstream_520_is_not_shown_as_429_of_a_cooling_pool() -> None:
+    script = Script(blocked={"b": 60.0}, default=answered(520, message="origin down"))
+    client = await Edge(script, pool("a", "b")).ask()
+    assert client.status == 520
+    assert told(client)["message"] == "origin down"
+
+
+@virtual
+async def test_upstream_429_is_told_with_the_recovery_of_the_pool() -> None:
+    script = Script(blocked={"b": 60.0}, default=answered(429, wait=2))
+    client = await Edge(script, pool("a", "b")).ask()
+    assert client.status == 429
+    assert client.headers[b"retry-after"] == b"60"
+
+
+@virtual
+async def test_refused_credential_does_not_hide_a_failure_that_says_more() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(503, message="maintenance")]
+    script.answers["b", "up"] = [answered(401)]
+    client = await Edge(script, pool("a", "b")).ask()
+    assert client.status == 503
+    assert told(client)["message"] == "maintenance"
+
+
+@virtual
+async def test_nothing_free_is_503_with_the_reason() -> None:
+    refusal = scheduler_pb2.Refusal(
+        code=14, reason="NO_CREDENTIAL", message="no credential: a is disabled"
+    )
+    client = await Edge(Script(refusal=refusal), pool("a")).ask()
+    assert client.status == 503
+    assert (told(client)["code"], told(client)["message"]) == (
+        "no_credential",
+        "no credential: a is disabled",
+    )
+    assert client.headers[b"retry-after"] == b"1"
+
+
+@virtual
+async def test_credentials_busy_is_429_with_a_second_to_wait() -> None:
+    refusal = scheduler_pb2.Refusal(code=8, reason="CREDENTIALS_BUSY", message="all are at work")
+    client = await Edge(Script(refusal=refusal), pool("a")).ask()
+    assert client.status == 429
+    assert client.headers[b"retry-after"] == b"1"
+    assert told(client)["code"] == "credentials_busy"
+
+
+@virtual
+async def test_should_not_retry_of_a_failing_provider_is_obeyed() -> None:
+    script = Script(default=answered(503, x_should_retry="false"))
+    client = await Edge(script, pool("a", "b")).ask()
+    assert len(script.called) == 1
+    assert client.headers[b"x-should-retry"] == b"false"
+
+
+@virtual
+async def test_should_not_retry_of_a_spent_account_still_goes_to_another() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(429, x_should_retry="false")]
+    assert (await Edge(script, pool("a", "b")).ask()).status == 200
+
+
+# Streams: what counts as an answer.
+
+
+@virtual
+async def test_empty_stream_goes_to_the_next_credential() -> None:
+    script = Script(default=[TEXT, DONE])
+    script.answers["a", "up"] = [[]]
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert client.answer == TEXT + DONE
+    assert kinds(script) == ["TRANSIENT", "-"]
+
+
+@virtual
+async def test_error_inside_a_200_after_lifecycle_events_goes_to_the_next_credential() -> None:
+    created = b'event: message_start\ndata: {"type":"message_start"}\n\n'
+    failed = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n'
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    script = Script(default=[created, delta, stop])
+    script.answers["a", "up"] = [[created, failed]]
+    client = await Edge(script, pool("a", "b")).ask(STREAM, dialect="claude")
+    assert client.answer == created + delta + stop
+    assert kinds(script) == ["OVERLOADED", "-"]
+
+
+@virtual
+async def test_error_inside_a_200_after_content_is_the_clients_and_held_against_the_credential() -> (
+    None
+):
+    failed = b'data: {"error":{"message":"x","type":"server_error"}}\n\n'
+    script = Script(default=[TEXT, failed])
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert client.answer == TEXT + failed
+    assert script.called == [("a", "up")]
+    assert kinds(script) == ["TRANSIENT"]
+
+
+@virtual
+async def test_break_after_content_is_terminal_and_neutral() -> None:
+    script = Script(default=[TEXT, UpstreamError(502, reason="UPSTREAM_TRUNCATED", sent=Sent.YES)])
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert client.answer.startswith(TEXT + b'data: {"error"')
+    assert b"[DONE]" not in client.answer
+    assert script.called == [("a", "up")]
+    assert kinds(script) == ["CONNECTION"]
+
+
+@virtual
+async def test_lifecycle_events_are_held_ten_seconds_then_go_out() -> None:
+    script = Script(default=[ROLE, 30.0, TEXT, DONE])
+    client = await Edge(script, pool("a")).ask(STREAM)
+    first_at, first = client.sent[0]
+    assert (round(first_at), first) == (10, ROLE)
+    assert client.status == 200
+    assert client.headers[b"x-patchbay-attempts"] == b"1"
+    assert client.answer.replace(b": keep-alive\n\n", b"") == ROLE + TEXT + DONE
+
+
+@virtual
+async def test_failure_after_held_events_went_out_is_not_tried_again() -> None:
+    script = Script(default=[ROLE, 30.0, answered(500)])
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert script.called == [("a", "up")]
+    assert b'"error"' in client.answer
+    assert client.finished
+
+
+@virtual
+async def test_failure_while_events_are_held_goes_to_the_next_credential() -> None:
+    script = Script(default=[TEXT, DONE])
+    script.answers["a", "up"] = [[ROLE, 9.0, answered(500)]]
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert client.answer == TEXT + DONE
+    assert client.sent[0][0] == pytest.approx(9)
+
+
+@virtual
+async def test_comments_of_a_provider_commit_nothing() -> None:
+    script = Script(default=[TEXT, DONE])
+    comment = b": PROCESSING\n\n"
+    script.answers["a", "up"] = [[comment, 15.0, comment, answered(503)]]
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert client.answer == TEXT + DONE
+
+
+@virtual
+async def test_early_headers_then_all_fail_ends_with_the_dialects_terminal_event() -> None:
+    script = Script(default=[25.0, answered(500, message="gone wrong")])
+    limits = StreamingEntry(first_byte_grace=20, keepalive=15)
+    edge = Edge(script, pool("a", "b"), settings=SettingsEntry(streaming=limits))
+    client = await edge.ask(STREAM)
+    assert client.status == 200
+    assert script.called == [("a", "up"), ("b", "up")]
+    assert b"gone wrong" in client.answer
+    assert client.finished
+
+
+# Rules of the configuration.
+
+
+@virtual
+@pytest.mark.parametrize(
+    ("action", "calls", "held"),
+    [
+        ("stop", 1, ["-"]),
+        ("stop-and-cooldown", 1, ["QUOTA"]),
+        ("continue", 2, ["-", "-"]),
+        ("continue-and-cooldown", 2, ["QUOTA", "-"]),
+    ],
+)
+async def test_rule_decides_whether_it_goes_on_and_who_cools_down(
+    action: str, calls: int, held: list[str]
+) -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(429, message="daily cap of the moon")]
+    rules = (
+        ErrorRuleEntry(500, "stop"),
+        ErrorRuleEntry(429, "stop", match=("no such text",)),
+        ErrorRuleEntry(429, action, match=("x",), match_regex=(r"cap of \w+ moon",)),
+        ErrorRuleEntry(429, "stop"),
+    )
+    await Edge(script, pool("a", "b", errors=rules)).ask()
+    assert len(script.called) == calls
+    assert kinds(script) == held
+    assert script.reports[0].fault.force_cooldown == action.endswith("cooldown")
+
+
+@virtual
+async def test_rule_over_a_request_fault_cools_the_model() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(400)]
+    rules = (ErrorRuleEntry(400, "continue-and-cooldown"),)
+    assert (await Edge(script, pool("a", "b", errors=rules)).ask()).status == 200
+    fault = script.reports[0].fault
+    assert fault.force_cooldown
+    assert FaultScope(fault.scope) is FaultScope.MODEL
+
+
+@virtual
+async def test_rule_applies_inside_a_200_too() -> None:
+    failed = b'data: {"error":{"message":"moon","type":"server_error"}}\n\n'
+    script = Script(default=[failed])
+    rules = (ErrorRuleEntry(500, "stop", match=("moon",)),)
+    await Edge(script, pool("a", "b", errors=rules)).ask(STREAM)
+    assert script.called == [("a", "up")]
+
+
+@virtual
+async def test_count_tokens_that_a_provider_lacks_is_held_against_nobody() -> None:
+    script = Script(default=answered(404))
+    await Edge(script, pool("a")).ask(operation="count_tokens")
+    assert kinds(script) == ["-"]
+
+
+# Callers inside the gateway.
+
+
+@virtual
+async def test_pinned_credential_fails_instead_of_rotating() -> None:
+    script = Script(default=answered(500))
+    client = await Edge(script, pool("a", "b")).ask(pinned_credential_id="b")
+    assert script.called == [("b", "up")]
+    assert client.status == 500
+
+
+@virtual
+async def test_on_credential_is_told_each_choice_before_its_call() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(500)]
+    chosen: list[tuple[str, int]] = []
+    await Edge(script, pool("a", "b")).ask(
+        on_credential=lambda credential: chosen.append((credential, len(script.called)))
+    )
+    assert chosen == [("a", 0), ("b", 1)]
+
+
+@virtual
+async def test_execution_session_reaches_the_scheduler() -> None:
+    script = Script()
+    await Edge(script, pool("a")).ask(execution_session_id="socket-1")
+    assert script.acquired[0].execution_session_id == "socket-1"
+
+
+@virtual
+async def test_first_attempt_tells_the_scheduler_nothing_of_tries() -> None:
+    script = Script()
+    await Edge(script, pool("a")).ask()
+    item = script.acquired[0]
+    assert not item.exclude_credential_ids
+    assert not item.tried
+    assert not item.session_ids, "affinity is off"
+
+
+@virtual
+async def test_counts_of_requests_attempts_and_streams() -> None:
+    script = Script()
+    script.answers["a", "up"] = [answered(429)]
+    metrics = PrometheusMetrics()
+    edge = Edge(script, pool("a", "b"), metrics=metrics)
+    await edge.ask()
+    script.default = answered(400)
+    await edge.ask(STREAM)
+    page = metrics.render().decode()
+    wanted = [
+        'edge_requests_total{dialect="openai",operation="chat",status="200"} 1.0',
+        'edge_requests_total{dialect="openai",operation="chat",status="400"} 1.0',
+        'edge_attempts_total{outcome="quota",provider="p"} 2.0',
+        'edge_attempts_total{outcome="succeeded",provider="p"} 1.0',
+        'edge_attempts_total{outcome="request",provider="p"} 1.0',
+        "edge_open_streams 0.0",
+        'edge_request_duration_seconds_count{dialect="openai",operation="chat",status="2xx"} 1.0',
+    ]
+    for line in wanted:
+        assert f"patchbay_{line}" in page
