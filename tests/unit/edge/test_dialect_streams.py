@@ -152,7 +152,7 @@ def test_responses_error_continues_the_numbers_of_a_batch() -> None:
         ("openai", b": keep-alive\n\n"),
         ("openai-response", b": keep-alive\n\n"),
         ("claude", b'event: ping\ndata: {"type": "ping"}\n\n'),
-        ("gemini", b": keep-alive\n\n"),
+        ("gemini", b"\n\n"),
         ("gemini-json", b""),
     ],
 )
