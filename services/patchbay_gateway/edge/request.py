@@ -77,7 +77,9 @@ class Request:
     def early_headers(self) -> Headers:
         """Return the headers of an early commit: what is not yet known is left out."""
         kind = self.stream_headers() if self.stream else [(b"content-type", b"application/json")]
-        return kind + headers.answer_headers(self.routed.request_id, patchbay=False)
+        return self._with_id(kind) + headers.answer_headers(
+            self.routed.request_id, patchbay=False
+        )
 
     def answer_headers(self, extra: Headers, upstream: Headers | None = None) -> Headers:
         """
@@ -91,6 +93,8 @@ class Request:
         result = list(extra)
         if settings.headers_passthrough and upstream:
             result += headers.from_upstream(upstream)
+        if extra:  # an error brings its own
+            result = self._with_id(result)
         return result + headers.answer_headers(
             self.routed.request_id,
             patchbay=settings.headers_patchbay and self.provider is not None,
@@ -99,3 +103,9 @@ class Request:
             attempts=self.number,
             overhead_ms=(self.clock.monotonic() - self.started - self.waited) * 1000,
         )
+
+    def _with_id(self, found: Headers) -> Headers:
+        """Return *found* with the id under the name that the dialect's SDK shows it by."""
+        if self.routed.dialect.name != "claude" or any(n == b"request-id" for n, _ in found):
+            return found
+        return [*found, (b"request-id", self.routed.request_id.encode("latin-1"))]

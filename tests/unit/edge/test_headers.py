@@ -130,6 +130,17 @@ def test_resolve_unknown_path(method: str, path: str) -> None:
         ("GET", "/anthropic/v1/models/a/b", paths.Target("model", "claude", model="a/b")),
         ("GET", "/v1beta/models/llama3:8b", paths.Target("model", "gemini", model="llama3:8b")),
         ("GET", "/genai/v1beta/models", paths.Target("models", "gemini")),
+        ("GET", "/v1/models/llama3:8b", paths.Target("model", "openai", model="llama3:8b")),
+        (
+            "POST",
+            "/v1/models/g:streamGenerateContent",
+            paths.Target("run", "gemini", "chat", model="g", stream=True),
+        ),
+        (
+            "POST",
+            "/genai/v1/models/g:countTokens",
+            paths.Target("run", "gemini", "count_tokens", model="g", stream=False),
+        ),
         ("HEAD", "/healthz", paths.Target("health", "openai")),
     ],
 )

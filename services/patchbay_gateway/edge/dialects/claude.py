@@ -159,6 +159,7 @@ def _model(card: ModelCard) -> dict[str, Any]:
         "owned_by": card.owned_by,
         "created_at": datetime.fromtimestamp(card.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "type": "model",
+        "lifecycle": "active",
         "display_name": card.id,
         "max_input_tokens": _MAX_INPUT,
         "max_tokens": _MAX_OUTPUT,

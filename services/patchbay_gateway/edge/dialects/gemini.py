@@ -80,17 +80,21 @@ class GeminiDialect:
         return ClientError(status, orjson.dumps(_envelope(error, status, request_id)), headers)
 
     def stream_error(self, error: PatchbayError, state: StreamState, request_id: str) -> bytes:
-        """Return `event: error` with the envelope, or the bare body where the stream is no SSE."""
+        """
+        Return an event that is the envelope, or the bare body where the stream is no SSE.
+
+        Google's SDKs take every line but `data:` and blank ones for JSON, so the event has no name.
+        """
         shaped = self.error(error, request_id).body
         if not self._sse:
             return shaped
         if b"\n" in shaped or b"\r" in shaped:
             shaped = orjson.dumps(orjson.loads(shaped))
-        return b"event: error\ndata: " + shaped + b"\n\n"
+        return b"data: " + shaped + b"\n\n"
 
     def keepalive(self) -> bytes:
-        """Return a comment; nothing where the stream is no SSE."""
-        return b": keep-alive\n\n" if self._sse else b""
+        """Return blank lines, for Google's SDKs fail on comments; nothing where the stream is no SSE."""
+        return b"\n\n" if self._sse else b""
 
     def classify(self, chunk: bytes, state: StreamState) -> ChunkKind:
         """A `finishReason` or `blockReason` is the end, though its chunk may hold content too."""

@@ -103,6 +103,11 @@ def resolve(method: str, path: str) -> Target:
             return found
     if bare.startswith(_GEMINI_MODELS) and ":" in (tail := bare[len(_GEMINI_MODELS) :]):
         return _gemini_action(method, tail)
+    if method == "POST" and bare.startswith(_OPENAI_MODELS):
+        # Newer SDKs of Google's speak its v1; nobody else posts to a model.
+        tail = bare[len(_OPENAI_MODELS) :]
+        if tail.rpartition(":")[2] in _ACTIONS:
+            return _gemini_action(method, tail)
     found = _GETS.get(bare)
     if found is None and bare.startswith(_GEMINI_MODELS) and len(bare) > len(_GEMINI_MODELS):
         found = Target("model", "gemini", model=bare[len(_GEMINI_MODELS) :])

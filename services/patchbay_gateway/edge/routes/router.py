@@ -116,7 +116,7 @@ class Router:
             else:
                 # The prefix of a provider, or /v1beta, is explicit; plain /v1/models is anybody's.
                 if head.path.startswith("/v1/"):
-                    dialect = self._dialects[_list_dialect(head)]
+                    dialect = self._dialects[sniff_dialect(head)]
                 body = self._lists.answer(dialect, head, target.model)
                 await answers.send_json(
                     exchange, 200, body, [(b"x-request-id", request_id.encode())]
@@ -147,11 +147,6 @@ class Router:
                 await answers.send_error(exchange, dialect, error, request_id)
         except ClientGone:
             return
-
-
-def _list_dialect(head: Head) -> str:
-    # Google has no /v1/models, so only Claude's clients are told apart.
-    return "claude" if sniff_dialect(head) == "claude" else "openai"
 
 
 def _alt(query: bytes) -> str:
