@@ -330,6 +330,7 @@ class _Drafting:
         names = sorted({source.partition("/")[0] for source in sources.values()})
         absent = [name for name in names if name not in self._in.secrets]
         if absent:
+            values["disabled"] = True
             text = (
                 f"there is no Secret {' and no Secret '.join(absent)}; create it, for example: "
                 f"kubectl create secret generic {absent[0]} --from-literal="
