@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from patchbay.executor import Plugin
+    from patchbay.capability import Plugin
     from patchbay_gateway.executors.upstream import Upstream
     from patchbay_gateway.kernel.config import Config, ProcessSettings
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors
-from patchbay.executor import Plugin
+from patchbay.capability import Plugin
 from patchbay.plugin.v1 import (
     auth_data_pb2,
     auth_provider_pb2,

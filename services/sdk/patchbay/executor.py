@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from patchbay import errors, executor_wire
+from patchbay.capability import Plugin
+from patchbay.host_client import UNREACHABLE, HostClient, HostConnections
 from patchbay.plugin.v1 import executor_pb2, executor_pb2_grpc, identifier_pb2, plugin_pb2
 from patchbay.status import headers_from_map, headers_to_map
 
@@ -45,40 +47,6 @@ IDLE_TIMEOUT = 300.0
 """Seconds, where the provider's settings say nothing."""
 
 
-class Plugin:
-    """Who a plugin is. Subclasses set the class attributes and say what they can do."""
-
-    id: ClassVar[str]
-    """Plugin id, as the configuration names it."""
-    name: ClassVar[str]
-    """Stable human-readable name."""
-    version: ClassVar[str]
-    """Release version."""
-    author: ClassVar[str]
-    """Author or organisation."""
-    github_repository: ClassVar[str] = ""
-    """URL of source and support."""
-    logo: ClassVar[str] = ""
-    """Display asset reference."""
-    config_fields: ClassVar[Sequence[plugin_pb2.ConfigField]] = ()
-    """Fields of the plugin's configuration, for management clients."""
-
-    def capabilities(self) -> plugin_pb2.Capabilities:
-        """Return the services that this plugin serves."""
-        return plugin_pb2.Capabilities()
-
-    async def configure(self, config: bytes) -> None:
-        """
-        Take a configuration, YAML; empty means none. Called at registration and at each change.
-
-        Raises:
-            InvalidRequest: the configuration is wrong; the text goes to the operator.
-        """
-
-    async def aclose(self) -> None:
-        """Release what the plugin holds. Called once, after its last call ended."""
-
-
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What one attempt consumed so far, cumulative (patchbay.type.v1.Usage)."""
@@ -101,6 +69,8 @@ class ExecutorRequest:
     """Whose call this is."""
     now: Callable[[], float] = time.time
     """Unix seconds."""
+    callbacks: HostClient = UNREACHABLE
+    """What the plugin may ask of the gateway meanwhile."""
 
     @property
     def model(self) -> str:
@@ -293,15 +263,13 @@ class Executor(Plugin):
     )
     """Which model registrations it serves."""
 
-    @property
-    def identifier(self) -> str:
-        """The provider key that this executor serves; its id unless overridden."""
-        return self.id
+    capability_flag: ClassVar = "executor"
 
     def capabilities(self) -> plugin_pb2.Capabilities:
-        """Return the executor capability as the class attributes say."""
-        return plugin_pb2.Capabilities(
-            executor=plugin_pb2.ExecutorCapability(
+        """Return the executor capability as the class attributes say, beside the others."""
+        declared = super().capabilities()
+        declared.executor.CopyFrom(
+            plugin_pb2.ExecutorCapability(
                 model_scope=self.model_scope,
                 input_formats=self.input_formats,
                 output_formats=self.output_formats,
@@ -311,6 +279,7 @@ class Executor(Plugin):
                 ],
             )
         )
+        return declared
 
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         """
@@ -346,6 +315,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     Args:
         executors: Those of this address.
         opener: Opens secrets sealed for any of them; None where there are no keys.
+        hosts: The ways back to hosts; None: there are none.
         now: Unix seconds.
     """
 
@@ -354,8 +324,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         executors: Iterable[Executor],
         *,
         opener: SecretOpener | None = None,
+        hosts: HostConnections | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._hosts = hosts
         self._executors = {executor.id: executor for executor in executors}
         self._opener = opener
         self._now = now
@@ -374,7 +346,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         """Run one non-streamed call."""
         executor = self._executor(context)
         return executor_wire.response_message(
-            await executor.execute(ExecutorRequest(request, self._opener, executor.id, self._now))
+            await executor.execute(self._request(request, executor, context))
         )
 
     async def ExecuteStream(  # noqa: N802 - the method's name on the wire
@@ -382,9 +354,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     ) -> AsyncGenerator[executor_pb2.ExecutorStreamResponse, None]:
         """Run one streamed call."""
         executor = self._executor(context)
-        items = executor.execute_stream(
-            ExecutorRequest(request, self._opener, executor.id, self._now)
-        )
+        items = executor.execute_stream(self._request(request, executor, context))
         # Closed here and not by the garbage collector: the provider must notice a cancel at once.
         async with aclosing(items):
             async for item in items:
@@ -396,9 +366,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         """Count tokens."""
         executor = self._executor(context)
         return executor_wire.response_message(
-            await executor.count_tokens(
-                ExecutorRequest(request, self._opener, executor.id, self._now)
-            )
+            await executor.count_tokens(self._request(request, executor, context))
         )
 
     async def HttpRequest(  # noqa: N802 - the method's name on the wire
@@ -414,6 +382,14 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         )
         headers_to_map(answer.headers, message.headers)
         return message
+
+    def _request(
+        self, message: executor_pb2.ExecutorRequest, executor: Executor, context: CallContext
+    ) -> ExecutorRequest:
+        callbacks = UNREACHABLE
+        if self._hosts is not None:
+            callbacks = self._hosts.client(executor.id, context.invocation_metadata())
+        return ExecutorRequest(message, self._opener, executor.id, self._now, callbacks)
 
     def _executor(self, context: CallContext) -> Executor:
         for key, value in context.invocation_metadata() or ():

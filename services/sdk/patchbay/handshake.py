@@ -24,7 +24,7 @@ from patchbay.tokens import CONFIG_KEY, PLUGIN_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from patchbay.executor import Plugin
+    from patchbay.capability import Plugin
 
 _logger = logging.getLogger("patchbay.handshake")
 

@@ -2,10 +2,12 @@
 Serving plugins: `serve(MyPlugin())` is a whole program.
 
     from patchbay.serve import serve
-    serve(MyExecutor(), address="[::]:7003")
+    serve(MyExecutor(), MyInterceptor(), address="[::]:7003")
 
-`build_servicers` makes the same servicers for calls within a process. Keys come from PATCHBAY_PLUGIN_KEY
-or the file that PATCHBAY_PLUGIN_KEY_FILE names. Not here: what a plugin does (`patchbay.executor`).
+Any mix of plugins, each with any mix of capabilities, is served at one address; the call's metadata says
+which one it is for. `build_servicers` makes the same servicers for calls within a process. Keys come from
+PATCHBAY_PLUGIN_KEY or the file that PATCHBAY_PLUGIN_KEY_FILE names. Not here: what a plugin does (the
+modules of the capabilities).
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, keys
 from patchbay.auth_provider import AUTH_PROVIDER_SERVICE, AuthProvider, AuthProviderServicer
-from patchbay.executor import Executor, ExecutorServicer, Plugin
+from patchbay.executor import Executor, ExecutorServicer
 from patchbay.handshake import Configurations, PluginServicer
+from patchbay.host_client import HostConnections
 from patchbay.secrets import SecretOpener
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, Server
+from patchbay.services import Tools, build_capability_servicers
 from patchbay.tokens import PluginAuthenticator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from patchbay.capability import Plugin
 
     PluginKeys = Mapping[str, Sequence[bytes]]
     """Plugin id to its keys, the newest first."""
@@ -107,8 +113,10 @@ def parse_key(text: str, source: str) -> bytes:
 class _ConfiguredExecutors(ExecutorServicer):
     """Executors in the configuration that each call names."""
 
-    def __init__(self, configurations: Configurations, opener: SecretOpener) -> None:
-        super().__init__((), opener=opener)
+    def __init__(
+        self, configurations: Configurations, opener: SecretOpener, hosts: HostConnections
+    ) -> None:
+        super().__init__((), opener=opener, hosts=hosts)
         self._configurations = configurations
 
     def _executor(self, context: Any) -> Executor:
@@ -120,33 +128,37 @@ class _ConfiguredExecutors(ExecutorServicer):
         return plugin
 
 
-def build_servicers(plugins: Sequence[Plugin], plugin_keys: PluginKeys) -> dict[str, object]:
+def build_servicers(
+    plugins: Sequence[Plugin], plugin_keys: PluginKeys, *, hosts: HostConnections | None = None
+) -> dict[str, object]:
     """
     Return full service name → servicer for *plugins*, for a server or an in-process channel.
 
     Args:
         plugins: With different ids.
         plugin_keys: Their keys (not channel or sealing keys), the newest first.
+        hosts: The ways back to hosts, closed by the caller; default none but what calls name.
     """
-    return _build(Configurations(plugins), plugin_keys)
+    found = HostConnections(plugin_keys) if hosts is None else hosts
+    return _build(Configurations(plugins), plugin_keys, found)
 
 
-def _build(configurations: Configurations, plugin_keys: PluginKeys) -> dict[str, object]:
+def _build(
+    configurations: Configurations, plugin_keys: PluginKeys, hosts: HostConnections
+) -> dict[str, object]:
     ids = configurations.plugin_ids
     channel_keys = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
-    servicers: dict[str, object] = {PLUGIN_SERVICE: PluginServicer(configurations, channel_keys)}
     opener = SecretOpener(keys.sealing_key(key) for id_ in ids for key in plugin_keys.get(id_, ()))
+    return_keys = {id_: keys.return_key(found[0]) for id_ in ids if (found := plugin_keys.get(id_))}
+    servicers: dict[str, object] = {PLUGIN_SERVICE: PluginServicer(configurations, channel_keys)}
     if any(isinstance(configurations.plugin(id_), Executor) for id_ in ids):
-        servicers[EXECUTOR_SERVICE] = _ConfiguredExecutors(configurations, opener)
+        servicers[EXECUTOR_SERVICE] = _ConfiguredExecutors(configurations, opener, hosts)
     if any(isinstance(configurations.plugin(id_), AuthProvider) for id_ in ids):
         servicers[AUTH_PROVIDER_SERVICE] = AuthProviderServicer(
-            configurations.called,
-            opener=opener,
-            return_keys={
-                id_: keys.return_key(found[0]) for id_ in ids if (found := plugin_keys.get(id_))
-            },
+            configurations.called, opener=opener, return_keys=return_keys
         )
-    return servicers
+    tools = Tools(opener, return_keys, hosts)
+    return {**servicers, **build_capability_servicers(configurations, tools)}
 
 
 class PluginServer:
@@ -167,10 +179,11 @@ class PluginServer:
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
     ) -> None:
         self._configurations = Configurations(plugins)
+        self._hosts = HostConnections(plugin_keys, message_limit=message_limit)
         ids = self._configurations.plugin_ids
         channel = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
         self._server = Server(
-            _build(self._configurations, plugin_keys),
+            _build(self._configurations, plugin_keys, self._hosts),
             authenticate=PluginAuthenticator(lambda id_: channel.get(id_, ()), ids),
             message_limit=message_limit,
         )
@@ -193,6 +206,7 @@ class PluginServer:
         """Cancel what runs and close the plugins."""
         await self._server.stop()
         await self._configurations.aclose()
+        await self._hosts.aclose()
 
 
 async def serve_async(

@@ -46,9 +46,14 @@ _METADATA_LIMIT: Final = 2 << 20
 
 _EXECUTOR = "/patchbay.plugin.v1.ExecutorService/"
 WITHOUT_DEADLINE: Final = frozenset(
-    {_EXECUTOR + "Execute", _EXECUTOR + "CountTokens", _EXECUTOR + "HttpRequest"}
+    {
+        _EXECUTOR + "Execute",
+        _EXECUTOR + "CountTokens",
+        _EXECUTOR + "HttpRequest",
+        "/patchbay.plugin.v1.CommandLinePluginService/ExecuteCommandLine",
+    }
 )
-"""Unary methods whose limits the servicer keeps itself, upstream."""
+"""Unary methods whose limits the servicer keeps itself, upstream, or that a person waits for."""
 
 READY: Final = "ready"
 """Health name of readiness; the empty name is the process as a whole."""

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 TOKEN_KEY: Final = "patchbay-token"  # noqa: S105 - the name of a metadata key
 PLUGIN_KEY: Final = "patchbay-plugin"
 CONFIG_KEY: Final = "patchbay-config"
+CALLBACK_KEY: Final = "patchbay-callback"
+"""Where the plugin may call back: `host:port` of a HostService."""
+SCOPE_KEY: Final = "patchbay-scope"
+"""In what it may call back: an id of the host's, sent back as it came."""
+HOST_SERVICE: Final = "patchbay.host.v1.HostService"
 
 LIFETIME: Final = 300
 """Seconds that a token holds; a new one is made after half of them."""
@@ -44,6 +49,11 @@ def mint(key: bytes, audience: str, caller: str, expiry: int) -> str:
 def _mac(key: bytes, audience: str, caller: str, expiry: str) -> str:
     text = b"call\0" + audience.encode() + b"\0" + caller.encode() + b"\0" + expiry.encode()
     return hmac.new(key, text, hashlib.sha256).hexdigest()
+
+
+def host_audience(plugin_id: str) -> str:
+    """Return the audience of a plugin's callbacks; it names the plugin, whose key proves the call."""
+    return f"{HOST_SERVICE}/{plugin_id}"
 
 
 class TokenSource:
@@ -191,6 +201,36 @@ class PluginAuthenticator:
         if path not in self._PROVEN:
             plugin_id = _value(metadata, PLUGIN_KEY) or self._only
             self._verifier.verify(plugin_id, _value(metadata, TOKEN_KEY))
+
+
+class HostAuthenticator:
+    """
+    Authenticates callbacks of plugins to HostService (patchbay.server.Authenticate).
+
+    Args:
+        channel_keys: Plugin id to its channel keys, any generation; empty for an unknown one.
+        now: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        channel_keys: Callable[[str], Sequence[bytes]],
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._verifier = TokenVerifier(
+            lambda audience: channel_keys(audience.removeprefix(f"{HOST_SERVICE}/")), now=now
+        )
+
+    def __call__(self, path: str, metadata: Metadata) -> None:
+        """Check the token of a call to *path*."""
+        self.plugin_id(metadata)
+
+    def plugin_id(self, metadata: Metadata) -> str:
+        """Return who calls, proved by the plugin's key; raises Unauthenticated."""
+        plugin_id = _value(metadata, PLUGIN_KEY)
+        self._verifier.verify(host_audience(plugin_id), _value(metadata, TOKEN_KEY))
+        return plugin_id
 
 
 def _value(metadata: Metadata, name: str) -> str:

@@ -18,7 +18,7 @@ from patchbay.executor import (
     StreamTail,
     Usage,
 )
-from patchbay.plugin.v1 import executor_pb2, plugin_pb2
+from patchbay.plugin.v1 import executor_pb2, identifier_pb2, plugin_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -150,7 +150,7 @@ async def test_dispatch_by_metadata() -> None:
     await servicer.Execute(make_request(), Context("other"))
     assert other.seen is not None
     assert told.seen is None
-    identity = await servicer.Identifier(executor_pb2.IdentifierRequest(), Context("told"))
+    identity = await servicer.Identifier(identifier_pb2.IdentifierRequest(), Context("told"))
     assert identity.identifier == "told"
 
 
