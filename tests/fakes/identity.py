@@ -10,8 +10,8 @@ it got) or embed it (`async with running_identity() as fake`). For providers:
     POST /introspect      RFC 7662: {"active": …, "sub": family}; GET with ?token= too
 
 For tests, also from another process: `GET /__log` all presentations, `POST /__family?name=a` a new family,
-`POST /__behave` a `Behaviour` as JSON, `POST /__release` ends holds, `POST /__revoke?name=a`,
-`POST /__approve?user_code=…`.
+`POST /__behave` a `Behaviour` as JSON, `POST /__release` ends holds, `POST /__revoke?name=a` a family,
+`POST /__expire?name=a` its access tokens only, `POST /__approve?user_code=…` a login.
 
 Not here: tokens and who presented them (identity_families.py).
 """
@@ -137,7 +137,7 @@ class FakeIdentity:
         app.router.add_post("/device/code", self._device_code)
         app.router.add_route("*", "/introspect", self._introspect)
         app.router.add_get("/__log", self._own_log)
-        for name in ("family", "behave", "release", "revoke", "approve"):
+        for name in ("family", "behave", "release", "revoke", "expire", "approve"):
             app.router.add_post(f"/__{name}", getattr(self, f"_own_{name}"))
         return app
 
@@ -319,6 +319,10 @@ class FakeIdentity:
 
     async def _own_revoke(self, request: web.Request) -> web.Response:
         self.books.revoke(request.query["name"])
+        return web.json_response({})
+
+    async def _own_expire(self, request: web.Request) -> web.Response:
+        self.books.expire(request.query["name"])
         return web.json_response({})
 
     async def _own_approve(self, request: web.Request) -> web.Response:

@@ -96,6 +96,12 @@ class Books:
         """Revoke a family, as an administrator does."""
         self.families[name].revoked = True
 
+    def expire(self, name: str) -> None:
+        """End all access tokens of a family before their time; refresh tokens stay good."""
+        for token, (family, _) in self._access.items():
+            if family.name == name:
+                self._access[token] = (family, 0.0)
+
     def name_of(self, token: str) -> str:
         """Return `family.generation` of a refresh token, `?` for an unknown one."""
         found = self._refresh.get(token)

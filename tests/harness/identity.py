@@ -47,6 +47,10 @@ class Identity:
         """Revoke a family."""
         self._tell("revoke", params={"name": family})
 
+    def expire(self, family: str) -> None:
+        """End the access tokens of a family before their time."""
+        self._tell("expire", params={"name": family})
+
     def open_family(self, name: str) -> str:
         """Begin a family; return its first refresh token."""
         return str(self._tell("family", params={"name": name})["refresh_token"])

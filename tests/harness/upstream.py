@@ -18,12 +18,12 @@ _PROGRAM = Path(__file__).resolve().parents[1] / "fakes" / "upstream.py"
 class Upstream:
     """One fake upstream."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
         self.log_path = directory / "upstream.jsonl"
         self.process = Process(
             "upstream",
-            [sys.executable, _PROGRAM, "--port", str(self.port), "--log", self.log_path],
+            [sys.executable, _PROGRAM, "--port", str(self.port), "--log", self.log_path, *options],
             env={},
             directory=directory,
             ready_url=f"http://127.0.0.1:{self.port}/__log",
