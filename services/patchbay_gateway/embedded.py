@@ -20,6 +20,7 @@ from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
@@ -41,6 +42,7 @@ def run(config: Config, settings: ProcessSettings) -> int:
 
 async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> None:
     clock = SystemClock()
+    metrics = make_metrics(enabled=True)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
@@ -70,7 +72,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         scheduler = await stack.enter_async_context(
             running_scheduler(
                 config, settings, store=store, holder=holder, roots=roots, clock=clock,
-                shutdown=shutdown, local=local,
+                shutdown=shutdown, local=local, metrics=metrics,
             )
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
@@ -85,6 +87,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 roots=roots,
                 clock=clock,
                 shutdown=shutdown,
+                metrics=metrics,
             )
         )
         await stack.enter_async_context(
@@ -97,6 +100,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 plugins=edge.registry.status,
                 roots=roots,
                 clock=clock,
+                metrics=metrics,
             )
         )
         memory.freeze()

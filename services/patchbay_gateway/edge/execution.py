@@ -95,8 +95,9 @@ class Execution:
                 sent=errors.Sent.NO,
             )
         self.address = member.address
-        # What an earlier attempt showed says nothing of this one.
-        request.state = StreamState()
+        if request.number > 1:
+            # What an earlier attempt showed says nothing of this one.
+            request.state = StreamState()
         message = self._message()
         self._answer.begin_attempt()
         # None: the call was given up before anything was learnt about the address.

@@ -139,12 +139,13 @@ async def test_good_answers_tell_limits_first_seldom_and_when_little_is_left() -
     headers = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "90"}
     script = Script(headers=headers)
     edge = Edge(script, pool("a"))
-    for _ in range(17):
+    for _ in range(20):
         await edge.ask()
     script.headers = {**headers, "x-ratelimit-remaining-requests": "9"}
-    await edge.ask()
+    for _ in range(5):
+        await edge.ask()
     telling = [n for n, report in enumerate(script.reports) if report.rate_limits]
-    assert telling == [0, 16, 17]
+    assert telling == [0, 16, 20, 24]
 
 
 # Alias pools: several models of one credential behind one name.
