@@ -201,9 +201,12 @@ class LeaseBook:
         # While Redis is away nobody takes these; the leases expire by themselves.
         if len(self._ends) < _WAITING:
             self._ends.extend(uids)
-        if len(self._special_ends) < _WAITING:
+        if special and len(self._special_ends) < _WAITING:
+            # What is held against a credential binds all schedulers soon, and others wait for places.
             self._special_ends.extend(special)
-        self._linger()
+            self._due()
+        else:
+            self._linger()
 
     def _linger(self) -> None:
         if self._timer is None and not self._ended:
@@ -227,7 +230,9 @@ class LeaseBook:
         return await wanted.done
 
     def _due(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.nudge()
 
     def nudge(self) -> None:

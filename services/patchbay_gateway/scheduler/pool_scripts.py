@@ -124,7 +124,6 @@ local head = redis.call('MGET', KEYS[1], KEYS[3])
 if head[1] ~= ARGV[1] then return -1 end
 local takes, renews, ttl, now = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[6])
 local P, x = ARGV[7], ARGV[8] ~= '' and cjson.decode(ARGV[8]) or nil
-local stale = takes > 0 and (head[2] or '0') ~= ARGV[5]
 local standing, ended, refused, probes, counts = {}, {}, {}, {}, {}
 """
     + _RULES
@@ -186,17 +185,37 @@ local function take(i, key, value, opt)
   end
   redis.call('SET', key, value, 'PX', ttl)
 end
-local t = x and x.t
-for i = 1, takes do
-  local key, opt = KEYS[3 + i], t and t[tostring(i)]
-  if stale or opt then
-    take(i, key, ARGV[8 + i], opt or {})
-  elseif not redis.call('SET', key, ARGV[8 + i], 'PX', ttl, 'NX') then
-    standing[#standing + 1] = i
-    standing[#standing + 1] = redis.call('GET', key)
+local base, values = 3 + takes, 8 + takes
+if #KEYS > base + renews then redis.call('DEL', unpack(KEYS, base + renews + 1)) end
+for _, op in ipairs(x and x.e or {}) do
+  local key, value = P .. 'lease:' .. op.u, nil
+  if op.d then
+    value = redis.call('SET', key, '', 'PX', TOMBSTONE, 'GET')
+  else
+    value = redis.call('GETDEL', key)
+  end
+  if op.y then
+    local busy = P .. 'busy:' .. op.i
+    if redis.call('ZREM', busy, op.u) == 1 then
+      local n = redis.call('ZCOUNT', busy, '(' .. now, '+inf')
+      counts[#counts + 1] = op.i
+      counts[#counts + 1] = n
+      if n + 1 >= op.y then
+        redis.call('PUBLISH', P .. 'pool', cjson.encode({0, 'f', op.i, '', tostring(n)}))
+      end
+    end
+  end
+  if op.z or (value and value ~= '') then
+    if op.x and value then
+      -- The material that was refused may have been replaced since.
+      local leased = tonumber(string.match(value, '\31(%d+)$') or '0')
+      local newest = tonumber(redis.call('HGET', P .. 'cred:' .. op.i, 'version') or '0')
+      if leased > 0 and newest > leased then op.w, op.f, op.q, op.t = nil, nil, nil, 'free' end
+      if leased > 0 then op.v = leased end
+    end
+    settle(op)
   end
 end
-local base, values = 3 + takes, 8 + takes
 local r = x and x.r
 for i = 1, renews do
   local key, lives = KEYS[base + i], true
@@ -229,38 +248,19 @@ for i = 1, renews do
     end
   end
 end
-base, values = base + renews, values + renews
-if #KEYS > base then redis.call('DEL', unpack(KEYS, base + 1)) end
-for _, op in ipairs(x and x.e or {}) do
-  local key, value = P .. 'lease:' .. op.u, nil
-  if op.d then
-    value = redis.call('SET', key, '', 'PX', TOMBSTONE, 'GET')
-  else
-    value = redis.call('GETDEL', key)
-  end
-  if op.y then
-    local busy = P .. 'busy:' .. op.i
-    if redis.call('ZREM', busy, op.u) == 1 then
-      local n = redis.call('ZCOUNT', busy, '(' .. now, '+inf')
-      counts[#counts + 1] = op.i
-      counts[#counts + 1] = n
-      if n + 1 >= op.y then
-        redis.call('PUBLISH', P .. 'pool', cjson.encode({0, 'f', op.i, '', tostring(n)}))
-      end
-    end
-  end
-  if op.z or (value and value ~= '') then
-    if op.x and value then
-      -- The material that was refused may have been replaced since.
-      local leased = tonumber(string.match(value, '\31(%d+)$') or '0')
-      local newest = tonumber(redis.call('HGET', P .. 'cred:' .. op.i, 'version') or '0')
-      if leased > 0 and newest > leased then op.w, op.f, op.q, op.t = nil, nil, nil, 'free' end
-      if leased > 0 then op.v = leased end
-    end
-    settle(op)
+-- After the ends: what they changed is unknown to the caller and free places can be taken.
+local stale = #changes > 0 or (head[2] or '0') ~= ARGV[5]
+local t = x and x.t
+for i = 1, takes do
+  local key, opt = KEYS[3 + i], t and t[tostring(i)]
+  if stale or opt then
+    take(i, key, ARGV[8 + i], opt or {})
+  elseif not redis.call('SET', key, ARGV[8 + i], 'PX', ttl, 'NX') then
+    standing[#standing + 1] = i
+    standing[#standing + 1] = redis.call('GET', key)
   end
 end
-for i = values + 1, #ARGV do redis.call('XADD', KEYS[2], '*', 'e', ARGV[i]) end
+for i = values + renews + 1, #ARGV do redis.call('XADD', KEYS[2], '*', 'e', ARGV[i]) end
 if #standing + #ended + #refused + #probes + #changes + #counts == 0 then return {} end
 return {standing, ended, refused, probes, changes, counts}
 """.replace("TOMBSTONE", str(_TOMBSTONE))
