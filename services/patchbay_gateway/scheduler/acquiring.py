@@ -23,7 +23,7 @@ from patchbay_gateway.scheduler.placing import Placed, Standing, Wish
 from patchbay_gateway.scheduler.selection import Candidate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from patchbay.scheduler.v1 import scheduler_pb2
     from patchbay_gateway.kernel.clock import Clock
@@ -165,10 +165,8 @@ class Acquiring:
         )
         if item.tried:
             wish.tried = [(t.credential_id, t.upstream_model) for t in item.tried]
-        if not self._capacity.may_try((wish.model, wish.providers), wish.uid):
-            raise self._capacity.refusal(
-                (wish.model, wish.providers), wish.uid, wish.snapshot.settings.queue
-            )
+        if not self._capacity.may_try(key := _queue(wish), wish.uid):
+            raise self._capacity.refusal(key, wish.uid, wish.snapshot.settings.queue)
         return wish
 
     async def _sessions(
@@ -208,8 +206,7 @@ class Acquiring:
     def _queued(self, wish: Wish, error: PatchbayError) -> PatchbayError:
         """Return what to answer instead of *error*: those that find everybody full may wait."""
         if error.reason == BUSY:
-            key = (wish.model, wish.providers)
-            return self._capacity.refusal(key, wish.uid, wish.snapshot.settings.queue)
+            return self._capacity.refusal(_queue(wish), wish.uid, wish.snapshot.settings.queue)
         if len(self._capacity):
             self._capacity.leave(wish.uid)
         return error
@@ -247,3 +244,13 @@ class Acquiring:
     def _refuse(self, result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:
         fill_refusal(result, error)
         self._refused.labels(error.reason).inc()
+
+
+def _queue(wish: Wish) -> Hashable:
+    """Return what names the credentials that an attempt can wait for: it must not hold back others."""
+    if not (wish.pinned or wish.exclude or wish.tried):
+        return wish.model, wish.providers
+    return (
+        *(wish.model, wish.providers, wish.pinned),
+        *(frozenset(wish.exclude), frozenset(wish.tried)),
+    )

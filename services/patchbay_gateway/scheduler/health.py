@@ -84,6 +84,7 @@ class HealthView:
         self._states: dict[str, _State] = {}
         self._newest: dict[str, int] = {}
         self._busy: dict[str, int] = {}
+        self._planned: dict[str, int] = {}
         self._mine: dict[str, dict[str, float]] = {}
         self._callbacks: list[Callable[[], None]] = []
         self.version = 0
@@ -118,11 +119,12 @@ class HealthView:
 
     def in_flight(self, credential_id: str) -> int:
         """Return the attempts under way of a credential with a cap, as far as is known."""
+        planned = self._planned.get(credential_id, 0) if self._planned else 0
         if self.share:
-            held = self._held(credential_id)
+            held = self._held(credential_id) + planned
             # Full when one more here and as many at each other one would be too many; one is always let.
             return (held + 1) * self.share - 1 if held else 0
-        return self._busy.get(credential_id, 0)
+        return self._busy.get(credential_id, 0) + planned
 
     def earliest(self, targets: Iterable[tuple[str, str]]) -> float | None:
         """Return when the first of the blocked (credential id, upstream model) recovers, Unix seconds."""
@@ -239,6 +241,18 @@ class HealthView:
             self._busy[credential_id] = busy
             if freed:
                 self.changed()
+
+    def plan(self, credential_id: str) -> None:
+        """A place was chosen, and Redis is being asked for it: the next choice counts it in."""
+        self._planned[credential_id] = self._planned.get(credential_id, 0) + 1
+
+    def planned(self, credential_id: str) -> None:
+        """Redis has answered."""
+        left = self._planned.get(credential_id, 0) - 1
+        if left > 0:
+            self._planned[credential_id] = left
+        else:
+            self._planned.pop(credential_id, None)
 
     def counted(self) -> list[str]:
         """Return the ids of credentials whose places are counted."""

@@ -70,6 +70,8 @@ class _Turn:
     leases: list[tuple[str, str]] = field(default_factory=list)
     checks: dict[int, Check] = field(default_factory=dict)
     chosen: list[tuple[int, Grant]] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
+    """Credentials with a cap, once per place that was chosen."""
 
 
 class Placing:
@@ -114,7 +116,11 @@ class Placing:
             turn = self._choose(wishes, left, results)
             if not turn.leases:
                 break
-            taken = await self._book.take(turn.leases, turn.checks or None, turn.version)
+            try:
+                taken = await self._book.take(turn.leases, turn.checks or None, turn.version)
+            finally:
+                for credential_id in turn.planned:
+                    self._view.planned(credential_id)
             again: list[int] = []
             for (index, grant), answer in zip(turn.chosen, taken, strict=True):
                 if answer is None or answer is PROBING:
@@ -163,6 +169,9 @@ class Placing:
             grant = self._grants.of(wish.snapshot, candidate, now)
             if credential.max_in_flight or view.touches(credential.id):
                 turn.checks[len(turn.leases)] = Check(credential.max_in_flight)
+            if credential.max_in_flight:
+                view.plan(credential.id)
+                turn.planned.append(credential.id)
             turn.leases.append((wish.uid, grant.value))
             turn.chosen.append((index, grant))
         return turn
