@@ -118,6 +118,9 @@ def token_call(client: Client, form: Mapping[str, str], timeout: float) -> Call:
         (b"accept", b"application/json"),
         (b"accept-encoding", b"identity"),
         (b"user-agent", b"patchbay/0.1"),
+        # On a connection that was kept, and that the server is closing just now, nobody could say whether a
+        # token that is good for one presentation was seen.
+        (b"connection", b"close"),
     ]
     if client.client_secret and client.client_auth == "basic":
         pair = f"{quote_plus(client.client_id)}:{quote_plus(client.client_secret)}"

@@ -92,6 +92,10 @@ def gateway(
     made.start()
     yield made
     made.stop()
+    for process in made.processes.values():
+        log = process.tail(1 << 24)
+        assert "test-refresh-" not in log, process.name
+        assert "test-access-" not in log, process.name
 
 
 async def chat(gateway: Gateway, model: str) -> httpx.Response:

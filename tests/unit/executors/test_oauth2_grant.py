@@ -53,6 +53,13 @@ def test_client_without_secret_names_itself_in_the_form() -> None:
     assert b"authorization" not in headers
 
 
+def test_connection_is_not_kept() -> None:
+    """One that the server closes as it is used again leaves open whether the token was seen."""
+    _, headers = call_form()
+
+    assert headers[b"connection"] == b"close"
+
+
 def test_secret_goes_into_the_form() -> None:
     form, headers = call_form(client_secret="test-secret", scopes=("a", "b"), extra={"x": "1"})
 
