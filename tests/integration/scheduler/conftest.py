@@ -90,7 +90,7 @@ class Gateway:
                 store=store,
                 holder=holder,
                 roots=ROOTS,
-                clock=SystemClock(),
+                clock=more.pop("clock", None) or SystemClock(),
                 environ={},
                 **more,
             ) as servicer:
