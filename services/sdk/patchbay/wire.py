@@ -118,7 +118,7 @@ def _turn(field: Any, cls: Any) -> tuple[Read, Write]:
     name, kind = field.name, field.message_type
     if kind is not None and kind.GetOptions().map_entry:
         return _turn_map(name, kind.fields_by_name["value"], cls)
-    if field.label == FieldDescriptor.LABEL_REPEATED:
+    if is_repeated(field):
         return _turn_list(name, field, cls)
     if kind is not None and kind.full_name == "google.protobuf.Timestamp":
         return _seconds(name), _put_seconds(name)
@@ -148,6 +148,12 @@ def _turn(field: Any, cls: Any) -> tuple[Read, Write]:
         lambda message: getattr(message, name),
         lambda value, message: setattr(message, name, value),
     )
+
+
+def is_repeated(field: Any) -> bool:
+    """Whether *field* is a list; `label` is gone from newer protobuf, `is_repeated` not in older."""
+    found = getattr(field, "is_repeated", None)
+    return bool(field.label == FieldDescriptor.LABEL_REPEATED if found is None else found)
 
 
 def _turn_map(name: str, value: Any, cls: Any) -> tuple[Read, Write]:
