@@ -13,10 +13,11 @@ import secrets
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from bench.processes import Command
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ ROOT = BENCH.parent
 PATCHBAY = ROOT / ".venv" / "bin" / "patchbay"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 GATEWAYS = BENCH / "gateways"
+
+POOL_SIZES = (1, 20, 2000)
+"""Credentials of the provider in `bench/run --pools`."""
 
 UPSTREAM_PORT = 18700
 UPSTREAM = f"http://127.0.0.1:{UPSTREAM_PORT}"
@@ -48,6 +52,8 @@ class Contender:
     missing: str = ""
     """Why it cannot run on this machine; empty when it can."""
     notes: Mapping[str, str] = field(default_factory=dict)
+    warm_requests: int = 40
+    """Answers of each kind before the first measurement."""
 
     def ready_url(self) -> str:
         """Return the address that answers 200 once the gateway serves."""
@@ -78,16 +84,40 @@ def passthrough() -> Contender:
     )
 
 
+def pools(work: Path) -> list[Contender]:
+    """Return `patchbay up` with pools of several sizes, for what a larger one costs."""
+    return [_pool(work, size) for size in POOL_SIZES]
+
+
+def _pool(work: Path, size: int) -> Contender:
+    """`patchbay up` whose provider has *size* credentials, and is the same in all else."""
+    told = yaml.safe_load((GATEWAYS / "patchbay.yaml").read_text())
+    told["providers"][0]["credentials"] = [
+        {"id": f"bench-{number:04}", "api_key": "test-key"} for number in range(size)
+    ]
+    path = work / f"pool-{size}.yaml"
+    path.write_text(json.dumps(told))  # which is YAML
+    title = "1 credential" if size == 1 else f"{size:,} credentials"
+    # Every credential is sealed when it is used first, and then for minutes no more.
+    return replace(
+        _up(work, f"pool-{size}", f"`patchbay up`, {title}", path), warm_requests=max(40, 2 * size)
+    )
+
+
 def up(work: Path) -> Contender:
     """`patchbay up` with its own Valkey."""
+    return _up(work, "up", "`patchbay up`", GATEWAYS / "patchbay.yaml")
+
+
+def _up(work: Path, name: str, title: str, config: Path) -> Contender:
     port, management = 18702, 18712
     argv = [
-        str(PATCHBAY), "up", "--config", str(GATEWAYS / "patchbay.yaml"), "--port", str(port),
-        "--management-port", str(management), "--data-dir", str(work / "up"),
+        str(PATCHBAY), "up", "--config", str(config), "--port", str(port),
+        "--management-port", str(management), "--data-dir", str(work / name),
     ]  # fmt: skip
     return Contender(
-        "up",
-        "`patchbay up`",
+        name,
+        title,
         port,
         commands=[Command("patchbay up", argv, _environment({"LOG_LEVEL": "warning"}))],
         headers=["Authorization: Bearer test-key"],

@@ -59,14 +59,12 @@ def summarize(results: Results) -> None:
 
 def clean(results: Results) -> bool:
     """Tell whether Patchbay answered everything right and billed exactly what reached the upstream."""
-    for name in ("up", "services"):
-        for told in results["contenders"].get(name, {"rounds": []})["rounds"]:
-            if (
-                any(s["failures"] for s in told["scenarios"].values())
-                or not told["ledger"]["equal"]
-            ):
-                return False
-    return True
+    rounds = [told for one in results["contenders"].values() for told in one["rounds"]]
+    return not any(
+        any(s["failures"] for s in told["scenarios"].values()) or not told["ledger"]["equal"]
+        for told in rounds
+        if "ledger" in told
+    )
 
 
 def value(results: Results, contender: str, scenario: str, *keys: str) -> float | None:
@@ -96,6 +94,7 @@ def markdown(results: Results) -> str:
         *_absolute(results),
         "",
         *_ratios(results),
+        *_pools(results),
         "",
         *_memory(results),
         "",
@@ -108,13 +107,16 @@ def markdown(results: Results) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write(results: Results, table: str, directory: Path, *, name: str = "") -> None:
-    """Write the dated JSON and Markdown files and latest.md."""
+def write(
+    results: Results, table: str, directory: Path, *, name: str = "", latest: bool = True
+) -> None:
+    """Write the dated JSON and Markdown files, and latest.md if this is the whole bench."""
     directory.mkdir(exist_ok=True)
     stem = results["when"].replace(":", "").replace("-", "")[:13] + (f"-{name}" if name else "")
     (directory / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     (directory / f"{stem}.md").write_text(table)
-    (directory / "latest.md").write_text(table)
+    if latest:
+        (directory / "latest.md").write_text(table)
 
 
 def _absolute(results: Results) -> list[str]:
@@ -176,6 +178,32 @@ def _ratios(results: Results) -> list[str]:
             )
         ]
         lines.append(f"| {a} ÷ {b} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _pools(results: Results) -> list[str]:
+    """Return what a larger pool costs; the bound is 1.2 times a pool of one."""
+    names = [name for name in results["contenders"] if name.startswith("pool-")]
+    if not names:
+        return []
+    one = value(results, names[0], "plain-32", "cpu_us")
+    lines = [
+        "| credentials | plain /s at 32 | CPU µs | ÷ the smallest pool | within 1.2 | idle MB |",
+        "|--:|--:|--:|--:|---|--:|",
+    ]
+    for name in names:
+        cost = value(results, name, "plain-32", "cpu_us")
+        over = None if cost is None or not one else cost / one
+        idle = results["contenders"][name]["median"].get("idle_mb", {})
+        cells = [
+            name.removeprefix("pool-"),
+            _number(value(results, name, "plain-32", "rps")),
+            _number(cost),
+            _number(over),
+            "–" if over is None else "yes" if over <= 1.2 else "**no**",
+            f"{sum(idle.values()):.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
