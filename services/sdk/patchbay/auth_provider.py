@@ -16,45 +16,31 @@ the token endpoint: a rotating refresh token may be used up by a call whose answ
 scheduler knows who else is trying. Errors are `patchbay.errors`: UpstreamError for what the provider said,
 `invalid_grant()` when only a new login helps.
 
-Not here: registration and the server (`patchbay.serve`), OAuth itself (the plugin's own matter).
+Not here: messages of the wire (`patchbay.auth_servicer`), the server (`patchbay.serve`), OAuth itself (the
+plugin's own matter).
 """
 
 from __future__ import annotations
 
 import enum
-import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from patchbay import errors
 from patchbay.capability import Plugin
-from patchbay.plugin.v1 import (
-    auth_data_pb2,
-    auth_provider_pb2,
-    auth_provider_pb2_grpc,
-    identifier_pb2,
-    plugin_pb2,
-)
-from patchbay.secrets import seal
+from patchbay.host_config import HostConfigSummary, read_host_config
+from patchbay.plugin.v1 import auth_provider_pb2
+from patchbay.wire import json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from google.protobuf.timestamp_pb2 import Timestamp
-
-    from patchbay.executor import CallContext
-    from patchbay.plugin.v1 import host_config_pb2
     from patchbay.secrets import OpenedSecret, SecretOpener
     from patchbay.type.v1 import secret_pb2
 
-AUTH_PROVIDER_SERVICE: Final = "patchbay.plugin.v1.AuthProviderService"
-
 INVALID_GRANT: Final = "INVALID_GRANT"
 """Reason of an UpstreamError: the refresh token is dead, and only a new login helps."""
-
-# The scheduler opens it as it comes; one that has waited this long has lost its way.
-_RETURN_FOR: Final = 900.0
 
 
 def invalid_grant(message: str) -> errors.UpstreamError:
@@ -130,9 +116,9 @@ class AuthParseRequest:
         return self.message.file_name
 
     @property
-    def host(self) -> host_config_pb2.HostConfigSummary:
+    def host(self) -> HostConfigSummary:
         """Host configuration."""
-        return self.message.host
+        return read_host_config(self.message.host)
 
     @property
     def raw_json(self) -> bytes:
@@ -180,9 +166,9 @@ class AuthLoginStartRequest:
         return self.message.base_url
 
     @property
-    def host(self) -> host_config_pb2.HostConfigSummary:
+    def host(self) -> HostConfigSummary:
         """Host configuration."""
-        return self.message.host
+        return read_host_config(self.message.host)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -228,6 +214,20 @@ class AuthLoginStatus(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LoginCallback:
+    """The query of a provider's redirect to the host's callback."""
+
+    state: str
+    """State that the redirect carried."""
+    code: str = field(default="", repr=False)
+    """Authorization code."""
+    error: str = ""
+    """The provider's error code."""
+    error_description: str = ""
+    """Its sentence about it."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuthLoginPollRequest:
     """Asks how a login stands: a view on the message."""
 
@@ -256,9 +256,9 @@ class AuthLoginPollRequest:
         return self.message.base_url
 
     @property
-    def host(self) -> host_config_pb2.HostConfigSummary:
+    def host(self) -> HostConfigSummary:
         """Host configuration."""
-        return self.message.host
+        return read_host_config(self.message.host)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -271,9 +271,12 @@ class AuthLoginPollRequest:
         return json_object(self.message.config, "config")
 
     @property
-    def callback(self) -> auth_provider_pb2.LoginCallback | None:
+    def callback(self) -> LoginCallback | None:
         """What the provider's redirect brought; None until it came."""
-        return self.message.callback if self.message.HasField("callback") else None
+        if not self.message.HasField("callback"):
+            return None
+        told = self.message.callback
+        return LoginCallback(told.state, told.code, told.error, told.error_description)
 
     def secret(self) -> OpenedSecret | None:
         """Return the secrets of the settings, None when there are none."""
@@ -326,9 +329,9 @@ class AuthRefreshRequest:
         return self.message.proxy_url
 
     @property
-    def host(self) -> host_config_pb2.HostConfigSummary:
+    def host(self) -> HostConfigSummary:
         """Host configuration."""
-        return self.message.host
+        return read_host_config(self.message.host)
 
     @property
     def attributes(self) -> Mapping[str, str]:
@@ -368,16 +371,7 @@ class AuthRefreshResponse:
 class AuthProvider(Plugin):
     """A plugin that knows the credentials of a provider. Subclasses implement what they can do."""
 
-    @property
-    def identifier(self) -> str:
-        """The provider key whose credentials it knows; its id unless overridden."""
-        return self.id
-
-    def capabilities(self) -> plugin_pb2.Capabilities:
-        """Return the capability, beside those of other base classes."""
-        capabilities = super().capabilities()
-        capabilities.auth_provider = True
-        return capabilities
+    capability_flag: ClassVar = "auth_provider"
 
     async def parse_auth(self, request: AuthParseRequest) -> AuthParseResponse:
         """Read one credential document. Any error leaves it to the host's own parser."""
@@ -400,181 +394,6 @@ class AuthProvider(Plugin):
                 `retry_after` when to come back; `invalid_grant()` when only a login helps.
         """
         raise _lacking(self.id, "refresh_auth")
-
-
-class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
-    """
-    Serves auth providers: messages in, dataclasses out, material sealed on the way back.
-
-    Args:
-        called: Returns the plugin, in the configuration, that a call's metadata name.
-        opener: Opens secrets sealed for any of them.
-        return_keys: Plugin id → its return key (`patchbay.keys.return_key` of the newest key).
-        now: Unix seconds.
-    """
-
-    def __init__(
-        self,
-        called: Callable[[Any], Plugin],
-        *,
-        opener: SecretOpener,
-        return_keys: Mapping[str, bytes],
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._called = called
-        self._opener = opener
-        self._return_keys = return_keys
-        self._now = now
-
-    async def Identifier(  # noqa: N802 - the method's name on the wire
-        self, request: identifier_pb2.IdentifierRequest, context: CallContext
-    ) -> identifier_pb2.IdentifierResponse:
-        """Name the provider key."""
-        return identifier_pb2.IdentifierResponse(identifier=self._provider(context).identifier)
-
-    async def ParseAuth(  # noqa: N802 - the method's name on the wire
-        self, request: auth_provider_pb2.AuthParseRequest, context: CallContext
-    ) -> auth_provider_pb2.AuthParseResponse:
-        """Read a document."""
-        plugin = self._provider(context)
-        answer = await plugin.parse_auth(
-            AuthParseRequest(request, self._opener, plugin.id, self._now)
-        )
-        return auth_provider_pb2.AuthParseResponse(
-            handled=answer.handled, auths=[self._auth(plugin, auth) for auth in answer.auths]
-        )
-
-    async def StartLogin(  # noqa: N802 - the method's name on the wire
-        self, request: auth_provider_pb2.AuthLoginStartRequest, context: CallContext
-    ) -> auth_provider_pb2.AuthLoginStartResponse:
-        """Begin a login."""
-        plugin = self._provider(context)
-        answer = await plugin.start_login(
-            AuthLoginStartRequest(request, self._opener, plugin.id, self._now)
-        )
-        message = auth_provider_pb2.AuthLoginStartResponse(
-            provider=answer.provider or request.provider,
-            url=answer.url,
-            state=answer.state,
-            metadata=_json(answer.metadata) if answer.metadata else b"",
-            user_code=answer.user_code,
-        )
-        _set_time(message.expires_at, answer.expires_at)
-        if answer.interval is not None:
-            message.interval.FromNanoseconds(int(answer.interval * 1e9))
-        return message
-
-    async def PollLogin(  # noqa: N802 - the method's name on the wire
-        self, request: auth_provider_pb2.AuthLoginPollRequest, context: CallContext
-    ) -> auth_provider_pb2.AuthLoginPollResponse:
-        """Tell how a login stands."""
-        plugin = self._provider(context)
-        answer = await plugin.poll_login(
-            AuthLoginPollRequest(request, self._opener, plugin.id, self._now)
-        )
-        message = auth_provider_pb2.AuthLoginPollResponse(
-            status=answer.status.value,
-            message=answer.message,
-            auths=[self._auth(plugin, auth) for auth in answer.auths],
-            metadata=_json(answer.metadata) if answer.metadata is not None else b"",
-        )
-        if answer.interval is not None:
-            message.interval.FromNanoseconds(int(answer.interval * 1e9))
-        return message
-
-    async def RefreshAuth(  # noqa: N802 - the method's name on the wire
-        self, request: auth_provider_pb2.AuthRefreshRequest, context: CallContext
-    ) -> auth_provider_pb2.AuthRefreshResponse:
-        """Get new material."""
-        plugin = self._provider(context)
-        remaining = getattr(context, "time_remaining", None)
-        answer = await plugin.refresh_auth(
-            AuthRefreshRequest(
-                request,
-                self._opener,
-                plugin.id,
-                self._now,
-                remaining() if remaining is not None else None,
-            )
-        )
-        message = auth_provider_pb2.AuthRefreshResponse(
-            auth=self._auth(plugin, answer.auth, request.secret)
-        )
-        _set_time(message.next_refresh_after, answer.next_refresh_after)
-        return message
-
-    def _provider(self, context: CallContext) -> AuthProvider:
-        plugin = self._called(context)
-        if not isinstance(plugin, AuthProvider):
-            raise errors.NotFound(
-                f"plugin {plugin.id} is no auth provider", reason="CAPABILITY_NOT_SERVED"
-            )
-        return plugin
-
-    def _auth(
-        self, plugin: Plugin, auth: AuthData, origin: secret_pb2.SealedSecret | None = None
-    ) -> auth_data_pb2.AuthData:
-        message = auth_data_pb2.AuthData(
-            provider=auth.provider,
-            id=auth.id,
-            file_name=auth.file_name,
-            label=auth.label,
-            prefix=auth.prefix,
-            proxy_url=auth.proxy_url,
-            disabled=auth.disabled,
-            metadata=_json(auth.metadata) if auth.metadata is not None else b"",
-            attributes=auth.attributes,
-            access_keys=auth.access_keys,
-        )
-        _set_time(message.next_refresh_after, auth.next_refresh_after)
-        _set_time(message.expires_at, auth.expires_at)
-        if auth.storage is not None:
-            key = self._return_keys.get(plugin.id)
-            if key is None:
-                raise errors.FailedPrecondition(
-                    f"plugin {plugin.id} has no key; set PATCHBAY_PLUGIN_KEY or "
-                    "PATCHBAY_PLUGIN_KEY_FILE",
-                    reason="SECRET_KEY_UNKNOWN",
-                )
-            message.storage.CopyFrom(
-                seal(
-                    key,
-                    plugin.id,
-                    origin.credential_id if origin is not None else auth.id,
-                    origin.version if origin is not None else 0,
-                    (),
-                    self._now() + _RETURN_FOR,
-                    auth.storage,
-                )
-            )
-        return message
-
-
-def json_object(data: bytes, what: str) -> dict[str, Any]:
-    """
-    Return the JSON object in *data*; none at all is an empty one.
-
-    Raises:
-        InvalidRequest: It is no JSON object; the text names *what* and nothing of the data.
-    """
-    if not data:
-        return {}
-    try:
-        found = json.loads(data)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise errors.InvalidRequest(f"{what} is no JSON object", reason="INVALID_JSON")
-    return found
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(dict(value), separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _set_time(into: Timestamp, value: float | None) -> None:
-    if value is not None:
-        into.FromNanoseconds(int(value * 1e9))
 
 
 def _opened_or_none(

@@ -49,12 +49,13 @@ def auth_message(
         prefix=auth.prefix,
         proxy_url=auth.proxy_url,
         disabled=auth.disabled,
-        metadata=json_bytes(auth.metadata),
+        # An empty object is news: it takes the place of what was there.
+        metadata=b"" if auth.metadata is None else json_bytes(auth.metadata) or b"{}",
         attributes=auth.attributes,
         access_keys=auth.access_keys,
     )
-    _set_time(message.next_refresh_after, auth.next_refresh_after)
-    _set_time(message.expires_at, auth.expires_at)
+    set_time(message.next_refresh_after, auth.next_refresh_after)
+    set_time(message.expires_at, auth.expires_at)
     if auth.storage is not None:
         if return_key is None:
             raise errors.FailedPrecondition(
@@ -74,6 +75,7 @@ def auth_message(
     return message
 
 
-def _set_time(into: Timestamp, value: float | None) -> None:
+def set_time(into: Timestamp, value: float | None) -> None:
+    """Set a timestamp to Unix seconds; None leaves it unset."""
     if value is not None:
         into.FromNanoseconds(int(value * 1e9))

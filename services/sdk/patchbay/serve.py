@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, keys
-from patchbay.auth_provider import AUTH_PROVIDER_SERVICE, AuthProvider, AuthProviderServicer
+from patchbay.auth_provider import AuthProvider
+from patchbay.auth_servicer import AUTH_PROVIDER_SERVICE, AuthProviderServicer
 from patchbay.executor import Executor, ExecutorServicer
 from patchbay.handshake import Configurations, PluginServicer
 from patchbay.host_client import HostConnections

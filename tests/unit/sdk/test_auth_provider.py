@@ -9,7 +9,6 @@ import pytest
 
 from patchbay import errors, keys, secrets
 from patchbay.auth_provider import (
-    AUTH_PROVIDER_SERVICE,
     AuthData,
     AuthLoginPollRequest,
     AuthLoginPollResponse,
@@ -23,6 +22,7 @@ from patchbay.auth_provider import (
     AuthRefreshResponse,
     invalid_grant,
 )
+from patchbay.auth_servicer import AUTH_PROVIDER_SERVICE
 from patchbay.executor import Executor
 from patchbay.plugin.v1 import auth_provider_pb2, identifier_pb2
 from patchbay.serve import build_servicers
