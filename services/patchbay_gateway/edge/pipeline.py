@@ -192,12 +192,12 @@ class Pipeline:
                     again = tries.failed(
                         attempt.lease, following, error, judgement.fault, execution.address
                     )
-                    status = 0 if again else telling.status_of(request, error)
+                    failure = failures.graver(failure, error)
+                    status = 0 if again else telling.status_of(request, failure)
                     attempt.fail(error, status, judgement)  # 8
                     if owner.left:
                         raise ClientGone from error
                     owner.drain = 0.0
-                    failure = failures.graver(failure, error)
                     if not again:
                         break
                 except (ClientGone, asyncio.CancelledError):
