@@ -1,17 +1,22 @@
-"""Types are an interface: right code passes a strict checker, wrong code does not."""
+"""Types are an interface: right code passes strict checkers, wrong code does not."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
+FILES = ("user_code.py", "user_capabilities.py")
 
 
-def test_user_code_is_judged_as_its_comments_say() -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_user_code_is_judged_as_its_comments_say(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", HERE / "user_code.py"],
+        [sys.executable, "-m", "mypy", "--strict", HERE / name],
         cwd=HERE.parents[1],
         capture_output=True,
         check=False,
@@ -19,5 +24,30 @@ def test_user_code_is_judged_as_its_comments_say() -> None:
     )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
     # That the check can fail at all.
-    wrong = (HERE / "user_code.py").read_text().count("# type: ignore[")
+    wrong = (HERE / name).read_text().count("# type: ignore[")
     assert wrong >= 8
+
+
+def test_user_code_passes_pyright_too(tmp_path: Path) -> None:
+    """Pyright's rules are others; what mypy refuses is ignored, nothing else may be found."""
+    checker = Path(sys.executable).with_name("basedpyright")
+    if not checker.exists():
+        pytest.skip("basedpyright is not installed")
+    settings = tmp_path / "pyrightconfig.json"
+    settings.write_text(
+        json.dumps(
+            {
+                "include": [str(HERE / name) for name in FILES],
+                "typeCheckingMode": "strict",
+                "enableTypeIgnoreComments": True,
+                "venvPath": str(Path(sys.prefix).parent),
+                "venv": Path(sys.prefix).name,
+                "extraPaths": [str(HERE.parents[1] / "services" / "sdk")],
+            }
+        )
+    )
+    done = subprocess.run(
+        [checker, "-p", settings, "--outputjson"], capture_output=True, check=False, timeout=110
+    )
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    assert [f"{d['file']}:{d['range']['start']['line'] + 1} {d['message']}" for d in found] == []
