@@ -25,6 +25,11 @@ class Script:
     error: str = "as told"
     """Message of an error answer."""
     retry_after: str = ""
+    """Header of that name on errors."""
+    fails: int = 0
+    """Only the first so many requests of one `mark` fail with the status; 0: all."""
+    mark: str = ""
+    """Which requests are counted together."""
     stall: str = ""
     """`head`: no answer at all; `body`: a head and then nothing; `N`: nothing after N chunks."""
     stall_s: float = FOREVER
@@ -88,7 +93,7 @@ class Script:
     """Answer in one piece where a stream was asked for."""
     bare_error: bool = False
     """An error inside a stream is bare JSON over many lines, as Google writes some; others are text."""
-    models: str = "fake-model text-embedding-fake"
+    models: str = "fake-model text-embedding-fake claude-fake gemini-fake"
     """Names for model lists."""
 
 

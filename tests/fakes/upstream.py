@@ -23,6 +23,7 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -93,6 +94,7 @@ class FakeUpstream:
         self._attempt_header = attempt_header
         self._log = log.open("a", buffering=1) if log else None
         self._changed = asyncio.Event()
+        self._failed: Counter[str] = Counter()
         self.protocols: set[_Connection] = set()
 
     @property
@@ -111,6 +113,13 @@ class FakeUpstream:
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
+
+    def fails(self, script: Script) -> bool:
+        """Say whether this request is to fail with the script's status, and count it."""
+        if script.status < 400 or (script.fails and self._failed[script.mark] >= script.fails):
+            return False
+        self._failed[script.mark] += 1
+        return True
 
     def arrived(self, head: _Head, body: bytes) -> Record:
         """Note a request."""
@@ -260,7 +269,7 @@ class _Connection(asyncio.Protocol):
         if script.location:
             await self._whole(script, record, talk, b"", 307, {"location": script.location})
             return
-        if script.status >= 400:
+        if self.fake.fails(script):
             told = {"retry-after": script.retry_after, "retry-after-ms": script.retry_after_ms}
             error = talk.failure(script.status)
             if script.padding:

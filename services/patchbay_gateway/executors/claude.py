@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
 API_VERSION: Final = "2023-06-01"
-"""The only version there is; sent where the client names none."""
+"""Sent where the client names none; a later one (2026-10-21) takes parameters away, as `temperature`."""
 OAUTH_BETA: Final = "oauth-2025-04-20"
 """Without this word in `anthropic-beta` the API refuses OAuth access tokens."""
 

@@ -116,7 +116,9 @@ def with_echo_provider(config: Config) -> Config:
     """Return *config* with the provider `echo` and its model `echo`, if it has none of that name."""
     if any(p.name == ECHO for p in config.providers):
         return config
-    echo = Provider.model_validate({"name": ECHO, "plugin": ECHO, "models": [ECHO]})
+    # Failures of the echo are rehearsals: one must not spoil the next.
+    rules = {"cooldown": {"enabled": False}}
+    echo = Provider.model_validate({"name": ECHO, "plugin": ECHO, "models": [ECHO], **rules})
     return config.model_copy(update={"providers": (*config.providers, echo)})
 
 
