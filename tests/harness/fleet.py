@@ -36,6 +36,7 @@ from patchbay_gateway.scheduler.main import SERVICE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from patchbay_gateway.kernel.channels.port import Method, Req, Res
     from patchbay_gateway.scheduler.durable.port import CredentialRecord
 
 
@@ -117,18 +118,6 @@ class Fleet:
         draft.write_text(token)
         draft.replace(self.seeds[family])
 
-    def holder(self, credential_id: str) -> str:
-        """Return the name of the process whose intent is in the record."""
-        record = self.record(credential_id)
-        assert record is not None
-        assert record.intent is not None
-        writer = record.intent.holder.partition("/")[0].removeprefix("scheduler-")
-        for name in self.processes:
-            identity = self.directory / "data" / name / "journal" / "writer"
-            if identity.exists() and writer in identity.read_text():
-                return name
-        raise AssertionError(f"nobody is {record.intent.holder}")
-
     # -- what there is ----------------------------------------------------------------------------
 
     def record(self, credential_id: str) -> CredentialRecord | None:
@@ -189,33 +178,42 @@ class Fleet:
 
         Returns their answers, or the errors, in order.
         """
-
-        async def ask(number: int) -> int:
-            key = service_key(bytes.fromhex(self._roots["CLUSTER"]))
-            channel = RemoteChannel(
-                f"127.0.0.1:{self.ports[number]}",
-                metadata=TokenSource(key, SERVICE, "edge-test").metadata,
-            )
-            try:
-                answer = await channel.unary(
-                    methods.REFRESH_CREDENTIAL,
-                    scheduler_pb2.RefreshCredentialRequest(
-                        credential_id=credential_id, version=version
-                    ),
-                    deadline=30,
-                )
-            finally:
-                await channel.close()
-            return answer.version
+        request = scheduler_pb2.RefreshCredentialRequest(
+            credential_id=credential_id, version=version
+        )
 
         async def ask_all() -> list[int | PatchbayError]:
-            answers = await asyncio.gather(*(ask(n) for n in schedulers), return_exceptions=True)
-            for answer in answers:
-                if not isinstance(answer, int | PatchbayError):
-                    raise answer
-            return answers  # type: ignore[return-value] # the others were raised
+            return [
+                answer if isinstance(answer, PatchbayError) else answer.version
+                for answer in await asyncio.gather(
+                    *(self._call(n, methods.REFRESH_CREDENTIAL, request) for n in schedulers)
+                )
+            ]
 
         return asyncio.run(ask_all())
+
+    def status(self, credential_id: str, scheduler: int) -> scheduler_pb2.RefreshStatus:
+        """Return how one scheduler shows the refresh."""
+        request = scheduler_pb2.ListCredentialsRequest(ids=[credential_id])
+        answer = asyncio.run(self._call(scheduler, methods.LIST_CREDENTIALS, request))
+        assert not isinstance(answer, PatchbayError), answer
+        (found,) = answer.credentials
+        return found.refresh
+
+    async def _call(
+        self, scheduler: int, method: Method[Req, Res], request: Req
+    ) -> Res | PatchbayError:
+        key = service_key(bytes.fromhex(self._roots["CLUSTER"]))
+        channel = RemoteChannel(
+            f"127.0.0.1:{self.ports[scheduler]}",
+            metadata=TokenSource(key, SERVICE, "edge-test").metadata,
+        )
+        try:
+            return await channel.unary(method, request, deadline=30)
+        except PatchbayError as error:
+            return error
+        finally:
+            await channel.close()
 
     # -- construction -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
@@ -19,10 +19,10 @@ from patchbay_gateway.kernel.redis import CommandRefused
 from patchbay_gateway.scheduler.durable.port import RecordChanged, RecordUnreadable, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from patchbay_gateway.kernel.clock import Clock
-    from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.kernel.resp import Argument
     from patchbay_gateway.scheduler.durable.port import CredentialRecord, DurableStore
 
     Listener = Callable[[str, CredentialRecord | None], None]
@@ -35,6 +35,25 @@ LOOK_ALONE: Final = 1.0
 _RACES: Final = 20
 
 
+class News(Protocol):
+    """What is needed of Redis (kernel/redis.py, Store)."""
+
+    @property
+    def available(self) -> bool:
+        """Whether it is there."""
+
+    def key(self, *parts: str) -> str:
+        """Return a full name."""
+        ...
+
+    async def call(self, *command: Argument) -> Any:
+        """Run a command; Unavailable when it cannot be reached."""
+
+    def subscribe(self, channel: str) -> AsyncGenerator[bytes | None, None]:
+        """Yield messages, None where some may have been missed."""
+        ...
+
+
 class Records:
     """
     This scheduler's view of the durable store.
@@ -45,7 +64,7 @@ class Records:
         clock: Paces looks.
     """
 
-    def __init__(self, durable: DurableStore, *, store: Store, clock: Clock) -> None:
+    def __init__(self, durable: DurableStore, *, store: News, clock: Clock) -> None:
         self._durable = durable
         self._store = store
         self._clock = clock

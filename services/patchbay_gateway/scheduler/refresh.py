@@ -212,26 +212,31 @@ class Refresher:
             raise NotFound(
                 f"credential {credential_id} is not refreshed", reason="CREDENTIAL_NOT_REFRESHED"
             )
-        record = self._records.get(credential_id)
-        if record is None or record.version <= version:
-            await self.fly(credential_id, newer_than=version)
+        own = False
+        while True:
             record = self._records.get(credential_id)
-        if record is not None and record.version > version:
-            return record.version
-        raise self._obstacle(known, record)
+            if record is not None and record.version > version:
+                return record.version
+            if own or self._closing:
+                raise self._obstacle(known, record)
+            # A flight that was under way may have ended without a try: a timer's, that was not due.
+            own = await self.fly(credential_id, newer_than=version)
 
-    async def fly(self, credential_id: str, *, newer_than: int | None = None) -> None:
+    async def fly(self, credential_id: str, *, newer_than: int | None = None) -> bool:
         """
         Join the credential's flight, or begin one; return when it has ended, well or not.
+
+        Returns whether it was begun here.
 
         Args:
             credential_id: Which.
             newer_than: A version that is no good, whatever its times say. None: only if it is due.
         """
         flight = self._flights.get(credential_id)
+        own = flight is None
         if flight is None:
             if self._closing:
-                return
+                return True
             flight = asyncio.get_running_loop().create_task(
                 self._flight(credential_id, newer_than), name=f"refresh {credential_id}"
             )
@@ -239,6 +244,7 @@ class Refresher:
             flight.add_done_callback(lambda task: self._landed(credential_id, task))
         # A caller that leaves does not take the flight with it.
         await asyncio.wait({flight})
+        return own
 
     def _landed(self, credential_id: str, task: asyncio.Task[None]) -> None:
         self._flights.pop(credential_id, None)
@@ -264,6 +270,8 @@ class Refresher:
             return True
         if record.status == "needs_login" or not record.refresh_token or record.disabled:
             return True
+        if rules.resting(record, now):
+            return True
         intent = record.intent
         if intent is not None and intent.deadline + rules.SKEW > now:
             if newer_than is None:
@@ -271,8 +279,7 @@ class Refresher:
             await self._clock.sleep(min(POLL_EVERY, max(intent.deadline + rules.SKEW - now, 0.01)))
             return False
         due = rules.due_at(record, known.lead)
-        failing = record.status in {"backoff", "ambiguous"}
-        if (newer_than is None or failing) and (due is None or due > now):
+        if newer_than is None and (due is None or due > now):
             return True
         if self._closing or not self.able(credential_id):
             return True

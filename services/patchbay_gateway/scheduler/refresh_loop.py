@@ -11,7 +11,7 @@ Not here: the timers (timers.py), when a credential is due (refresh_rules.py).
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
@@ -28,7 +28,9 @@ LONGEST_PAUSE: Final = 5.0
 ARM_EVERY: Final = 30.0
 """Seconds after which all timers are armed again, wherever they may have got lost."""
 ALONE_EVERY: Final = 1.0
-NOT_HERE: Final = 1.0
+AGAIN: Final = 1.0
+"""Least pause of a timer that has fired."""
+NOT_HERE: Final = 10.0
 """Seconds after which a timer that this process can do nothing for fires again."""
 # Several schedulers that wake for the same timer need not ask in the same millisecond.
 _LEAST_PAUSE: Final = 0.02
@@ -52,7 +54,7 @@ class RefreshLoop:
         self._woken = asyncio.Event()
         self._epoch: str | None = None
         self._armed_at = 0.0
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     def changed(self, credential_id: str) -> None:
         """Arm the timer of *credential_id* anew."""
@@ -127,7 +129,7 @@ class RefreshLoop:
         await refresher.fly(id_)
         due = refresher.due(id_)
         if due is not None:
-            due = max(due, self._clock.now() + NOT_HERE)
+            due = max(due, self._clock.now() + (AGAIN if refresher.able(id_) else NOT_HERE))
         try:
             await self._timers.finish(claim, due)
         except PatchbayError as error:

@@ -170,9 +170,9 @@ def _state(record: CredentialRecord, due: float | None, now: float) -> State:
         return "refreshing" if record.intent.deadline + SKEW > now else "ambiguous"
     if record.status == "backoff":
         return "backoff"
-    if due is None and not record.refresh_token and _expired(record, now):
-        return "needs_login"
-    return "due" if due is not None and due <= now else "ok"
+    if usable(record, now):
+        return "due" if due is not None and due <= now else "ok"
+    return "due" if record.refresh_token else "needs_login"
 
 
 # -- what becomes of the record -------------------------------------------------------------------
@@ -218,8 +218,8 @@ def sown(
 def intended(record: CredentialRecord, intent: Intent) -> CredentialRecord:
     """Return the record with *intent*; ambiguous where it takes the place of one that expired."""
     if record.intent is None:
-        return record.replace(intent=intent)
-    return record.replace(intent=intent, status="ambiguous")
+        return record.replace(intent=intent, next_refresh_after=0.0)
+    return record.replace(intent=intent, next_refresh_after=0.0, status="ambiguous")
 
 
 def renewed(
@@ -279,9 +279,18 @@ def failed(record: CredentialRecord, error: PatchbayError, now: float) -> Creden
             next_refresh_after=now + wait,
         )
     # The intent stays: until its deadline the call may still be on its way.
+    open_until = record.intent.deadline + SKEW if record.intent is not None else 0.0
     return record.replace(
-        status="ambiguous", failures=failures, last_error=failure, next_refresh_after=now + wait
+        status="ambiguous",
+        failures=failures,
+        last_error=failure,
+        next_refresh_after=max(now + wait, open_until),
     )
+
+
+def resting(record: CredentialRecord, now: float) -> bool:
+    """Whether the last try failed and the next one is not to be made yet, whoever asks."""
+    return record.status in {"backoff", "ambiguous"} and record.next_refresh_after > now
 
 
 def certain(error: PatchbayError) -> bool:
