@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patchbay_gateway.commands import configuration, diagnosis, plugins, reports, services
+from patchbay_gateway.commands import (
+    configuration,
+    credentials,
+    diagnosis,
+    plugins,
+    reports,
+    services,
+)
 
 if TYPE_CHECKING:
     import typer
@@ -20,5 +27,6 @@ def register(app: typer.Typer) -> None:
     services.register(app)
     configuration.register(app)
     reports.register(app)
+    credentials.register(app)
     diagnosis.register(app)
     plugins.register(app)

@@ -77,12 +77,13 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
         stack.push_async_callback(channel.close)
+        calls = ChannelCalls([channel])
         edge = await stack.enter_async_context(
             running_edge(
                 settings,
                 store=store,
                 holder=holder,
-                scheduler=ChannelCalls([channel]),
+                scheduler=calls,
                 local=local,
                 roots=roots,
                 clock=clock,
@@ -97,6 +98,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 checks=edge.checks(),
                 holder=holder,
                 usage=channel,
+                scheduler=calls,
                 plugins=edge.registry.status,
                 roots=roots,
                 clock=clock,

@@ -220,12 +220,14 @@ async def _control(
                 config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
             )
         )
-        await stack.enter_async_context(
+        scheduler = await stack.enter_async_context(
             running_scheduler(
                 config, settings, store=store, holder=holder, roots=roots, clock=clock,
                 shutdown=shutdown,
             )
         )  # fmt: skip
+        channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
+        stack.push_async_callback(channel.close)
 
         edges = 0
 
@@ -254,7 +256,8 @@ async def _control(
                 settings,
                 checks=checks,
                 holder=holder,
-                usage=InProcessChannel({USAGE: usage}),
+                usage=channel,
+                scheduler=ChannelCalls([channel]),
                 plugins=list,
                 roots=roots,
                 clock=clock,

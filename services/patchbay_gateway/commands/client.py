@@ -43,7 +43,19 @@ class ManagementClient:
             Unauthenticated: No or a wrong key; the text says where one comes from.
             PatchbayError: What the gateway says.
         """
-        status, body = self.fetch(path, query)
+        return self._understood(*self.fetch(path, query))
+
+    def post(self, path: str, query: Mapping[str, str] | None = None, body: Any = None) -> Any:
+        """
+        Return the JSON answer of a POST of *body* to *path*.
+
+        Raises:
+            FailedPrecondition: The state of the gateway forbids it.
+            PatchbayError: As `get`.
+        """
+        return self._understood(*self.fetch(path, query, json.dumps(body or {}).encode()))
+
+    def _understood(self, status: int, body: bytes) -> Any:
         if status == 200:
             try:
                 return json.loads(body)
@@ -61,11 +73,15 @@ class ManagementClient:
             raise errors.InvalidRequest(message)
         if status == 404:
             raise errors.NotFound(f"{self.url}: {message}")
+        if status == 409:
+            raise errors.FailedPrecondition(message)
         raise errors.Unavailable(f"{self.url}: {message}")
 
-    def fetch(self, path: str, query: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    def fetch(
+        self, path: str, query: Mapping[str, str] | None = None, sent: bytes | None = None
+    ) -> tuple[int, bytes]:
         """
-        Return status and body of *path*, whatever the status.
+        Return status and body of *path*, whatever the status; a POST where something is *sent*.
 
         Raises:
             Unavailable: Nobody answers at the URL.
@@ -76,7 +92,10 @@ class ManagementClient:
                 f"{self.url!r} is no http URL; write --url http://host:8081"
             )
         address = self.url.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
-        request = urllib.request.Request(address, headers={"accept": "application/json"})  # noqa: S310 - checked above
+        headers = {"accept": "application/json"}
+        if sent is not None:
+            headers["content-type"] = "application/json"
+        request = urllib.request.Request(address, data=sent, headers=headers)  # noqa: S310 - checked above
         if self.key:
             request.add_header("authorization", f"Bearer {self.key}")
         try:

@@ -30,6 +30,7 @@ from patchbay_gateway.edge.leases import Leases
 from patchbay_gateway.edge.management.access import make_access
 from patchbay_gateway.edge.management.app import build_management_app
 from patchbay_gateway.edge.management.clients import UsageReports
+from patchbay_gateway.edge.management.pool import Pool
 from patchbay_gateway.edge.management.port import ManagementPorts
 from patchbay_gateway.edge.models import ModelLists
 from patchbay_gateway.edge.outbox import Outbox
@@ -299,6 +300,7 @@ async def running_management(
     checks: Mapping[str, Callable[[], str | None]],
     holder: SnapshotHolder,
     usage: Channel,
+    scheduler: SchedulerCalls,
     plugins: Callable[[], Sequence[Mapping[str, Any]]],
     roots: Roots,
     clock: Clock,
@@ -313,6 +315,7 @@ async def running_management(
         checks: Readiness: name → why it is not given, None when it is.
         holder: Snapshots.
         usage: To the usage service.
+        scheduler: Any scheduler.
         plugins: What is registered.
         roots: Of which management uses `cluster`.
         clock: Time.
@@ -333,6 +336,7 @@ async def running_management(
         snapshot=lambda: holder.current,
         usage=UsageReports(usage),
         plugins=plugins,
+        pool=Pool(scheduler),
     )
     app = build_management_app(ports, access, clock=clock)
     async with serve_app(app, settings.host, settings.management_port):
@@ -379,6 +383,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
             channel(address.strip(), SCHEDULER) for address in settings.scheduler_address.split(",")
         ]
         usage = channel(settings.usage_address, USAGE)
+        calls = ChannelCalls(schedulers)
         for each in (*schedulers, usage):
             stack.push_async_callback(each.close)
         edge = await stack.enter_async_context(
@@ -386,7 +391,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 settings,
                 store=store,
                 holder=holder,
-                scheduler=ChannelCalls(schedulers),
+                scheduler=calls,
                 local={},
                 roots=roots,
                 clock=clock,
@@ -401,6 +406,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 checks=edge.checks(),
                 holder=holder,
                 usage=usage,
+                scheduler=calls,
                 plugins=edge.registry.status,
                 roots=roots,
                 clock=clock,

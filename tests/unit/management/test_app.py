@@ -9,9 +9,12 @@ import httpx
 import pytest
 
 from patchbay import errors
+from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay_gateway.edge.management.access import Access
 from patchbay_gateway.edge.management.app import build_management_app
+from patchbay_gateway.edge.management.pool import Pool
 from patchbay_gateway.edge.management.port import ManagementPorts
+from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.health import HealthApp
 from patchbay_gateway.kernel.telemetry import NoMetrics
@@ -46,6 +49,20 @@ SNAPSHOT = Snapshot(
 ROW = {"model": "m", "requests": 1, "cost_nano": 5}
 
 
+def cooling() -> scheduler_pb2.CredentialStatus:
+    """Return a credential that cools for one model until 2026-01-02T03:04:05Z."""
+    status = scheduler_pb2.CredentialStatus(
+        id="main", provider="p", plugin_id="openai-compatible", kind="oauth2", version=3
+    )
+    model = status.models.add(model="m", upstream_model="up", state="cooling", reason="QUOTA")
+    model.until.FromJsonString("2026-01-02T03:04:05Z")
+    model.last_error.message = "slow down"
+    model.last_error.http_status = 429
+    status.refresh.state = "ok"
+    status.rate_limits.add(unit="tokens", limit=10, remaining=-1)
+    return status
+
+
 class Process:
     """What an edge would answer."""
 
@@ -54,6 +71,9 @@ class Process:
         self.reason: str | None = None
         self.asked: list[tuple[float | None, str]] = []
         self.failure: Exception | None = None
+        self.calls: list[tuple[str, Any]] = []
+        self.credentials = [cooling()]
+        self.models = scheduler_pb2.ListModelsResponse()
 
     async def usage(self, since: float | None, by: str) -> list[dict[str, Any]]:
         self.asked.append((since, by))
@@ -61,12 +81,26 @@ class Process:
             raise self.failure
         return [ROW]
 
+    async def call(self, method: Any, request: Any, *, deadline: float) -> Any:
+        """Answer as a scheduler would."""
+        assert deadline > 0
+        self.calls.append((method.path.rpartition("/")[2], request))
+        if self.failure is not None:
+            raise self.failure
+        if method is methods.LIST_CREDENTIALS:
+            wanted = [c for c in self.credentials if not request.ids or c.id in request.ids]
+            return scheduler_pb2.ListCredentialsResponse(credentials=wanted)
+        if method is methods.LIST_MODELS:
+            return self.models
+        return self.credentials[0]
+
     def ports(self) -> ManagementPorts:
         return ManagementPorts(
             health=HealthApp({"snapshot": lambda: self.reason}, NoMetrics()),
             snapshot=lambda: self.snapshot,
             usage=self.usage,
             plugins=lambda: [{"id": "echo", "ready": True}],
+            pool=Pool(self),
         )
 
 
@@ -196,10 +230,11 @@ async def test_models_name_what_stands_behind(process):
         models = (await http.get("/v0/management/models")).json()
 
     target = {"provider": "p", "model": "m", "plugin": "echo"}
+    unknown = {"available": None, "providers": [], "obstacles": []}
     assert models == [
-        {"id": "big", "route": True, "targets": [target]},
-        {"id": "public", "route": False, "targets": [target]},
-        {"id": "team/public", "route": False, "targets": [target]},
+        {"id": "big", "route": True, "targets": [target], **unknown},
+        {"id": "public", "route": False, "targets": [target], **unknown},
+        {"id": "team/public", "route": False, "targets": [target], **unknown},
     ]
 
 
@@ -223,6 +258,11 @@ async def test_docs_page_lists_the_routes_and_loads_nothing(process):
         "/v0/management/snapshot",
         "/v0/management/models",
         "/v0/management/plugins",
+        "/v0/management/credentials",
+        "/v0/management/credentials/{credential_id}",
+        "/v0/management/credentials/{credential_id}/reset",
+        "/v0/management/credentials/{credential_id}/disable",
+        "/v0/management/credentials/{credential_id}/enable",
     }
 
 
@@ -268,3 +308,80 @@ async def test_lifespan_is_answered():
     await app({"type": "lifespan"}, receive, send)
 
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_credentials_tell_per_model_why_not_and_until_when(process):
+    async with client(process) as http:
+        (credential,) = (await http.get("/v0/management/credentials?provider=p")).json()
+    assert process.calls[0][1].provider == "p"
+    assert credential["id"] == "main"
+    assert credential["refresh"]["state"] == "ok"
+    assert credential["rate_limits"] == [
+        {"unit": "tokens", "limit": 10, "remaining": None, "reset_seconds": None}
+    ]
+    (model,) = credential["models"]
+    assert model["state"] == "cooling"
+    assert model["until"] == "2026-01-02T03:04:05Z"
+    assert model["last_error"]["http_status"] == 429
+
+
+async def test_one_credential_or_404(process):
+    async with client(process) as http:
+        assert (await http.get("/v0/management/credentials/main")).json()["id"] == "main"
+        missing = await http.get("/v0/management/credentials/nobody")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "CREDENTIAL_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("verb", "rpc"),
+    [
+        ("reset?model=up", "ResetCredential"),
+        ("disable", "SetCredentialDisabled"),
+        ("enable", "SetCredentialDisabled"),
+    ],
+)
+async def test_switches_reach_the_scheduler(process, verb, rpc):
+    async with client(process, Access(open_reads=True, token="test-token")) as http:
+        answer = await http.post(
+            f"/v0/management/credentials/main/{verb}",
+            json={},
+            headers={"authorization": "Bearer test-token"},
+        )
+    assert answer.status_code == 200, answer.text
+    ((name, request),) = process.calls
+    assert name == rpc
+    assert request.credential_id == "main"
+    if name == "ResetCredential":
+        assert request.upstream_model == "up"
+    else:
+        assert request.disabled == (verb == "disable")
+
+
+async def test_what_the_configuration_disables_cannot_be_enabled_here(process):
+    process.failure = errors.FailedPrecondition("it is in the file", reason="BY_CONFIGURATION")
+    async with client(process, Access(token="test-token")) as http:
+        answer = await http.post(
+            "/v0/management/credentials/main/enable",
+            json={},
+            headers={"authorization": "Bearer test-token"},
+        )
+    assert answer.status_code == 409
+    assert answer.json()["error"]["message"] == "it is in the file"
+
+
+async def test_models_tell_what_stands_in_the_way(process):
+    model = process.models.models.add(id="public", available=False)
+    obstacle = model.obstacles.add(provider="p", credential_id="main", reason="cooling")
+    obstacle.until.FromJsonString("2026-01-02T03:04:05Z")
+    async with client(process) as http:
+        found = {m["id"]: m for m in (await http.get("/v0/management/models")).json()}
+    assert found["public"]["available"] is False
+    assert found["public"]["obstacles"] == [
+        {
+            "provider": "p",
+            "credential": "main",
+            "reason": "cooling",
+            "until": "2026-01-02T03:04:05Z",
+        }
+    ]

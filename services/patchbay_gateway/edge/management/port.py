@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from patchbay_gateway.edge.management.pool import Pool
     from patchbay_gateway.kernel.health import HealthApp
     from patchbay_gateway.plugins.snapshot import Snapshot
 
@@ -40,3 +41,5 @@ class ManagementPorts:
     """(since in Unix seconds or None for all, a `Grouping`) → rows of a usage report."""
     plugins: Callable[[], Sequence[Mapping[str, Any]]]
     """What is registered and what is not, with the reasons (PluginRegistry.status)."""
+    pool: Pool
+    """Credentials and models, as a scheduler sees them."""

@@ -81,10 +81,50 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         """The configuration that this process runs on, without keys and without plugins' own."""
         return views.snapshot_view(snapshot())
 
-    @router.get("/models", tags=["configuration"])
+    @router.get("/models", tags=["credentials"])
     async def models() -> list[dict[str, Any]]:
-        """Every model that a client can name, and what stands behind it."""
-        return views.models_view(snapshot())
+        """Every model that a client can name, who can serve it now, and what stands in the way."""
+        known = await ports.pool.models()
+        unknown: dict[str, Any] = {"available": None, "providers": [], "obstacles": []}
+        return [{**m, **known.get(m["id"], unknown)} for m in views.models_view(snapshot())]
+
+    @router.get("/credentials", tags=["credentials"])
+    async def credentials(
+        provider: Annotated[str, Query(description="Only of this provider.")] = "",
+    ) -> list[dict[str, Any]]:
+        """Every credential: per model ready, or why not and until when; the state of its refresh."""
+        return await ports.pool.credentials(provider=provider)
+
+    @router.get("/credentials/{credential_id}", tags=["credentials"])
+    async def credential(credential_id: str) -> dict[str, Any]:
+        """One credential."""
+        found = await ports.pool.credentials((credential_id,))
+        if not found:
+            raise errors.NotFound(
+                f"no credential {credential_id!r} in the configuration",
+                reason="CREDENTIAL_NOT_FOUND",
+            )
+        return found[0]
+
+    @router.post("/credentials/{credential_id}/reset", tags=["credentials"])
+    async def reset(
+        credential_id: str,
+        model: Annotated[
+            str, Query(description="Only this model, as the provider names it; empty means all.")
+        ] = "",
+    ) -> dict[str, Any]:
+        """Forget cooldowns, backoff and last errors, everywhere at once."""
+        return await ports.pool.reset(credential_id, model)
+
+    @router.post("/credentials/{credential_id}/disable", tags=["credentials"])
+    async def disable(credential_id: str) -> dict[str, Any]:
+        """Take a credential out of use, durably."""
+        return await ports.pool.switch(credential_id, disabled=True)
+
+    @router.post("/credentials/{credential_id}/enable", tags=["credentials"])
+    async def enable(credential_id: str) -> dict[str, Any]:
+        """Take a credential back into use, unless the configuration disables it."""
+        return await ports.pool.switch(credential_id, disabled=False)
 
     @router.get("/plugins", tags=["plugins"])
     async def plugins() -> list[dict[str, Any]]:
