@@ -230,7 +230,7 @@ async def test_models_name_what_stands_behind(process):
         models = (await http.get("/v0/management/models")).json()
 
     target = {"provider": "p", "model": "m", "plugin": "echo"}
-    unknown = {"available": None, "providers": [], "obstacles": []}
+    unknown: dict[str, Any] = {"available": None, "providers": [], "obstacles": []}
     assert models == [
         {"id": "big", "route": True, "targets": [target], **unknown},
         {"id": "public", "route": False, "targets": [target], **unknown},
