@@ -24,7 +24,7 @@ from patchbay_gateway.commands.client import ManagementClient, connect
 from patchbay_gateway.commands.ports import why_not
 from patchbay_gateway.kernel import config as configuration
 from patchbay_gateway.kernel.management_token import TOKEN_FILE
-from patchbay_gateway.provider_checks import examine_providers
+from patchbay_gateway.provider_checks import examine_pool, examine_providers
 from patchbay_gateway.reaching import unreachable
 
 if TYPE_CHECKING:
@@ -214,7 +214,9 @@ def _gateway(subject: Subject) -> Iterator[Check]:
         yield Check("gateway", "fail", detail, "see its log")
         return
     yield Check("gateway", "ok", f"{subject.management_url} is ready")
-    yield _management(client)
+    yield (answers := _management(client))
+    if answers.status == "ok":
+        yield from _pool(client)
 
 
 def _management(client: ManagementClient) -> Check:
@@ -225,6 +227,14 @@ def _management(client: ManagementClient) -> Check:
     except errors.PatchbayError as error:
         return Check("management", "fail", error.message, "set PATCHBAY_MANAGEMENT_KEY")
     return Check("management", "ok", f"answers; snapshot {version}")
+
+
+def _pool(client: ManagementClient) -> Iterator[Check]:
+    """What the gateway's schedulers know of the credentials."""
+    try:
+        yield from examine_pool(client.get("/v0/management/credentials"))
+    except errors.PatchbayError as error:
+        yield Check("pool", "warn", error.message, "see the log of the scheduler")
 
 
 def _port(host: str, port: int) -> Check:

@@ -1,13 +1,14 @@
 """
 Checks of the configured providers, each with a remedy: a part of `patchbay doctor`.
 
-A check looks and changes nothing, and calls no API: a key that a provider would refuse is seen with the first
-request, not here. Not here: the other checks (doctor.py), connections (reaching.py).
+A check looks and changes nothing, and calls no provider's API: a key that would be refused is seen with the
+first request; what a running gateway has seen is told. Not here: the other checks (doctor.py), connections
+(reaching.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.secrets import origin_of
 from patchbay_gateway.checks import Check
@@ -22,8 +23,9 @@ from patchbay_gateway.scheduler.durable.auth_files import AuthFiles, read_auth_d
 from patchbay_gateway.scheduler.durable.auth_seeds import Planted, plant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from patchbay_gateway.checks import Status
     from patchbay_gateway.kernel.config import Config, Credential, Provider
 
     Unreachable = Callable[[Iterable[str]], Mapping[str, str]]
@@ -52,6 +54,47 @@ def examine_providers(
     for (provider_name, url), place in places.of_token_endpoints.items():
         name = f"provider {provider_name}: token endpoint"
         yield _reached(name, url, place, failed, "oauth2.token_url")
+
+
+def examine_pool(credentials: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
+    """Yield what a running gateway's list of credentials gives reason to say, or that all is well."""
+    troubled = False
+    for shown in credentials:
+        refresh = shown["refresh"]
+        if shown["disabled"] or refresh is None or refresh["state"] not in _TROUBLED:
+            continue
+        troubled = True
+        status, remedy = _TROUBLED[refresh["state"]]
+        why = f": {refresh['last_error']['message']}" if refresh["last_error"] else ""
+        state = refresh["state"].replace("_", " ")
+        yield Check(f"credential {shown['id']}", status, f"{state}{why}", remedy)
+    ready = {c["provider"] for c in credentials if _serves(c)}
+    for provider in sorted({c["provider"] for c in credentials} - ready):
+        troubled = True
+        yield Check(
+            f"provider {provider}: pool",
+            "warn",
+            "no credential can serve a request now",
+            "`patchbay credentials list` tells why and until when",
+        )
+    if not troubled:
+        yield Check("pool", "ok", f"{len(credentials)} credentials of {len(ready)} providers")
+
+
+_TROUBLED: Final[Mapping[str, tuple[Status, str]]] = {
+    "needs_login": ("fail", "log in, and put the new refresh token where the old one came from"),
+    "ambiguous": ("warn", "wait for the next try; log in again if it is refused"),
+    "backoff": (
+        "warn",
+        "it is tried again; if the client is refused, correct client id and secret",
+    ),
+}
+
+
+def _serves(credential: Mapping[str, Any]) -> bool:
+    states = {model["state"] for model in credential["models"]}
+    # A full one serves again as soon as an attempt of its own ends.
+    return not credential["disabled"] and (not states or bool(states & {"ready", "full"}))
 
 
 class _Places:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from patchbay_gateway.kernel.config import Config
-from patchbay_gateway.provider_checks import examine_providers
+from patchbay_gateway.provider_checks import examine_pool, examine_providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,3 +157,45 @@ def test_auth_files_are_counted_and_the_unused_named(tmp_path: Path) -> None:
     warned = checks(auth_dir=tmp_path)["auth_dir"]
     assert warned.status == "warn"
     assert "b.json is of type kimi" in warned.detail
+
+
+def shown(id_: str, *states: str, refresh: str = "", **more: Any) -> dict[str, Any]:
+    """Return a credential as the management API shows it."""
+    error = {"message": "the token endpoint says no"}
+    return {
+        "id": id_,
+        "provider": "p",
+        "disabled": False,
+        "models": [{"state": state} for state in states or ("ready",)],
+        "refresh": {"state": refresh, "last_error": error} if refresh else None,
+        **more,
+    }
+
+
+def pool(*credentials: dict[str, Any]) -> list[tuple[str, str]]:
+    found = list(examine_pool(credentials))
+    assert all(check.remedy for check in found if check.status != "ok")
+    return [(check.name, check.status) for check in found]
+
+
+def test_pool_in_which_all_serve_is_fine() -> None:
+    assert pool(shown("a"), shown("b", refresh="ok"), shown("c", "full")) == [("pool", "ok")]
+
+
+def test_account_that_needs_a_login_is_a_failure_with_what_the_provider_said() -> None:
+    (check,) = examine_pool([shown("a"), shown("b", "needs_login", refresh="needs_login")])
+
+    assert (check.name, check.status) == ("credential b", "fail")
+    assert check.detail == "needs login: the token endpoint says no"
+
+
+def test_refreshes_in_trouble_are_warnings() -> None:
+    found = pool(shown("a"), shown("b", refresh="backoff"), shown("c", refresh="ambiguous"))
+    assert found == [("credential b", "warn"), ("credential c", "warn")]
+
+
+def test_provider_of_which_nothing_serves_is_a_warning() -> None:
+    cooling = shown("a", "cooling", "cooling")
+    off = shown("b", disabled=True, refresh="needs_login")
+    assert pool(cooling, off) == [("provider p: pool", "warn")]
+    assert pool(cooling, off, shown("c", "cooling", "ready")) == [("pool", "ok")]
