@@ -326,12 +326,6 @@ class Ring:
         self._now = now
         return {entry.id: self._obstacle(entry) for entry in self._entries}
 
-    def obstacle(self, credential_id: str, now: float) -> Obstacle | None:
-        """Return what keeps one credential from serving; None when nothing does or it is not here."""
-        self._now = now
-        number = self._numbers.get(credential_id)
-        return self._obstacle(self._entries[number]) if number is not None else None
-
     def state(self) -> dict[int, Any]:
         """Return where the rotation of each priority stands."""
         return {

@@ -22,7 +22,7 @@ from patchbay.errors import NotFound, PatchbayError, Unavailable
 from patchbay_gateway.scheduler import strategies
 from patchbay_gateway.scheduler.eligibility import Verdict, judged
 from patchbay_gateway.scheduler.refusals import Cooling, Reason, explain
-from patchbay_gateway.scheduler.ring import Candidate, Obstacle, PoolView, Ring, Why
+from patchbay_gateway.scheduler.ring import Candidate, Obstacle, PoolView, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -200,19 +200,6 @@ class Selector:
             if (ring := self._snapshots[version].rings.get(key)) is not None:
                 return ring
         return None
-
-    def only_busy(
-        self,
-        snapshot: Snapshot,
-        model: str,
-        providers: tuple[str, ...],
-        credential_id: str,
-        now: float | None = None,
-    ) -> bool:
-        """Whether nothing but its cap keeps a credential from serving the name: for affinity."""
-        ring = self._ring(snapshot, (model, providers))
-        obstacle = ring.obstacle(credential_id, self._now() if now is None else now)
-        return obstacle is not None and obstacle.why is Why.BUSY
 
     # -- refusals, off the hot path ---------------------------------------------------------------
 

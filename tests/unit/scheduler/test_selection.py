@@ -167,12 +167,9 @@ def test_bound_credential_that_rests_passes_the_turn_on():
     snapshot = make_snapshot(make_provider("a", "x", make_credential("y", max_in_flight=1)))
     view.block("x", until=math.inf)
     assert picks(selector, snapshot, 1, sticky="x") == ["y"]
-    assert not selector.only_busy(snapshot, "m", ("a",), "x")
     view.lift("x")
     view.busy["y"] = 1
     assert picks(selector, snapshot, 1, sticky="y") == ["x"]
-    assert selector.only_busy(snapshot, "m", ("a",), "y")
-    assert not selector.only_busy(snapshot, "m", ("a",), "gone")
 
 
 def test_preferred_credential_goes_on_with_its_other_models(selector):
