@@ -83,6 +83,8 @@ class Gathered:
     base_digests: Mapping[str, str] = field(default_factory=dict)
     """The same for client keys of the values."""
     prices: Sequence[PriceEntry] = ()
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Plugin → `Secret/name` and `ConfigMap/name` without which its pods cannot start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,8 @@ class _Drafting:
             except ValidationError as error:
                 self._judge(resource, invalid=_sentence(error))
                 continue
-            self._judge(resource)
+            absent = self._in.missing.get(resource.name)
+            self._judge(resource, unresolved=_missing_objects(absent) if absent else None)
             yield built
 
     def _config(self, name: str, spec: PluginSpec) -> tuple[dict[str, Any], str]:
@@ -438,6 +441,12 @@ def _sentence(error: ValidationError) -> str:
         for e in error.errors(include_url=False)
     ]
     return "; ".join(found[:5])
+
+
+def _missing_objects(names: Sequence[str]) -> tuple[str, str]:
+    reason = SECRET_NOT_FOUND if names[0].startswith("Secret/") else CONFIG_NOT_FOUND
+    text = " and ".join(name.replace("/", " ") for name in names)
+    return reason, f"there is no {text}, which its pods read; create it and they start"
 
 
 def _missing_config(spec: PluginSpec) -> str:

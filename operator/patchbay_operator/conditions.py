@@ -1,0 +1,136 @@
+"""
+What is true of a resource, as conditions: pure, from what was decided and seen to `status`.
+
+`Ready` sums up and its message is the one to read: it repeats the first aspect that is not as it should be.
+`Stalled` means that only an edit helps, `Reconciling` that time will. A condition keeps its transition time
+while its status stays. Not here: writing it (reconciling.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from patchbay_operator.api.status import (
+    ACCEPTED,
+    AVAILABLE,
+    PROGRAMMED,
+    READY,
+    RECONCILING,
+    RESOLVED_REFS,
+    STALLED,
+)
+from patchbay_operator.draft import CONFIG_NOT_FOUND, INVALID, SECRET_NOT_FOUND
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from patchbay_operator.draft import Aspect, Verdict
+
+_WAITING: Final = frozenset({SECRET_NOT_FOUND, CONFIG_NOT_FOUND})
+"""Reasons that may end without an edit of the resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A condition before it has a time."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+def _said(kind: str, aspect: Aspect) -> Said:
+    return Said(kind, "True" if aspect.ok else "False", aspect.reason, aspect.message)
+
+
+def summarise(
+    verdict: Verdict, *, available: Aspect | None = None, programmed: Aspect | None
+) -> list[Said]:
+    """
+    Return all conditions of a resource.
+
+    Args:
+        verdict: What was decided about it.
+        available: Whether its pods serve; None for what has none.
+        programmed: Whether every ready edge runs it; None for what was left out.
+    """
+    said = [_said(ACCEPTED, verdict.accepted), _said(RESOLVED_REFS, verdict.resolved)]
+    if available is not None:
+        said.append(_said(AVAILABLE, available))
+    if programmed is not None:
+        said.append(_said(PROGRAMMED, programmed))
+    else:
+        text = "it is not part of the configuration that the gateway runs on"
+        said.append(Said(PROGRAMMED, "False", "NotIncluded", text))
+    failing = next((s for s in said if s.status != "True"), None)
+    if failing is None:
+        said.append(Said(READY, "True", "Ready", "it serves"))
+        said.append(Said(RECONCILING, "False", "Settled", ""))
+        said.append(Said(STALLED, "False", "Settled", ""))
+        return said
+    said.append(Said(READY, "False", failing.reason, failing.message))
+    edit = not verdict.accepted.ok or (
+        not verdict.resolved.ok and verdict.resolved.reason not in _WAITING
+    )
+    said.append(
+        Said(
+            RECONCILING,
+            "False" if edit else "True",
+            failing.reason,
+            "" if edit else failing.message,
+        )
+    )
+    said.append(
+        Said(STALLED, "True" if edit else "False", failing.reason, failing.message if edit else "")
+    )
+    return said
+
+
+def merge(
+    previous: Sequence[Mapping[str, Any]], said: Sequence[Said], *, generation: int, now: str
+) -> list[dict[str, Any]]:
+    """Return conditions with times: that of *previous* while a status stays, else *now* (RFC 3339)."""
+    before = {c["type"]: c for c in previous}
+    found = []
+    for condition in said:
+        known = before.get(condition.type)
+        same = known is not None and known.get("status") == condition.status
+        found.append(
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "observedGeneration": generation,
+                "lastTransitionTime": known["lastTransitionTime"] if same and known else now,
+                "reason": condition.reason,
+                "message": condition.message[:32768],
+            }
+        )
+    return found
+
+
+def transitions(
+    previous: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str, str]]:
+    """Return (type, reason, message) of Events worth posting: Ready changed its status or its reason."""
+    before = {c["type"]: c for c in previous}
+    found = []
+    for condition in current:
+        if condition["type"] != READY:
+            continue
+        known = before.get(READY)
+        if known is None and condition["reason"] == "NotYetProgrammed":
+            continue
+        if known is None or (known["status"], known["reason"]) != (
+            condition["status"],
+            condition["reason"],
+        ):
+            kind = "Normal" if condition["status"] == "True" else "Warning"
+            if condition["reason"] in {"NotYetProgrammed", "RollingOut"}:
+                kind = "Normal"
+            found.append((kind, condition["reason"], condition["message"]))
+    return found
+
+
+__all__ = ["INVALID", "Said", "merge", "summarise", "transitions"]

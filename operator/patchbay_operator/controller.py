@@ -1,0 +1,532 @@
+"""
+What is done about each key of the queue: the operator's loop of observe, decide, act.
+
+    snapshot        everything is read anew, drafted and published; Plugins whose inputs changed are queued
+    Plugin          its objects are applied, those it no longer wants are deleted
+    ClientKey       its Secret is made, once
+    access          the scheduler may read the Secrets of credentials, and nothing else
+    endpoints       ready addresses of plugins go to Redis
+    status          conditions are written where they changed, Events posted
+
+All of it is idempotent, for two operators may lead for a moment. Not here: watching (watching.py), decisions
+(draft.py, conditions.py), objects (`build`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from patchbay.errors import PatchbayError
+from patchbay_gateway.kernel import keys, logs
+from patchbay_operator.access import build_role, state_secret
+from patchbay_operator.api.status import READY
+from patchbay_operator.build.naming import (
+    PLUGIN_LABEL,
+    child_name,
+    generated_key_name,
+    owned,
+    selector,
+    selector_text,
+    state_secret_name,
+)
+from patchbay_operator.build.workload import Given, build_children, references
+from patchbay_operator.cluster import KINDS, Conflicted, Gone
+from patchbay_operator.conditions import merge, summarise, transitions
+from patchbay_operator.draft import Aspect, draft
+from patchbay_operator.gathering import RESOURCES, gather, versions
+from patchbay_operator.resources import understand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.keys import Roots
+    from patchbay_gateway.plugins.instances import Instance
+    from patchbay_operator.api.plugin import PluginSpec
+    from patchbay_operator.cluster import KubeApi
+    from patchbay_operator.draft import Draft, Verdict
+    from patchbay_operator.gathering import Values, World
+    from patchbay_operator.installation import Installation
+    from patchbay_operator.publishing import Gateway
+    from patchbay_operator.resources import Resource
+    from patchbay_operator.workqueue import WorkQueue
+
+Key = tuple[str, str]
+SNAPSHOT: Final[Key] = ("snapshot", "")
+STATUS: Final[Key] = ("status", "")
+ENDPOINTS: Final[Key] = ("endpoints", "")
+ACCESS: Final[Key] = ("access", "")
+
+_CHILDREN: Final = (
+    "HorizontalPodAutoscaler",
+    "CiliumNetworkPolicy",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Deployment",
+    "Service",
+    "ConfigMap",
+    "ServiceAccount",
+)
+_log = logs.get_logger("operator")
+
+
+class Controller:
+    """
+    The work.
+
+    Args:
+        api: The namespace.
+        gateway: Where snapshots go and who runs them.
+        installation: Names and rules.
+        roots: `plugins` and `cluster`.
+        values: Reads the values' configuration; blocking.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        gateway: Gateway,
+        installation: Installation,
+        roots: Roots,
+        *,
+        values: Callable[[], Values],
+        clock: Clock,
+    ) -> None:
+        self._api = api
+        self._gateway = gateway
+        self._at = installation
+        self._roots = roots
+        self._read_values = values
+        self._clock = clock
+        self._values: Values | None = None
+        self._draft: Draft | None = None
+        self._world: World | None = None
+        self._wanted: dict[str, str] = {}
+        """Plugin → digest of all that its objects depend on, as last queued."""
+        self._applied: dict[str, int] = {}
+        """Plugin → generation of its Deployment after our last apply."""
+        self._held: dict[tuple[str, int], int] = {}
+        """(uid, generation) → first version that holds it, as far as we know."""
+        self._published = 0
+        self._seen_versions: dict[str, str] = {}
+        self._instances: Sequence[Instance] = ()
+        self.problem = ""
+        """Why the last snapshot was not published, for people."""
+        self.queue: WorkQueue[Key] | None = None
+
+    def _add(self, key: Key) -> None:
+        assert self.queue is not None
+        self.queue.add(key)
+
+    async def work(self, key: Key) -> None:
+        """Do what *key* needs. Raises what the API server and Redis raise."""
+        kind, name = key
+        if key == SNAPSHOT:
+            await self._snapshot()
+        elif key == STATUS:
+            await self._statuses()
+        elif key == ENDPOINTS:
+            await self._endpoints()
+        elif key == ACCESS:
+            await self._access()
+        elif kind == "Plugin":
+            await self._plugin(name)
+        elif kind == "ClientKey":
+            await self._client_key(name)
+
+    def resync(self) -> None:
+        """Have everything looked at again: drift, and what a watch may have lost."""
+        self._wanted.clear()
+        for key in (SNAPSHOT, ENDPOINTS, ACCESS):
+            self._add(key)
+
+    def deployment_seen(self, plugin: str, generation: int) -> None:
+        """Take note of a Deployment's event; one that somebody else changed is put right."""
+        if plugin in self._applied and self._applied[plugin] != generation:
+            self._add(("Plugin", plugin))
+        self._add(STATUS)
+
+    # Snapshot -----------------------------------------------------------------------------------
+
+    async def _snapshot(self) -> None:
+        try:
+            self._values = await asyncio.to_thread(self._read_values)
+        except PatchbayError as error:
+            self.problem = f"the values' configuration is not used: {error.message}"
+            _log.error("the values' configuration is not used", why=error.message)
+            if self._values is None:
+                raise
+        assert self._values is not None
+        world = await gather(self._api, self._values, self._roots.cluster[0])
+        found = draft(world.gathered, self._at)
+        self._draft, self._world = found, world
+        self._seen_versions = dict(world.versions)
+        self._queue_changed(world, found)
+        try:
+            previous = await self._gateway.current()
+            published = await self._gateway.publish(found.snapshot(previous, self._clock.now()))
+        except PatchbayError as error:
+            self.problem = f"the snapshot is not published: {error.message}"
+            self._add(STATUS)
+            raise
+        self.problem = ""
+        if published.version != self._published:
+            _log.info("snapshot", version=published.version, plugins=len(published.plugins))
+        self._published = published.version
+        self._note_held(world, found)
+        self._add(STATUS)
+
+    def _note_held(self, world: World, found: Draft) -> None:
+        held = {}
+        for (kind, name), document in world.documents.items():
+            verdict = found.verdicts.get((kind, name))
+            if verdict is not None and verdict.included:
+                mark = (document["metadata"]["uid"], document["metadata"].get("generation", 1))
+                held[mark] = self._held.get(mark, self._published)
+        self._held = held
+
+    def _queue_changed(self, world: World, found: Draft) -> None:
+        """Queue the Plugins whose inputs changed, and ClientKeys without a Secret."""
+        wanted = {}
+        for resource in world.gathered.plugins:
+            verdict = found.verdicts[resource.key]
+            if resource.spec is None or not verdict.accepted.ok:
+                continue
+            given = self._given(resource, world)
+            parts = [resource.uid, str(resource.generation), given.config, given.key]
+            parts += [f"{k}={v}" for k, v in sorted(given.versions.items())]
+            wanted[resource.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        for name, digest in wanted.items():
+            if self._wanted.get(name) != digest:
+                self._add(("Plugin", name))
+        self._wanted = wanted
+        for name in set(self._applied) - set(wanted):
+            self._applied.pop(name)
+        for key in world.gathered.client_keys:
+            made = generated_key_name(key.name)
+            if key.spec and key.spec.secret_ref is None and f"Secret/{made}" not in world.versions:
+                self._add(("ClientKey", key.name))
+        if any(c.spec is not None for c in world.gathered.credentials) or self._applied:
+            self._add(ACCESS)
+
+    # Plugins ------------------------------------------------------------------------------------
+
+    def _given(self, resource: Resource[PluginSpec], world: World) -> Given:
+        assert resource.spec is not None
+        assert self._draft is not None
+        id_ = resource.spec.id or resource.name
+        config = next((p.config_yaml() for p in self._draft.config.plugins if p.id == id_), "")
+        lines = [keys.plugin_key(root, id_).hex() for root in self._roots.plugins]
+        named = references(resource.spec)
+        return Given(
+            uid=resource.uid,
+            config=config,
+            key="".join(f"{line}\n" for line in lines),
+            versions={name: world.versions.get(name, "") for name in named},
+        )
+
+    async def _plugin(self, name: str) -> None:
+        document = await self._api.get("Plugin", name)
+        if document is None or document["metadata"].get("deletionTimestamp"):
+            self._applied.pop(name, None)
+            return  # its objects go with it
+        resource = understand(document)
+        if resource.spec is None or self._world is None or self._draft is None:
+            self._add(SNAPSHOT)
+            return
+        verdict = self._draft.verdicts.get(resource.key)
+        if verdict is None or not verdict.accepted.ok:
+            return
+        children = build_children(name, resource.spec, self._at, self._given(resource, self._world))
+        for child in children:
+            applied = await self._api.apply(child)
+            if child["kind"] == "Deployment":
+                self._applied[name] = applied["metadata"]["generation"]
+        await self._prune(resource, {child["kind"] for child in children})
+        self._add(STATUS)
+
+    async def _prune(self, resource: Resource[Any], wanted: set[str]) -> None:
+        """Delete what this Plugin had and no longer wants."""
+        for kind in _CHILDREN:
+            if kind in wanted or (kind == "CiliumNetworkPolicy" and not self._at.cilium):
+                continue
+            found = await self._api.get(kind, child_name(resource.name))
+            owners = (found or {}).get("metadata", {}).get("ownerReferences") or []
+            if any(owner["uid"] == resource.uid for owner in owners):
+                await self._api.delete(kind, child_name(resource.name))
+
+    # Keys and rights ----------------------------------------------------------------------------
+
+    async def _client_key(self, name: str) -> None:
+        document = await self._api.get("ClientKey", name)
+        if document is None or document["spec"].get("secretRef"):
+            return
+        made = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": generated_key_name(name),
+                "labels": {
+                    "app.kubernetes.io/part-of": "patchbay",
+                    "app.kubernetes.io/managed-by": "patchbay-operator",
+                },
+                "ownerReferences": owned("ClientKey", name, document["metadata"]["uid"]),
+            },
+            "type": "Opaque",
+            "stringData": {"key": f"pb-{secrets.token_urlsafe(32)}"},
+        }
+        try:
+            await self._api.create(made)
+        except Conflicted:
+            _log.info("the key is there already", client_key=name)
+        self._add(SNAPSHOT)
+
+    async def _access(self) -> None:
+        """Keep the Role of the scheduler, and the Secrets for rotated tokens."""
+        if self._world is None:
+            return
+        credentials = self._world.gathered.credentials
+        for credential in credentials:
+            name = state_secret_name(credential.name)
+            rotates = credential.spec is not None and credential.spec.oauth2 is not None
+            if rotates and f"Secret/{name}" not in self._world.versions:
+                try:
+                    await self._api.create(state_secret(credential))
+                except Conflicted:
+                    _log.info("the Secret is there already", secret=name)
+        await self._api.apply(build_role(self._at, credentials))
+
+    # Endpoints ----------------------------------------------------------------------------------
+
+    async def _endpoints(self) -> None:
+        found: dict[str, list[str]] = {}
+        at = self._at
+        for item in await self._api.list(
+            "EndpointSlice", labels=f"{PLUGIN_LABEL},app.kubernetes.io/instance={at.name}"
+        ):
+            plugin = item["metadata"]["labels"][PLUGIN_LABEL]
+            host = f"{child_name(plugin)}.{at.namespace}.svc.{at.cluster_domain}."
+            for endpoint in item.get("endpoints") or ():
+                if (endpoint.get("conditions") or {}).get("ready") is not False:
+                    found.setdefault(host, []).extend(endpoint.get("addresses") or ())
+        await self._gateway.set_endpoints(found)
+
+    # Status -------------------------------------------------------------------------------------
+
+    async def _statuses(self) -> None:
+        if self._draft is None:
+            return
+        deployments = {
+            item["metadata"]["labels"].get(PLUGIN_LABEL): item
+            for item in await self._api.list(
+                "Deployment", labels=f"{PLUGIN_LABEL},app.kubernetes.io/instance={self._at.name}"
+            )
+        }
+        for kind in RESOURCES:
+            for document in await self._api.list(kind):
+                if not document["metadata"].get("deletionTimestamp"):
+                    await self._status(document, deployments)
+
+    async def _status(
+        self, document: dict[str, Any], deployments: Mapping[str, dict[str, Any]]
+    ) -> None:
+        assert self._draft is not None
+        resource = understand(document)
+        verdict = self._draft.verdicts.get(resource.key)
+        if verdict is None:
+            return
+        status: dict[str, Any] = {"observedGeneration": resource.generation}
+        available = None
+        if resource.kind == "Plugin" and resource.spec is not None:
+            deployment = deployments.get(resource.name)
+            if resource.spec.image is not None:
+                available = available_aspect(deployment)
+            status |= self._plugin_status(resource, deployment)
+        if resource.kind == "ClientKey" and resource.spec is not None:
+            ref = resource.spec.secret_ref
+            status["secretName"] = ref.name if ref else generated_key_name(resource.name)
+        if resource.kind == "ProviderCredential":
+            status["authIndex"] = hashlib.sha256(resource.name.encode()).hexdigest()[:12]
+        programmed = self._programmed(resource, verdict)
+        said = summarise(verdict, available=available, programmed=programmed)
+        before = document.get("status") or {}
+        now = dt.datetime.fromtimestamp(self._clock.now(), dt.UTC)
+        status["conditions"] = merge(
+            before.get("conditions") or [],
+            said,
+            generation=resource.generation,
+            now=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        if all(before.get(key) == value for key, value in status.items()):
+            return
+        await self._api.patch_status(resource.kind, resource.name, status)
+        for event, reason, message in transitions(
+            before.get("conditions") or [], status["conditions"]
+        ):
+            await self._post(document, event, reason, message, now)
+
+    def _plugin_status(
+        self, resource: Resource[PluginSpec], deployment: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        seen = (deployment or {}).get("status") or {}
+        assert resource.spec is not None
+        return {
+            "pluginId": resource.spec.id or resource.name,
+            "replicas": int(seen.get("replicas") or 0),
+            "readyReplicas": int(seen.get("readyReplicas") or 0),
+            "selector": selector_text(selector(resource.name, self._at.name)),
+        }
+
+    def _programmed(self, resource: Resource[Any], verdict: Verdict) -> Aspect | None:
+        if not verdict.included:
+            return None
+        version = self._held.get((resource.uid, resource.generation))
+        if version is None:
+            why = self.problem or "its newest form is about to be published"
+            return Aspect(ok=False, reason="NotYetProgrammed", message=why)
+        id_ = ""
+        if resource.kind == "Plugin" and resource.spec is not None and resource.spec.enabled:
+            id_ = resource.spec.id or resource.name
+        return programmed_aspect(self._instances, version, id_)
+
+    async def _post(
+        self,
+        document: dict[str, Any],
+        kind: str,
+        reason: str,
+        message: str,
+        now: dt.datetime,
+    ) -> None:
+        metadata = document["metadata"]
+        at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{metadata['name'][:200]}.{secrets.token_hex(8)}"},
+            "involvedObject": {
+                "apiVersion": KINDS[document["kind"]].api_version,
+                "kind": document["kind"],
+                "name": metadata["name"],
+                "namespace": self._at.namespace,
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "reason": reason,
+            "message": message[:1024],
+            "type": kind,
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+            "source": {"component": "patchbay-operator"},
+            "reportingComponent": "patchbay-operator",
+            "reportingInstance": "patchbay-operator",
+        }
+        try:
+            await self._api.create(event)
+        except PatchbayError as error:
+            _log.warning("an Event is not posted", why=error.message)
+
+    # Looking now and then -----------------------------------------------------------------------
+
+    async def look_at_gateway(self) -> None:
+        """Take note of who runs which version; put back a snapshot that Redis lost."""
+        instances = await self._gateway.instances()
+        if list(instances) != list(self._instances):
+            self._instances = instances
+            self._add(STATUS)
+        if self._published and await self._gateway.version() < self._published:
+            _log.warning("Redis has lost the snapshot")
+            self._add(SNAPSHOT)
+            self._add(ENDPOINTS)
+
+    async def look_at_objects(self) -> None:
+        """Notice changed Secrets and ConfigMaps."""
+        if self._world is None:
+            return
+        seen = await versions(self._api)
+        if seen != self._seen_versions:
+            self._seen_versions = seen
+            self._add(SNAPSHOT)
+
+    async def diff(self) -> dict[Key, str]:
+        """
+        Compare what there is with what was last drafted, whatever a watch told or lost.
+
+        Returns:
+            (kind, name) → resourceVersion of all resources.
+        """
+        found, marks = {}, {}
+        for kind in RESOURCES:
+            try:
+                items = await self._api.list(kind, metadata_only=True)
+            except Gone:
+                continue  # its definition is not installed
+            for item in items:
+                metadata = item["metadata"]
+                found[kind, metadata["name"]] = metadata["resourceVersion"]
+                if not metadata.get("deletionTimestamp"):
+                    marks[kind, metadata["name"]] = _mark(metadata)
+        known = self._world.documents if self._world is not None else {}
+        if marks != {key: _mark(document["metadata"]) for key, document in known.items()}:
+            self._add(SNAPSHOT)
+        return found
+
+
+def _mark(metadata: Mapping[str, Any]) -> tuple[str, int]:
+    return metadata["uid"], metadata.get("generation", 1)
+
+
+def available_aspect(deployment: Mapping[str, Any] | None) -> Aspect:
+    """Return whether a Plugin's pods serve, and what the Deployment says when they do not."""
+    if deployment is None:
+        return Aspect(ok=False, reason="NotDeployed", message="its Deployment is about to be made")
+    wanted = deployment["spec"].get("replicas", 1)
+    seen = deployment.get("status") or {}
+    ready = int(seen.get("readyReplicas") or 0)
+    if wanted == 0:
+        return Aspect(ok=False, reason="ScaledToZero", message="no pods are wanted; scale it up")
+    for condition in seen.get("conditions") or ():
+        failed = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+        stuck = condition["type"] == "Progressing" and condition["status"] == "False"
+        if failed or (stuck and not ready):
+            text = f"{condition['message']}; kubectl get pods -l {PLUGIN_LABEL} tells more"
+            return Aspect(ok=False, reason=condition["reason"], message=text)
+    if ready == 0:
+        return Aspect(
+            ok=False,
+            reason="RollingOut",
+            message=f"0 of {wanted} pods are ready; kubectl describe pods tells why if it lasts",
+        )
+    return Aspect(ok=True, reason="Available", message=f"{ready} of {wanted} pods are ready")
+
+
+def programmed_aspect(instances: Sequence[Instance], version: int, plugin_id: str) -> Aspect:
+    """Return whether every ready edge runs *version* or a newer one, and has the plugin registered."""
+    edges = [i for i in instances if i.kind == "edge" and i.ready]
+    if not edges:
+        text = "no edge of the gateway is ready; kubectl get pods tells why"
+        return Aspect(ok=False, reason="NoEdges", message=text)
+    behind = [i for i in edges if i.snapshot < version]
+    if behind:
+        text = f"{len(edges) - len(behind)} of {len(edges)} edges run it"
+        return Aspect(ok=False, reason="NotYetProgrammed", message=text)
+    if plugin_id:
+        for edge in edges:
+            state = edge.plugins.get(plugin_id, "ready")
+            if state != "ready":
+                return Aspect(
+                    ok=False,
+                    reason="NotRegistered",
+                    message=f"the gateway does not use it: {state}",
+                )
+    return Aspect(
+        ok=True, reason="Programmed", message=f"{len(edges)} of {len(edges)} edges run it"
+    )
+
+
+__all__ = ["ACCESS", "ENDPOINTS", "READY", "SNAPSHOT", "STATUS", "Controller"]
