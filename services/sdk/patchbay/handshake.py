@@ -259,13 +259,19 @@ class PluginServicer:
     ) -> plugin_pb2.NotifyRegistrationResponse:
         """Log what the host decided."""
         if request.accepted:
-            _logger.info("host %s uses plugin %s", request.host_id, request.plugin_id)
+            _logger.info(
+                "host %s uses plugin %s",
+                request.host_id,
+                request.plugin_id,
+                extra={"host_id": request.host_id, "plugin_id": request.plugin_id},
+            )
         else:
             _logger.warning(
                 "host %s refused plugin %s: %s",
                 request.host_id,
                 request.plugin_id,
                 "; ".join(request.reasons),
+                extra={"host_id": request.host_id, "plugin_id": request.plugin_id},
             )
         return plugin_pb2.NotifyRegistrationResponse()
 

@@ -75,6 +75,7 @@ class HostStream:
     def __init__(self, call: Any, status_code: int, headers: Headers, content_type: str) -> None:
         self._call = call
         self._chunks: list[bytes] = []
+        self._closed = False
         self.status_code = status_code
         """HTTP status."""
         self.headers = headers
@@ -93,7 +94,7 @@ class HostStream:
 
     async def __anext__(self) -> bytes:
         while not self._chunks:
-            message = await _next(self._call)
+            message = None if self._closed else await _next(self._call)
             if message is None:
                 raise StopAsyncIteration
             if isinstance(message, http_pb2.HTTPStreamResponse):
@@ -104,6 +105,7 @@ class HostStream:
 
     async def aclose(self) -> None:
         """Cancel what still runs. Idempotent."""
+        self._closed = True
         self._chunks.clear()
         self._call.cancel()
 

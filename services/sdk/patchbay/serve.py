@@ -21,7 +21,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from patchbay import errors, keys
+from patchbay import errors, keys, logs
 from patchbay.auth_provider import AuthProvider
 from patchbay.auth_servicer import AUTH_PROVIDER_SERVICE, AuthProviderServicer
 from patchbay.executor import Executor, ExecutorServicer
@@ -264,6 +264,7 @@ def serve(
     Raises:
         SystemExit: It cannot start; the text on stderr says what to do.
     """
+    logs.configure()
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop as factory  # noqa: PLC0415 - faster where installed
