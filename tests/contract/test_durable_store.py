@@ -178,6 +178,18 @@ async def test_directory_survives_a_rotation_of_the_root(tmp_path: Path) -> None
     assert stored.record == FULL
 
 
+async def test_directory_reseals_what_a_former_root_sealed(tmp_path: Path) -> None:
+    """After that the former root is not needed any more."""
+    await DirectoryStore(tmp_path, [ROOT]).write(FULL, expected=None)
+    DirectoryStore(tmp_path, [b"n" * 32, ROOT]).reseal()
+    renewed = DirectoryStore(tmp_path, [b"n" * 32])
+    stored = await renewed.read("team")
+    assert stored is not None
+    assert stored.record == FULL
+    renewed.reseal()
+    assert await renewed.revisions() == {"team": stored.revision}
+
+
 async def test_directory_under_another_root_says_what_to_do(tmp_path: Path) -> None:
     await DirectoryStore(tmp_path, [ROOT]).write(FULL, expected=None)
     with pytest.raises(RecordUnreadable, match="PATCHBAY_STORE_KEY"):

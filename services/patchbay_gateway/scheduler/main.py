@@ -141,6 +141,7 @@ async def running_scheduler(
                 clock=clock,
                 tasks=tasks,
                 credentials=credentials,
+                metrics=metrics,
                 local=local,
             )
         )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.snapshot import OAuth2Entry, Snapshot
     from patchbay_gateway.scheduler.auth_calls import AuthProviders
     from patchbay_gateway.scheduler.durable.port import CredentialRecord
@@ -94,6 +95,7 @@ class Refresher:
         clock: Time.
         timeout: Seconds that a provider gets.
         name: Of this process, for logs and intents.
+        metrics: Counts what refreshes came to.
     """
 
     def __init__(
@@ -104,7 +106,14 @@ class Refresher:
         clock: Clock,
         timeout: float,
         name: str,
+        metrics: Metrics,
     ) -> None:
+        self._outcomes = metrics.counter(
+            "scheduler_refreshes_total", "Refreshes of tokens by the state they led to.", ["state"]
+        )
+        self._lost = metrics.gauge(
+            "scheduler_credentials_need_login", "Credentials that only a login helps."
+        )
         self._records = records
         self._providers = providers
         self._clock = clock
@@ -185,6 +194,11 @@ class Refresher:
             for id_, known in self._known.items()
             if rules.urgent(self._records.get(id_), known.lead, now) and self.able(id_)
         ]
+
+    def count_lost(self) -> None:
+        """Bring the gauge of credentials that need a login up to date."""
+        records = (self._records.get(id_) for id_ in self._known)
+        self._lost.set(sum(r is not None and r.status == "needs_login" for r in records))
 
     def status(self, credential_id: str) -> RefreshStatus | None:
         """Return how the credential's refresh stands; None for one that is not refreshed."""
@@ -324,6 +338,7 @@ class Refresher:
             ),
         )
         if kept is not None:
+            self._outcomes.labels("ok").inc()
             _log.info("refreshed", credential=known.id, version=kept.record.version)
         else:
             _log.warning("a refresh came too late: the token is another one", credential=known.id)
@@ -339,6 +354,8 @@ class Refresher:
             return rules.failed(there, error, now) if ours else None
 
         kept = await self._keep(known.id, stored, note)
+        if kept is not None:
+            self._outcomes.labels(kept.record.status).inc()
         _log.warning(
             "a refresh failed",
             credential=known.id,

@@ -71,6 +71,7 @@ class RefreshLoop:
         try:
             while True:
                 self._woken.clear()
+                self._refresher.count_lost()
                 try:
                     pause = await self._turn()
                 except Unavailable:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.keys import Roots
     from patchbay_gateway.kernel.lifecycle import Tasks
     from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.scheduler.credentials import Credentials
     from patchbay_gateway.scheduler.seeds import Seeds
@@ -78,6 +79,7 @@ async def running_refresh(
     clock: Clock,
     tasks: Tasks,
     credentials: Credentials,
+    metrics: Metrics,
     local: Mapping[str, Channel] | None = None,
 ) -> AsyncIterator[Refreshing]:
     """
@@ -92,17 +94,18 @@ async def running_refresh(
         clock: Time.
         tasks: Owns the loops.
         credentials: Told of every change of a record.
+        metrics: Counts refreshes.
         local: Auth providers in this process, plugin id → channel.
 
     Raises:
         FailedPrecondition: The directory of records cannot be used.
     """
     directory = settings.credentials_dir or settings.data_dir / "credentials"
-    records = Records(
-        await asyncio.to_thread(DirectoryStore, directory, roots.store), store=store, clock=clock
-    )
+    durable = await asyncio.to_thread(DirectoryStore, directory, roots.store)
+    records = Records(durable, store=store, clock=clock)
     records.on_change(credentials.take)
     try:
+        await asyncio.to_thread(durable.reseal)
         await records.load()
     except Unavailable as error:
         _log.warning("starting without the records of credentials", why=error.message)
@@ -124,6 +127,7 @@ async def running_refresh(
         clock=clock,
         timeout=settings.refresh_timeout,
         name=name,
+        metrics=metrics,
     )
     loop = RefreshLoop(refresher, RedisTimers(store, lease=claim_lease(settings)), clock=clock)
     records.on_change(lambda id_, _: loop.changed(id_))

@@ -21,6 +21,7 @@ from patchbay.errors import (
     UpstreamError,
 )
 from patchbay_gateway.kernel.clock import ManualClock
+from patchbay_gateway.kernel.telemetry import NoMetrics
 from patchbay_gateway.plugins.snapshot import OAuth2Entry
 from patchbay_gateway.scheduler.durable.memory import MemoryStore
 from patchbay_gateway.scheduler.durable.port import CredentialRecord, Intent, token_hash
@@ -99,6 +100,7 @@ class World:
             clock=self.clock,
             timeout=TIMEOUT,
             name=f"s{len(self.schedulers)}",
+            metrics=NoMetrics(),
         )
         refresher.apply(make_snapshot(make_provider("p", credential)))
         await records.load()

@@ -113,6 +113,26 @@ class DirectoryStore:
         """Remove the record."""
         await asyncio.to_thread(self._delete, credential_id, expected)
 
+    def reseal(self) -> None:
+        """
+        Encrypt records anew that a former root sealed, so that it can be given up. Blocking.
+
+        What cannot be opened, or is written by others meanwhile, is left alone.
+
+        Raises:
+            Unavailable: The directory cannot be read or written.
+        """
+        with _told("list"):
+            paths = [p for p in self._dir.glob(f"*{_SUFFIX}") if not p.name.startswith(".")]
+        for path in paths:
+            with contextlib.suppress(RecordUnreadable, RecordChanged):
+                file = _file(path)
+                if file is None or file.key_id == self._cipher.key_id:
+                    continue
+                stored = self._read(file.id)
+                if stored is not None:
+                    self._write(stored.record, stored.revision)
+
     # -- in a thread ------------------------------------------------------------------------------
 
     def _revisions(self) -> dict[str, str]:
