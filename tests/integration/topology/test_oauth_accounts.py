@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from tests.harness.identity import Identity
+from tests.harness.processes import PATCHBAY
 from tests.harness.topology import Services, Up, make_config
 from tests.harness.upstream import Upstream
 
@@ -156,3 +159,22 @@ async def test_account_that_was_logged_out_is_an_error_and_is_not_tried_again(
     assert "test-" not in "".join(answer.text for answer in answers)
     found = await counts(identity, "dead")
     assert found == [1, 1], "one refusal tells enough"
+    checks = {c["name"]: c for c in await asyncio.to_thread(doctor, gateway)}
+    assert checks["credential account-dead"]["status"] == "fail"
+    assert "does not accept the refresh token" in checks["credential account-dead"]["detail"]
+    assert "credential account-configured" not in checks
+
+
+def doctor(gateway: Gateway) -> list[dict[str, str]]:
+    """Return what `patchbay doctor` finds, asked beside the running gateway."""
+    done = subprocess.run(
+        [PATCHBAY, "doctor", "--json", "--url", gateway.management_url],
+        env={**os.environ, "PATCHBAY_MANAGEMENT_KEY": gateway.management_key, **gateway.env},
+        cwd=gateway.directory,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1, done.stderr.decode()
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    return found
