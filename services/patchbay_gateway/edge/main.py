@@ -151,6 +151,7 @@ class RunningEdge:
             kind="edge",
             snapshot=current.version if current is not None else 0,
             ready=not any(check() for check in self.checks().values()),
+            plugins=self.registry.states(),
             host=socket.gethostname(),
             pid=os.getpid(),
             parent=os.getppid(),
