@@ -133,6 +133,27 @@ async def test_token_of_a_file_is_refreshed_and_the_file_stays_as_it_is(
     assert [p.token for p in identity.log] == ["a.0"]
 
 
+async def test_new_token_in_the_file_brings_a_dead_account_back(
+    gateway: Gateway, auth_dir: Path, identity: FakeIdentity
+) -> None:
+    endpoint = {"token_url": identity.token_url, "client_id": "c"}
+    identity.books.revoke("a")
+    write(auth_dir, "team", refresh_token="test-refresh-a-0", **endpoint)
+
+    async with serving(gateway, auth_dir) as (servicer, holder):
+        await identity.books.until(lambda: bool(identity.log) and identity.log[0].answered, 10)
+
+        async def served() -> bool:
+            token = await leased(servicer, holder, f"R{time.monotonic_ns()}")
+            return identity.books.valid(token)
+
+        assert not await served()
+        second = identity.books.open_family("b")
+        write(auth_dir, "team", refresh_token=second, **endpoint)
+        await eventually(served)
+    assert [(p.token, p.outcome) for p in identity.log] == [("a.0", "revoked"), ("b.0", "issued")]
+
+
 async def test_files_are_followed(gateway: Gateway, auth_dir: Path) -> None:
     async with serving(gateway, auth_dir) as (servicer, holder):
         assert credentials(holder) == ["fake-default"]
