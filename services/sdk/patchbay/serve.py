@@ -29,7 +29,6 @@ from patchbay.handshake import Configurations, PluginServicer
 from patchbay.host_client import HostConnections
 from patchbay.secrets import SecretOpener
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, Server
-from patchbay.services import Tools, build_capability_servicers
 from patchbay.tokens import PluginAuthenticator
 
 if TYPE_CHECKING:
@@ -158,8 +157,22 @@ def _build(
         servicers[AUTH_PROVIDER_SERVICE] = AuthProviderServicer(
             configurations.called, opener=opener, return_keys=return_keys
         )
+    if not _has_hooks(configurations):
+        return servicers
+    # Some 60 ms of dataclasses and messages, which a process of executors alone does without.
+    from patchbay.services import Tools, build_capability_servicers  # noqa: PLC0415 - see above
+
     tools = Tools(opener, return_keys, hosts)
     return {**servicers, **build_capability_servicers(configurations, tools)}
+
+
+def _has_hooks(configurations: Configurations) -> bool:
+    """Whether a plugin has a capability other than executor and auth provider."""
+    return any(
+        vars(cls).get("capability_flag", "") not in {"", "executor", "auth_provider"}
+        for id_ in configurations.plugin_ids
+        for cls in type(configurations.plugin(id_)).__mro__
+    )
 
 
 class PluginServer:
