@@ -31,6 +31,8 @@ def make_config(upstream: str, **overrides: Any) -> dict[str, Any]:
     """
     Return a configuration with the echo provider and one OpenAI-compatible upstream.
 
+    Its credentials never rest, so that a failure that one step of a test wants is none for the next.
+
     Args:
         upstream: Base URL, for example http://127.0.0.1:9000/v1.
         overrides: Top-level keys.
@@ -46,6 +48,7 @@ def make_config(upstream: str, **overrides: Any) -> dict[str, Any]:
                 "base_url": upstream,
                 "attempt_header": "x-patchbay-attempt",
                 "models": ["fake-model", {"name": "text-embedding-fake"}],
+                "cooldown": {"enabled": False},
                 "credentials": [
                     {"id": "first", "api_key": "test-upstream-key-1"},
                     {"id": "second", "api_key": "test-upstream-key-2"},
