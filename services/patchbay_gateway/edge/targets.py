@@ -71,7 +71,7 @@ def resolve(
         elif serves(capability, dialect, operation):
             providers.append(provider.name)
             retries.append(provider.retry)
-            credentials += sum(not c.disabled for c in provider.credentials)
+            credentials += snapshot.enabled_credentials[provider.name]
     if providers:
         return Candidates(tuple(providers), credentials, pooled, _widest(retries))
     if absent:

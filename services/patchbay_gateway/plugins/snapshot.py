@@ -273,6 +273,16 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
         return {r.name: r for r in self.routes}
 
     @functools.cached_property
+    def credential_by_id(self) -> Mapping[str, CredentialEntry]:
+        """Credentials of all providers by id."""
+        return {c.id: c for p in self.providers for c in p.credentials}
+
+    @functools.cached_property
+    def enabled_credentials(self) -> Mapping[str, int]:
+        """Provider name → how many of its credentials are enabled."""
+        return {p.name: sum(not c.disabled for c in p.credentials) for p in self.providers}
+
+    @functools.cached_property
     def fallbacks(self) -> Mapping[str, tuple[str, ...]]:
         """Route name → public names tried when no target can serve, in order, theirs behind them."""
         found: dict[str, tuple[str, ...]] = {}

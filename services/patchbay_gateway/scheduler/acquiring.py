@@ -196,12 +196,9 @@ class Acquiring:
         self._affinity.leased(wish.uid, session, chosen, keep=keep)
 
     def _full(self, wish: Wish, credential_id: str) -> bool:
-        for provider in wish.snapshot.providers:
-            for credential in provider.credentials:
-                if credential.id == credential_id:
-                    cap = credential.max_in_flight
-                    return bool(cap) and self._view.in_flight(credential_id) >= cap
-        return False
+        credential = wish.snapshot.credential_by_id.get(credential_id)
+        cap = credential.max_in_flight if credential is not None else 0
+        return bool(cap) and self._view.in_flight(credential_id) >= cap
 
     def _queued(self, wish: Wish, error: PatchbayError) -> PatchbayError:
         """Return what to answer instead of *error*: those that find everybody full may wait."""
