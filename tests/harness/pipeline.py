@@ -80,6 +80,7 @@ class Script:
     refreshed: list[tuple[str, int]] = field(default_factory=list)
     called: list[tuple[str, str]] = field(default_factory=list)
     """(credential, upstream model) of each call, in order."""
+    requests: list[executor_pb2.ExecutorRequest] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
 
 
@@ -162,6 +163,7 @@ class FakeChannel:
     def _next(self, request: executor_pb2.ExecutorRequest) -> Answer:
         key = (request.auth_id, request.model)
         self._script.called.append(key)
+        self._script.requests.append(request)
         answers = self._script.answers[key]
         answer = answers[0] if answers else self._script.default
         if len(answers) > 1:

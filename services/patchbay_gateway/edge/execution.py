@@ -12,6 +12,8 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Final
 
+import orjson
+
 from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
 from patchbay_gateway.edge import body, headers
@@ -329,6 +331,9 @@ class Execution:
             auth_attributes=lease.attributes,
         )
         status.headers_to_map(headers.for_plugins(routed.exchange.head.headers), message.headers)
+        if routed.execution_session_id:
+            # The name that pluginapi gives it among its metadata.
+            message.metadata = orjson.dumps({"execution_session_id": routed.execution_session_id})
         if lease.HasField("secret"):
             message.secret.CopyFrom(lease.secret)
         settings = message.provider

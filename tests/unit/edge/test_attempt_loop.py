@@ -629,10 +629,11 @@ async def test_on_credential_is_told_each_choice_before_its_call() -> None:
 
 
 @virtual
-async def test_execution_session_reaches_the_scheduler() -> None:
+async def test_execution_session_reaches_scheduler_and_executor() -> None:
     script = Script()
     await Edge(script, pool("a")).ask(execution_session_id="socket-1")
     assert script.acquired[0].execution_session_id == "socket-1"
+    assert json.loads(script.requests[0].metadata) == {"execution_session_id": "socket-1"}
 
 
 @virtual
