@@ -59,8 +59,7 @@ class _Read:
     config: Config
     """With the credentials of auth files."""
     planted: Planted
-    auth_files: tuple[object, ...]
-    """Signature of the auth files as they were read."""
+    auth_files: AuthFiles
     material: dict[str, Material]
     seeds: Seeds
     digests: dict[str, str]
@@ -183,7 +182,7 @@ class Configuration:
     async def _take(self, config: Config) -> None:
         before, self._read = self._read, await asyncio.to_thread(self._complete, config)
         # As it was when they were read: what is written since then is seen at the next look.
-        self._auth_files = self._read.auth_files
+        self._auth_files = self._read.auth_files.signature
         _tell(self._read.planted, before.planted if before is not None else None)
         self._credentials.replace(self._read.material)
         await self._sow_seeds()
@@ -202,13 +201,16 @@ class Configuration:
 
     def _complete(self, config: Config) -> _Read:
         source = self._source
-        found = read_auth_dir(config.auth_dir) if config.auth_dir is not None else AuthFiles()
+        found, former = AuthFiles(), self._read
+        if config.auth_dir is not None:
+            same = former is not None and former.config.auth_dir == config.auth_dir
+            found = read_auth_dir(config.auth_dir, former.auth_files if former and same else None)
         planted = plant(config, found, source.environ)
         seeds = read_seeds(config, source.environ)
         return _Read(
             config=planted.config,
             planted=planted,
-            auth_files=found.signature,
+            auth_files=found,
             material=read_material(planted.config, source.environ, source.roots.store[0]),
             seeds=Seeds({**seeds.of, **planted.seeds}, seeds.broken),
             digests=digest_keys(config, source.environ, source.roots.cluster[0]),

@@ -46,6 +46,10 @@ class Refused(ValueError):
     """The document is not used; the text says why, in one sentence and without secrets."""
 
 
+class Torn(Refused):
+    """It cannot be read as a document at all: perhaps it is being written just now."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuthDocument:
     """One credential as its file describes it."""
@@ -114,14 +118,14 @@ def parse(data: bytes, *, default_type: str = "") -> AuthDocument:
         default_type: Type of a document that names none.
 
     Raises:
-        Refused: It is not usable.
+        Refused: It is not usable; `Torn` where it is no JSON.
     """
     try:
         document = json.loads(data)
         # Halves of surrogate pairs pass as text here and nowhere else.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise Refused("is no JSON") from None
+        raise Torn("is no JSON") from None
     if not isinstance(document, dict):
         raise Refused("is no JSON object")
     document = _normalised(document)

@@ -88,6 +88,23 @@ def test_directory_that_is_not_there_is_one_refusal(tmp_path: Path) -> None:
     ]
 
 
+def test_file_that_is_being_written_counts_as_before(tmp_path: Path) -> None:
+    """CLIProxyAPI empties a file and writes it anew; an account must not vanish meanwhile."""
+    path = write(tmp_path, "a.json", note="before")
+    former = read_auth_dir(tmp_path)
+    for torn in ("", '{"type": "cla'):
+        path.write_text(torn)
+        found = read_auth_dir(tmp_path, former)
+        assert [file.document.note for file in found.files] == ["before"]
+        assert found.refused[0].reason.endswith("what it said before counts")
+        assert found.signature != former.signature
+        assert read_auth_dir(tmp_path).files == ()
+    write(tmp_path, "a.json", weight="much")
+    assert read_auth_dir(tmp_path, found).files == ()
+    path.unlink()
+    assert read_auth_dir(tmp_path, former).files == ()
+
+
 @pytest.mark.parametrize(
     ("source", "id_"),
     [

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from patchbay.auth_documents import Refused, parse
+from patchbay.auth_documents import Refused, Torn, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -84,15 +84,17 @@ class PlacedFile:
     file: AuthFile
 
 
-def read_auth_dir(path: Path) -> AuthFiles:
+def read_auth_dir(path: Path, former: AuthFiles | None = None) -> AuthFiles:
     """
     Read every `*.json` below *path*; hidden files and directories are left out. Blocking.
 
-    A directory that is not there, or cannot be read, is one refusal and no file.
+    A file that is torn (CLIProxyAPI writes in place) counts as it did in *former*, and is told. A directory
+    that is not there, or cannot be read, is one refusal and no file.
     """
     refused: list[RefusedFile] = []
     signature = signature_of(path)
     found: dict[str, AuthFile] = {}
+    before = {file.source: file for file in former.files} if former is not None else {}
     sources = list(_sources(path, refused))
     if len(sources) > MAX_FILES:
         refused.append(RefusedFile(".", f"has more than {MAX_FILES} files; the rest is left out"))
@@ -100,6 +102,10 @@ def read_auth_dir(path: Path) -> AuthFiles:
         try:
             document = parse(_read(path / source))
         except Refused as error:
+            kept = before.get(source) if isinstance(error, Torn) else None
+            if kept is not None and kept.id not in found:
+                found[kept.id] = kept
+                error = Refused(f"{error}; what it said before counts")
             refused.append(RefusedFile(source, str(error)))
             continue
         id_ = credential_id(source)
@@ -226,9 +232,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from None
+        raise Torn(f"cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
         raise Refused(f"is larger than {MAX_BYTES} bytes")
     if not data.strip():
-        raise Refused("is empty")
+        raise Torn("is empty")
     return data
