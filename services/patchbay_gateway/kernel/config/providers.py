@@ -242,8 +242,8 @@ class Provider(Section):
     plugin: Name
     """Executor plugin id: a built-in, or one of `plugins`."""
     base_url: Url | None = None
-    """Where its API begins, with the version (https://api.openai.com/v1) for openai-compatible, \
-without for claude and gemini, which also have a default."""
+    """Where its API begins: with the version for openai-compatible (https://api.openai.com/v1), with \
+or without it for claude and gemini, which also have a default."""
     models: tuple[ModelSpec, ...] = ()
     """What clients may ask it for."""
     proxy_url: ProxyUrl | None = None

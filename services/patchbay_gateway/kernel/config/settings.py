@@ -111,6 +111,9 @@ class ProcessSettings(BaseModel):
     """host:port of the built-in executors, several with commas; empty: in process."""
     advertise_address: OptionalAddress = ""
     """host:port at which plugins reach this process."""
+    snapshot_from: Literal["file", "operator"] = "file"
+    """Who publishes what services run on: schedulers, from the file; or an operator in Kubernetes, where
+    schedulers read credentials from Secrets."""
     plugins: tuple[str, ...] = ()
     """Built-ins that the executors service serves; empty means all."""
     environment_models: dict[str, tuple[str, ...]] = {}
