@@ -35,6 +35,7 @@ from patchbay_gateway.plugins.snapshot import (
     CredentialEntry,
     ModelEntry,
     ProviderEntry,
+    RouteEntry,
     SettingsEntry,
     Snapshot,
 )
@@ -117,7 +118,11 @@ class FakeScheduler:
         tried = {(t.credential_id, t.upstream_model) for t in item.tried}
         wanted = []
         for provider in self._snapshot.providers:
-            models = [m.name for m in provider.models if m.public == item.attempt.model]
+            models = [
+                target.model
+                for target in self._snapshot.targets[item.attempt.model]
+                if target.provider == provider.name
+            ]
             for credential in provider.credentials:
                 if (
                     provider.name not in item.providers
@@ -346,11 +351,13 @@ class Edge:
         script: Script,
         *providers: ProviderEntry,
         settings: SettingsEntry | None = None,
+        routes: tuple[RouteEntry, ...] = (),
         metrics: Metrics | None = None,
     ) -> None:
         self.snapshot = Snapshot(
             version=1,
             providers=providers,
+            routes=routes,
             client_keys=(ClientKeyEntry("k", "digest of test-key"),),
             settings=settings or SettingsEntry(),
         )

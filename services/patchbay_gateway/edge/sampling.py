@@ -1,8 +1,9 @@
 """
-Which good answers tell the scheduler of the provider's rate limits: the first, every sixteenth, and of every
-fourth those that say that little is left.
+Which good answers tell the scheduler of the provider's rate limits: the first, every sixteenth, and those
+that say that little is left.
 
-One look for a header's name at the rest. Not here: reading them (dialects/limits.py).
+Numbers are read at every fourth only, and at each while little is left; the rest costs a look for a header's
+name. Not here: reading them (dialects/limits.py).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class LimitSampler:
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
+        self._low: set[str] = set()
+        """Credentials of which little was left when it was last read."""
 
     def take(
         self,
@@ -58,16 +61,25 @@ class LimitSampler:
         seen = self._seen.get(credential_id, 0)
         if len(self._seen) >= _MOST:
             self._seen.clear()
+            self._low.clear()
         self._seen[credential_id] = seen + 1
-        if seen % _READ or (seen % _EVERY and not _low(headers, dialect.limit_signs)):
+        if seen % _READ and credential_id not in self._low:
             return ()
+        if _little(headers, dialect.limit_signs):
+            self._low.add(credential_id)
+        else:
+            self._low.discard(credential_id)
+            if seen % _EVERY:
+                return ()
         return limits.parse(
             ((name, values.values[0]) for name, values in headers.items() if values.values),
             clock.now(),
         )
 
 
-def _low(headers: Mapping[str, headers_pb2.StringList], signs: Sequence[tuple[str, str]]) -> bool:
+def _little(
+    headers: Mapping[str, headers_pb2.StringList], signs: Sequence[tuple[str, str]]
+) -> bool:
     for names in signs:
         # Looked up by membership: reading a missing key of a message's map would add it.
         if not all(name in headers and headers[name].values for name in names):

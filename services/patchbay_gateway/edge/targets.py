@@ -6,6 +6,7 @@ Pure over one snapshot and the registry's view. Not here: choosing a credential 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 
+Accepts = Callable[["plugin_pb2.ExecutorCapability"], bool]
 _NO_RETRY: Final = RetryEntry()
 
 
@@ -35,24 +37,48 @@ class Candidates:
     credentials: int
     """Enabled credentials of these providers: how many different ones attempts can try."""
     pooled: bool = False
-    """One provider has several models for the name (an alias pool)."""
+    """One provider has several models for the name: an alias pool, or a fallback to another model of it."""
     retry: RetryEntry = _NO_RETRY
 
 
 def resolve(
-    snapshot: Snapshot, executors: Executors, *, model: str, dialect: str, operation: str
+    snapshot: Snapshot,
+    executors: Executors,
+    *,
+    model: str,
+    dialect: str,
+    operation: str,
+    accepts: Accepts | None = None,
+    only: str = "",
 ) -> Candidates:
     """
     Return the candidates for *model*.
+
+    Args:
+        snapshot: What the request is pinned to.
+        executors: What is known of executor plugins.
+        model: Public name.
+        dialect: The client's.
+        operation: What is asked.
+        accepts: Whether an executor can serve the request, translated if need be; default only as it is.
+        only: The one provider that may serve it, because a model router said so; it need not have the model
+            in its list.
 
     Raises:
         NotFound: MODEL_NOT_FOUND, nobody serves a model of that name.
         InvalidRequest: DIALECT_NOT_AVAILABLE, it is served, but not in this dialect or operation.
         Unavailable: NO_EXECUTOR, no executor of its providers is registered now.
     """
-    targets = snapshot.targets.get(model)
-    if not targets:
+    if accepts is None:
+
+        def accepts(capability: plugin_pb2.ExecutorCapability) -> bool:
+            return serves(capability, dialect, operation)
+
+    if not snapshot.targets.get(model):
         raise unknown_model(model)
+    # What a route falls back to is tried when none of its own targets can serve (scheduler).
+    for name in snapshot.fallbacks.get(model, ()):
+        targets += snapshot.targets[name]
     providers: list[str] = []
     retries: list[RetryEntry] = []
     credentials = 0
@@ -60,7 +86,7 @@ def resolve(
     names = (model, *snapshot.fallbacks.get(model, ()))
     for target in (target for name in names for target in snapshot.targets[name]):
         provider = snapshot.provider_by_name.get(target.provider)
-        if provider is None:
+        if provider is None or (only and provider.name != only):
             continue
         if provider.name in providers:
             pooled = True
@@ -68,7 +94,7 @@ def resolve(
         capability = executors.executor(provider.plugin)
         if capability is None:
             absent = True
-        elif serves(capability, dialect, operation):
+        elif accepts(capability):
             providers.append(provider.name)
             retries.append(provider.retry)
             credentials += snapshot.enabled_credentials[provider.name]

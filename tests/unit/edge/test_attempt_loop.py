@@ -18,8 +18,10 @@ from patchbay_gateway.kernel.telemetry import PrometheusMetrics
 from patchbay_gateway.plugins.snapshot import (
     ErrorRuleEntry,
     RetryEntry,
+    RouteEntry,
     SettingsEntry,
     StreamingEntry,
+    TargetEntry,
 )
 
 STREAM = b'{"model":"m","stream":true}'
@@ -145,7 +147,7 @@ async def test_good_answers_tell_limits_first_seldom_and_when_little_is_left() -
     for _ in range(5):
         await edge.ask()
     telling = [n for n, report in enumerate(script.reports) if report.rate_limits]
-    assert telling == [0, 16, 20, 24]
+    assert telling == [0, 16, 20, 21, 22, 23, 24]
 
 
 # Alias pools: several models of one credential behind one name.
@@ -190,6 +192,22 @@ async def test_alias_pool_stays_within_max_credentials() -> None:
     client = await Edge(script, pool("a", "b", models=("one", "two"), retry=retry)).ask()
     assert script.called == [("a", "one"), ("a", "two")]
     assert client.status == 500
+
+
+@virtual
+async def test_fallback_to_another_model_of_the_same_credential_is_still_possible() -> None:
+    """A model's fault leaves the credential in for the model that the route falls back to."""
+    script = Script()
+    script.answers["a", "up"] = [answered(503)]
+    edge = Edge(
+        script,
+        pool("a"),
+        routes=(RouteEntry("r", (TargetEntry("p", "up"),), ("m",)),),
+    )
+    await edge.ask(b'{"model":"r"}')
+    item = script.acquired[1]
+    assert [(t.credential_id, t.upstream_model) for t in item.tried] == [("a", "up")]
+    assert not item.exclude_credential_ids
 
 
 # 401: one refresh, the same credential, then another.
