@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import Aborted, PatchbayError, Unavailable
 from patchbay.usage.v1 import journal_pb2
-from patchbay_gateway.scheduler.affinity import NONE, Wanted
+from patchbay_gateway.scheduler.affinity import Wanted
 from patchbay_gateway.scheduler.capacity import BUSY
 from patchbay_gateway.scheduler.grants import fill, split_value
 from patchbay_gateway.scheduler.journal import Draft
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.grants import Grants
     from patchbay_gateway.scheduler.health import HealthView
     from patchbay_gateway.scheduler.placing import Placing
+
+    _Owner = tuple[scheduler_pb2.AcquireItem, scheduler_pb2.AcquireResult]
 
 _OPENED: Final = journal_pb2.EVENT_KIND_OPENED
 
@@ -97,43 +99,58 @@ class Acquiring:
             ResourceExhausted: The write-ahead file is full, or too many attempts wait.
             Unavailable: The disk failed, or this scheduler is shutting down.
         """
-        if len(items) == 1:
+        capacity = self._capacity
+        if len(capacity) and len(items) == 1:
             # On a call of its own an attempt waits for its turn; it has none unless it was queued before.
-            await self._capacity.turn(items[0].attempt.attempt_uid)
+            await capacity.turn(items[0].attempt.attempt_uid)
         wishes: list[Wish] = []
-        places: list[int] = []
-        for index, item in enumerate(items):
+        owners: list[_Owner] = []
+        with_session = False
+        for item, result in zip(items, results, strict=True):
             try:
-                wishes.append(self._wish(item))
+                wish = self._wish(item)
             except PatchbayError as error:
-                self._refuse(results[index], error)
-            else:
-                places.append(index)
-        sessions = await self._sessions(wishes, [items[index] for index in places])
-        answers = await self._placing.place(wishes) if wishes else []
+                self._refuse(result, error)
+                continue
+            wishes.append(wish)
+            owners.append((item, result))
+            if wish.snapshot.settings.affinity.enabled and item.session_ids:
+                with_session = True
+        if not wishes:
+            return
+        sessions = await self._sessions(wishes, owners) if with_session else None
+        answers = await self._placing.place(wishes)
         drafts: list[Draft] = []
-        uids: list[str] = []
         now = self._clock.now()
-        for wish, index, answer in zip(wishes, places, answers, strict=True):
-            item, result = items[index], results[index]
-            if isinstance(answer, PatchbayError):
-                self._refuse(result, self._queued(wish, answer))
+        for index, answer in enumerate(answers):
+            item, result = owners[index]
+            if type(answer) is Placed:
+                lease = result.lease
+                fill(lease, answer.grant, item.attempt, now)
+                if answer.probe:
+                    lease.probe = True
+                    self._probes.inc()
+            elif isinstance(answer, Standing):
+                if not self._again(wishes[index], answer, item, result, now):
+                    continue
+                lease = result.lease
+            else:
+                self._refuse(result, self._queued(wishes[index], answer))
                 continue
-            if not self._fill(wish, item, result, answer, now):
-                continue
-            if len(self._capacity):
-                self._capacity.leave(wish.uid)
-            drafts.append(Draft(_OPENED, result.lease.attempt))
-            uids.append(wish.uid)
-            if index in sessions:
-                self._bind(wish, result, sessions[index])
+            drafts.append(Draft(_OPENED, lease.attempt))
+            if len(capacity):
+                capacity.leave(wishes[index].uid)
+            if sessions is not None and index in sessions:
+                self._bind(wishes[index], lease.attempt.credential_id, sessions[index])
         if drafts:
             try:
-                await self._book.opened(drafts)
+                self._book.opened(drafts)
             except PatchbayError:
-                self._book.end(uids)
+                self._book.end([draft.attempt.attempt_uid for draft in drafts])
                 raise
             self._leased.inc(len(drafts))
+            if not self._book.safe:
+                await self._book.durable()
 
     def snapshot(self, version: int) -> Snapshot:
         """
@@ -170,28 +187,23 @@ class Acquiring:
         return wish
 
     async def _sessions(
-        self, wishes: Sequence[Wish], items: Sequence[scheduler_pb2.AcquireItem]
+        self, wishes: Sequence[Wish], owners: Sequence[_Owner]
     ) -> dict[int, Session]:
         """Ask for the sessions of those that have one; return index of the wish → session."""
         asking: list[int] = []
         wanted: list[Wanted] = []
-        for index, (wish, item) in enumerate(zip(wishes, items, strict=True)):
+        for index, (wish, (item, _)) in enumerate(zip(wishes, owners, strict=True)):
             affinity = wish.snapshot.settings.affinity
             if affinity.enabled and item.session_ids:
                 tenant = item.attempt.tenant or "default"
                 wanted.append(Wanted(tenant, wish.model, list(item.session_ids), affinity.ttl))
                 asking.append(index)
-        if not wanted:
-            return {}
         found = dict(zip(asking, await self._affinity.sessions(wanted), strict=True))
         for index, session in found.items():
             wishes[index].sticky = session.bound or None
         return found
 
-    def _bind(self, wish: Wish, result: scheduler_pb2.AcquireResult, session: Session) -> None:
-        if session is NONE:
-            return
-        chosen = result.lease.attempt.credential_id
+    def _bind(self, wish: Wish, chosen: str, session: Session) -> None:
         keep = bool(session.bound) and session.bound != chosen and self._full(wish, session.bound)
         self._affinity.leased(wish.uid, session, chosen, keep=keep)
 
@@ -208,20 +220,15 @@ class Acquiring:
             self._capacity.leave(wish.uid)
         return error
 
-    def _fill(
+    def _again(
         self,
         wish: Wish,
+        answer: Standing,
         item: scheduler_pb2.AcquireItem,
         result: scheduler_pb2.AcquireResult,
-        answer: Placed | Standing,
         now: float,
     ) -> bool:
-        if isinstance(answer, Placed):
-            fill(result.lease, answer.grant, item.attempt, now)
-            if answer.probe:
-                result.lease.probe = True
-                self._probes.inc()
-            return True
+        """Fill in the lease that the attempt has already; refuse if what was chosen then is gone."""
         provider_name, credential_id, upstream_model = split_value(answer.value)
         provider = wish.snapshot.provider_by_name.get(provider_name)
         credentials = provider.credentials if provider is not None else ()

@@ -158,6 +158,22 @@ async def test_session_stays_on_its_credential_at_every_scheduler(gateway: Gatew
         assert (await ask(one, "R4-1", "another")).attempt.credential_id == "two"
 
 
+async def test_sessions_of_a_batch_are_told_apart_beside_a_refused_attempt(gateway: Gateway):
+    async with gateway.scheduler(config=SESSIONS) as (servicer, holder):
+        version = (await holder.first()).version
+        request = acquire(version, "R1-1", "R2-1", "R3-1")
+        request.items[0].attempt.snapshot_version = 1
+        request.items[1].session_ids.append("first")
+        request.items[1].exclude_credential_ids.append("two")
+        request.items[2].session_ids.append("second")
+        response = await servicer.Acquire(request)
+        assert reasons(response) == ["SNAPSHOT_UNKNOWN"]
+        again = acquire(version, "R4-1", "R5-1")
+        again.items[0].session_ids.append("first")
+        again.items[1].session_ids.append("second")
+        assert leased(await servicer.Acquire(again)) == leased(response)
+
+
 async def test_penalised_failure_moves_the_session(gateway: Gateway):
     async with gateway.scheduler(config=SESSIONS) as (servicer, holder):
         version = (await holder.first()).version
