@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from patchbay import errors
 from patchbay.capability import Plugin
+from patchbay.host_client import UNREACHABLE, HostClient
 from patchbay.host_config import HostConfigSummary, read_host_config
 from patchbay.plugin.v1 import auth_provider_pb2
 from patchbay.wire import json_object
@@ -154,6 +155,8 @@ class AuthLoginStartRequest:
     """As in AuthParseRequest."""
     now: Callable[[], float] = time.time
     """Unix seconds."""
+    callbacks: HostClient = field(default=UNREACHABLE, repr=False, compare=False)
+    """What the plugin may ask of the gateway meanwhile (pluginapi: HTTPClient)."""
 
     @property
     def provider(self) -> str:
@@ -239,6 +242,8 @@ class AuthLoginPollRequest:
     """As in AuthParseRequest."""
     now: Callable[[], float] = time.time
     """Unix seconds."""
+    callbacks: HostClient = field(default=UNREACHABLE, repr=False, compare=False)
+    """What the plugin may ask of the gateway meanwhile (pluginapi: HTTPClient)."""
 
     @property
     def provider(self) -> str:
@@ -312,6 +317,8 @@ class AuthRefreshRequest:
     """Unix seconds."""
     time_remaining: float | None = None
     """Seconds until the caller's deadline when the call came; None without one."""
+    callbacks: HostClient = field(default=UNREACHABLE, repr=False, compare=False)
+    """What the plugin may ask of the gateway meanwhile (pluginapi: HTTPClient)."""
 
     @property
     def auth_id(self) -> str:

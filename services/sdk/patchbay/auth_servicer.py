@@ -18,6 +18,7 @@ from patchbay.auth_provider import (
     AuthRefreshRequest,
 )
 from patchbay.auth_wire import auth_message, set_time
+from patchbay.host_client import UNREACHABLE, HostClient, HostConnections
 from patchbay.plugin.v1 import auth_provider_pb2, auth_provider_pb2_grpc, identifier_pb2
 from patchbay.wire import json_bytes
 
@@ -42,6 +43,7 @@ class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
         called: Returns the plugin, in the configuration, that a call's metadata name.
         opener: Opens secrets sealed for any of them.
         return_keys: Plugin id → its return key (`patchbay.keys.return_key` of the newest key).
+        hosts: The ways back to hosts; None: there are none.
         now: Unix seconds.
     """
 
@@ -51,11 +53,13 @@ class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
         *,
         opener: SecretOpener,
         return_keys: Mapping[str, bytes],
+        hosts: HostConnections | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._called = called
         self._opener = opener
         self._return_keys = return_keys
+        self._hosts = hosts
         self._now = now
 
     async def Identifier(  # noqa: N802 - the method's name on the wire
@@ -82,7 +86,9 @@ class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
         """Begin a login."""
         plugin = self._provider(context)
         answer = await plugin.start_login(
-            AuthLoginStartRequest(request, self._opener, plugin.id, self._now)
+            AuthLoginStartRequest(
+                request, self._opener, plugin.id, self._now, self._callbacks(plugin, context)
+            )
         )
         message = auth_provider_pb2.AuthLoginStartResponse(
             provider=answer.provider or request.provider,
@@ -102,7 +108,9 @@ class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
         """Tell how a login stands."""
         plugin = self._provider(context)
         answer = await plugin.poll_login(
-            AuthLoginPollRequest(request, self._opener, plugin.id, self._now)
+            AuthLoginPollRequest(
+                request, self._opener, plugin.id, self._now, self._callbacks(plugin, context)
+            )
         )
         message = auth_provider_pb2.AuthLoginPollResponse(
             status=answer.status.value,
@@ -127,6 +135,7 @@ class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
                 plugin.id,
                 self._now,
                 remaining() if remaining is not None else None,
+                self._callbacks(plugin, context),
             )
         )
         message = auth_provider_pb2.AuthRefreshResponse(
@@ -142,6 +151,11 @@ class AuthProviderServicer(auth_provider_pb2_grpc.AuthProviderServiceServicer):
                 f"plugin {plugin.id} is no auth provider", reason="CAPABILITY_NOT_SERVED"
             )
         return plugin
+
+    def _callbacks(self, plugin: Plugin, context: CallContext) -> HostClient:
+        if self._hosts is None:
+            return UNREACHABLE
+        return self._hosts.client(plugin.id, context.invocation_metadata())
 
     def _message(
         self, plugin: Plugin, auth: AuthData, origin: secret_pb2.SealedSecret | None = None

@@ -157,6 +157,8 @@ class ExecutorHTTPRequest:
     """As in ExecutorRequest."""
     now: Callable[[], float] = time.time
     """Unix seconds."""
+    callbacks: HostClient = UNREACHABLE
+    """As in ExecutorRequest."""
 
     @property
     def provider(self) -> executor_pb2.ProviderSettings:
@@ -375,7 +377,9 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         """Run one plain HTTP request."""
         executor = self._executor(context)
         answer = await executor.http_request(
-            ExecutorHTTPRequest(request, self._opener, executor.id, self._now)
+            ExecutorHTTPRequest(
+                request, self._opener, executor.id, self._now, self._callbacks(executor, context)
+            )
         )
         message = executor_pb2.ExecutorHTTPResponse(
             status_code=answer.status, body=answer.body, content_type=answer.content_type
@@ -386,10 +390,13 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     def _request(
         self, message: executor_pb2.ExecutorRequest, executor: Executor, context: CallContext
     ) -> ExecutorRequest:
-        callbacks = UNREACHABLE
-        if self._hosts is not None:
-            callbacks = self._hosts.client(executor.id, context.invocation_metadata())
+        callbacks = self._callbacks(executor, context)
         return ExecutorRequest(message, self._opener, executor.id, self._now, callbacks)
+
+    def _callbacks(self, executor: Executor, context: CallContext) -> HostClient:
+        if self._hosts is None:
+            return UNREACHABLE
+        return self._hosts.client(executor.id, context.invocation_metadata())
 
     def _executor(self, context: CallContext) -> Executor:
         for key, value in context.invocation_metadata() or ():

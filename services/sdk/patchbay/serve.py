@@ -155,7 +155,7 @@ def _build(
         servicers[EXECUTOR_SERVICE] = _ConfiguredExecutors(configurations, opener, hosts)
     if any(isinstance(configurations.plugin(id_), AuthProvider) for id_ in ids):
         servicers[AUTH_PROVIDER_SERVICE] = AuthProviderServicer(
-            configurations.called, opener=opener, return_keys=return_keys
+            configurations.called, opener=opener, return_keys=return_keys, hosts=hosts
         )
     if not _has_hooks(configurations):
         return servicers
