@@ -74,7 +74,8 @@ class Judge:
         """Return what *error*, the end of *request*'s current attempt, is."""
         if not isinstance(error, errors.UpstreamError):
             return Judgement()
-        fault = request.routed.dialect.fault(error, self._clock.now())
+        dialect = request.answered_in or request.routed.dialect
+        fault = dialect.fault(error, self._clock.now())
         if error.retry_after is None and fault.retry_after is not None:
             # What the dialect found in body or headers helps the client, too.
             error.retry_after = fault.retry_after

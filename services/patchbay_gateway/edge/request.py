@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from patchbay.errors import Headers
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.body import Document
+    from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.routes.request import RoutedRequest
+    from patchbay_gateway.edge.steps import Steps
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
+    from patchbay_gateway.translate.thinking import Thinking
 
 
 @dataclass(slots=True)
@@ -46,6 +49,14 @@ class Request:
     """What the client got, as the ledger has it; 0 while nobody knows."""
     provider: ProviderEntry | None = None
     upstream_model: str = ""
+    steps: Steps | None = None
+    """What plugins do to it; None: nobody wants it."""
+    thinking: Thinking | None = None
+    """What the suffix of the model's name asked for."""
+    direct: str = ""
+    """Plugin id of a direct route: no provider and no credential."""
+    answered_in: Dialect | None = None
+    """The dialect of the provider of the current attempt, where it is not the client's."""
     waited: float = 0.0
     """Seconds spent waiting for executors; the rest of the time is ours."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.exchange import Exchange
 
@@ -41,6 +42,16 @@ class RoutedRequest:
     """A long-lived session of such a caller: for executors that keep a connection, and for affinity."""
     on_credential: Callable[[str], None] | None = None
     """Told the id of the credential of each attempt, before its call."""
+    client: Client | None = None
+    """Who asks, where that is known already: model calls of plugins."""
+    skip_plugin: str = ""
+    """The plugin that asks: its own interceptors and router are left out."""
+    depth: int = 0
+    """How many executions this one is nested in."""
+    trace_id: str = ""
+    """Id of the client's request that this one belongs to; empty: its own `request_id`."""
+    source: str = ""
+    """What made this request, where it is not a client's; plugins see it."""
 
 
 class Pipeline(Protocol):

@@ -1,0 +1,97 @@
+"""
+A streamed answer on its way out: translated, then shown to stream chunk interceptors.
+
+Exists only where one of both happens; else bytes pass as they are (execution.py). What comes out is in
+the client's dialect and in whole events. Not here: when the answer is committed (stream.py), the chain
+(plugins/).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patchbay_gateway.edge.dialects.port import Dialect
+    from patchbay_gateway.edge.translation import StreamTranslation
+    from patchbay_gateway.plugins.stream_interceptors import StreamChain
+
+
+class Outgoing:
+    """
+    One attempt's stream. Close it in every case.
+
+    Args:
+        dialect: The client's.
+        translation: None where the formats agree and no plugin translates or normalizes.
+        chain: None without interceptors.
+    """
+
+    def __init__(
+        self, dialect: Dialect, translation: StreamTranslation | None, chain: StreamChain | None
+    ) -> None:
+        self._dialect = dialect
+        self._translation = translation
+        self._chain = chain
+        self._begun = False
+
+    async def feed(self, chunks: Sequence[bytes]) -> list[bytes]:
+        """
+        Return the client's chunks for the executor's.
+
+        Raises:
+            UpstreamError: A chunk reports a failure of the provider.
+            Unavailable: PLUGIN_FAILED.
+        """
+        out: list[bytes] = []
+        for chunk in chunks:
+            translated = (
+                [chunk] if self._translation is None else await self._translation.feed(chunk)
+            )
+            out += await self._intercepted(translated)
+        return out
+
+    async def end(self) -> list[bytes]:
+        """
+        Return what is still owed once the executor's stream ended well.
+
+        Raises:
+            UpstreamError: It ended before its own end.
+            Unavailable: PLUGIN_FAILED.
+        """
+        if self._translation is None:
+            return []
+        return await self._intercepted(await self._translation.end())
+
+    async def aclose(self) -> None:
+        """End every plugin's call. Idempotent."""
+        if self._translation is not None:
+            await self._translation.aclose()
+        if self._chain is not None:
+            await self._chain.aclose()
+
+    async def _intercepted(self, chunks: list[bytes]) -> list[bytes]:
+        chain = self._chain
+        if chain is None:
+            return chunks
+        out = []
+        for chunk in chunks:
+            if not chunk:
+                continue
+            if self._is_error(chunk):
+                # Failures are not content: no interceptor sees them (pluginapi).
+                out.append(chunk)
+                continue
+            if not self._begun:
+                self._begun = True
+                await chain.begin()
+            delivered = await chain.feed(chunk)
+            if delivered is not None:
+                out.append(delivered)
+        return out
+
+    def _is_error(self, chunk: bytes) -> bool:
+        return b"error" in chunk and self._dialect.classify(chunk, StreamState()) is ChunkKind.ERROR
