@@ -34,13 +34,14 @@ def build_role(
         spec = credential.spec
         if spec is None:
             continue
+        # Also a key has a record: management can take it out of use.
+        states.add(state_secret_name(credential.name))
         if spec.secret_ref is not None:
             seeds.add(spec.secret_ref.name)
         if spec.oauth2 is not None:
             seeds.add(spec.oauth2.refresh_token_ref.name)
             if spec.oauth2.client_secret_ref is not None:
                 seeds.add(spec.oauth2.client_secret_ref.name)
-            states.add(state_secret_name(credential.name))
     rules = []
     # Without names a rule would mean every Secret.
     if seeds:

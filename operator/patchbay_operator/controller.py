@@ -293,8 +293,7 @@ class Controller:
         credentials = self._world.gathered.credentials
         for credential in credentials:
             name = state_secret_name(credential.name)
-            rotates = credential.spec is not None and credential.spec.oauth2 is not None
-            if rotates and f"Secret/{name}" not in self._world.versions:
+            if f"Secret/{name}" not in self._world.versions:
                 try:
                     await self._api.create(state_secret(credential))
                 except Conflicted:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.fakes.secrets_api import FakeSecrets
 
 from patchbay_gateway.scheduler.durable.directory import DirectoryStore
 from patchbay_gateway.scheduler.durable.memory import MemoryStore
@@ -21,11 +22,13 @@ from patchbay_gateway.scheduler.durable.port import (
     Stored,
     token_hash,
 )
+from patchbay_gateway.scheduler.durable.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from patchbay_gateway.scheduler.cluster_secrets import Secret
     from patchbay_gateway.scheduler.durable.port import DurableStore
 
 ROOT = b"r" * 32
@@ -50,12 +53,26 @@ FULL = CredentialRecord(
 )
 
 
-@pytest.fixture(params=["directory", "memory"])
+def _secrets() -> SecretStore:
+    """A store in Secrets that the operator made, for any credential that a test thinks of."""
+
+    class Made(FakeSecrets):
+        async def get(self, name: str) -> Secret | None:
+            if name not in self.secrets:
+                self.put(name)
+            return await super().get(name)
+
+    api = Made()
+    return SecretStore(api, [ROOT], ids=lambda: [n.removesuffix("-state") for n in api.secrets])
+
+
+@pytest.fixture(params=["directory", "memory", "secrets"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> DurableStore:
     """An empty store of each kind."""
     adapters: dict[str, Callable[[], DurableStore]] = {
         "directory": lambda: DirectoryStore(tmp_path / "credentials", [ROOT]),
         "memory": MemoryStore,
+        "secrets": _secrets,
     }
     return adapters[request.param]()
 

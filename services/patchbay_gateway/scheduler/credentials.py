@@ -107,6 +107,8 @@ class Credentials:
         self._clock = clock
         self._material: dict[tuple[str, str], Material] = {}
         self._previous: dict[tuple[str, str], Material] = {}
+        self._given: dict[tuple[str, str], Material] = {}
+        self._former: dict[tuple[str, str], Material] = {}
         self._records: dict[str, CredentialRecord] = {}
         self._disabled: set[str] = set()
         self._sealed: dict[tuple[str, str, int, str], tuple[secret_pb2.SealedSecret, float]] = {}
@@ -125,6 +127,17 @@ class Credentials:
         self._previous = {key: known for key, known in self._material.items() if key[0] in material}
         self._material = {(id_, m.fingerprint): m for id_, m in material.items()}
         self._sealed.clear()
+        self.generation += 1
+
+    def put(self, credential_id: str, material: Material) -> None:
+        """Hold the material of one credential besides what `replace` brought; the former stays, too."""
+        for key in [key for key in self._former if key[0] == credential_id]:
+            del self._former[key]
+        for key in [key for key in self._given if key[0] == credential_id]:
+            self._former[key] = self._given.pop(key)
+        self._given[credential_id, material.fingerprint] = material
+        for kept in [kept for kept in self._sealed if kept[1] == credential_id]:
+            del self._sealed[kept]
         self.generation += 1
 
     def take(self, credential_id: str, record: CredentialRecord | None) -> None:
@@ -159,7 +172,12 @@ class Credentials:
 
     def _find(self, credential: CredentialEntry) -> Material | None:
         key = (credential.id, credential.fingerprint)
-        return self._material.get(key) or self._previous.get(key)
+        return (
+            self._material.get(key)
+            or self._previous.get(key)
+            or self._given.get(key)
+            or self._former.get(key)
+        )
 
     def usable(self, provider: ProviderEntry, credential: CredentialEntry) -> bool:
         """Whether the material that the snapshot means is here."""

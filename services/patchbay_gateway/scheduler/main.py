@@ -31,6 +31,7 @@ from patchbay_gateway.plugins.distribution import (
 )
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.scheduler.catalogue import Catalogue
+from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial, kubernetes
 from patchbay_gateway.scheduler.credentials import Credentials
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged
@@ -41,7 +42,7 @@ from patchbay_gateway.scheduler.service import SchedulerServicer
 from patchbay_gateway.scheduler.watching import Configuration, Source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from patchbay_gateway.kernel.channels.port import Channel
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.keys import Roots
     from patchbay_gateway.kernel.telemetry import Metrics
+    from patchbay_gateway.scheduler.cluster_secrets import SecretsApi
+    from patchbay_gateway.scheduler.refreshing import Refreshing
+    from patchbay_gateway.scheduler.seeds import Seeds
 
 _log = logs.get_logger("scheduler")
 
@@ -131,6 +135,8 @@ async def running_scheduler(
         )
         await watcher.boot()
         credentials = Credentials(roots.plugins, clock=clock)
+        # Where an operator publishes, keys and records are in Secrets.
+        secrets = kubernetes(environ) if settings.snapshot_from == "operator" else None
         refreshing = await parts.enter_async_context(
             running_refresh(
                 settings,
@@ -143,6 +149,7 @@ async def running_scheduler(
                 credentials=credentials,
                 metrics=metrics,
                 local=local,
+                secrets=secrets,
             )
         )
         configuration = Configuration(
@@ -156,9 +163,9 @@ async def running_scheduler(
                 ),
             ),
             credentials=credentials,
-            sow=refreshing.sow,
+            sow=_sowing(secrets, credentials, refreshing, holder, tasks, clock),
             holder=holder,
-            publisher=publisher if publish else None,
+            publisher=publisher if publish and secrets is None else None,
             store=store,
             clock=clock,
         )
@@ -226,6 +233,24 @@ async def running_scheduler(
         await tasks.aclose()
         await parts.aclose()
         log.close()
+
+
+def _sowing(
+    secrets: SecretsApi | None,
+    credentials: Credentials,
+    refreshing: Refreshing,
+    holder: SnapshotHolder,
+    tasks: Tasks,
+    clock: Clock,
+) -> Callable[[Seeds], Awaitable[None]]:
+    """Return who takes the seeds of the file; where there are Secrets, begin to follow them."""
+    if secrets is None:
+        return refreshing.sow
+    material = ClusterMaterial(
+        secrets, credentials=credentials, sow=refreshing.sow, holder=holder, clock=clock
+    )
+    tasks.start("scheduler-secrets", material.run())
+    return material.sow
 
 
 def run(config: Config, settings: ProcessSettings) -> int:

@@ -24,6 +24,7 @@ from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.registry import PluginRegistry
 from patchbay_gateway.scheduler.auth_calls import PluginAuthProviders
 from patchbay_gateway.scheduler.durable.directory import DirectoryStore
+from patchbay_gateway.scheduler.durable.secret_store import SecretStore
 from patchbay_gateway.scheduler.records import Records
 from patchbay_gateway.scheduler.refresh import Refresher
 from patchbay_gateway.scheduler.refresh_loop import RefreshLoop
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.scheduler.cluster_secrets import SecretsApi
     from patchbay_gateway.scheduler.credentials import Credentials
     from patchbay_gateway.scheduler.seeds import Seeds
 
@@ -63,6 +65,13 @@ class Refreshing:
         await self.refresher.sow(seeds.of, seeds.broken)
 
 
+def _declared(holder: SnapshotHolder) -> set[str]:
+    """Return the credentials that custom resources declare: those have Secrets for their records."""
+    current = holder.current
+    providers = current.providers if current is not None else ()
+    return {c.id for p in providers for c in p.credentials if c.secrets}
+
+
 def claim_lease(settings: ProcessSettings) -> float:
     """Return how long a timer's claim lasts, seconds: a call takes less than half of it."""
     return 2 * settings.refresh_timeout + 5.0
@@ -81,6 +90,7 @@ async def running_refresh(
     credentials: Credentials,
     metrics: Metrics,
     local: Mapping[str, Channel] | None = None,
+    secrets: SecretsApi | None = None,
 ) -> AsyncIterator[Refreshing]:
     """
     Read the durable records and keep their tokens fresh.
@@ -96,16 +106,24 @@ async def running_refresh(
         credentials: Told of every change of a record.
         metrics: Counts refreshes.
         local: Auth providers in this process, plugin id → channel.
+        secrets: The Secrets that hold the records in Kubernetes; None: a directory does.
 
     Raises:
         FailedPrecondition: The directory of records cannot be used.
     """
-    directory = settings.credentials_dir or settings.data_dir / "credentials"
-    durable = await asyncio.to_thread(DirectoryStore, directory, roots.store)
+    durable: DirectoryStore | SecretStore
+    if secrets is not None:
+        durable = SecretStore(secrets, roots.store, ids=lambda: _declared(holder))
+    else:
+        directory = settings.credentials_dir or settings.data_dir / "credentials"
+        durable = await asyncio.to_thread(DirectoryStore, directory, roots.store)
     records = Records(durable, store=store, clock=clock)
     records.on_change(credentials.take)
     try:
-        await asyncio.to_thread(durable.reseal)
+        if isinstance(durable, SecretStore):
+            await durable.reseal()
+        else:
+            await asyncio.to_thread(durable.reseal)
         await records.load()
     except Unavailable as error:
         _log.warning("starting without the records of credentials", why=error.message)

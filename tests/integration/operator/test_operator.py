@@ -340,8 +340,15 @@ async def test_credential_follows_its_secret_and_is_never_shown(scene: Scene) ->
             "resources": ["secrets"],
             "resourceNames": ["openai"],
             "verbs": ["get"],
-        }
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": ["main-state"],
+            "verbs": ["get", "update"],
+        },
     ]
+    assert await scene.kube.get("Secret", "main-state")
     for key in await scene.store.call("KEYS", scene.store.key("snapshot", "section", "*")):
         assert b"test-key-secret" not in await scene.store.call("GET", key)
     assert "test-key-secret" not in scene.logs()

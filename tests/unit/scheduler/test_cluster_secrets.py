@@ -1,0 +1,125 @@
+"""Keys of credentials from Secrets: read when the snapshot means others, kept while the API server is off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.fakes.secrets_api import FakeSecrets
+
+from patchbay_gateway.kernel.clock import ManualClock
+from patchbay_gateway.plugins.distribution import SnapshotHolder
+from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry, Snapshot
+from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial
+from patchbay_gateway.scheduler.credentials import Credentials
+from patchbay_gateway.scheduler.refresh_rules import Seed
+from patchbay_gateway.scheduler.seeds import Seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def entry(fingerprint: str, kind: str = "api_key") -> CredentialEntry:
+    names = {"api_key": {"api_key": "s/api-key"}, "oauth2": {"refresh_token": "s/refresh-token"}}
+    return CredentialEntry("main", "ix", kind, 1, fingerprint, secrets=names[kind])
+
+
+def snapshot(version: int, credential: CredentialEntry) -> Snapshot:
+    provider = ProviderEntry("openai", "echo", "https://api.example", credentials=(credential,))
+    return Snapshot(version=version, providers=(provider,))
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.api = FakeSecrets()
+        self.holder = SnapshotHolder()
+        self.credentials = Credentials((b"p" * 32,), clock=ManualClock())
+        self.sown: list[Seeds] = []
+        self.material = ClusterMaterial(
+            self.api,
+            credentials=self.credentials,
+            sow=self.sow,
+            holder=self.holder,
+            clock=ManualClock(),
+        )
+
+    async def sow(self, seeds: Seeds) -> None:
+        self.sown.append(seeds)
+
+    def usable(self, credential: CredentialEntry) -> bool:
+        provider = ProviderEntry("openai", "echo", "https://api.example", credentials=(credential,))
+        return self.credentials.usable(provider, credential)
+
+
+@pytest.fixture
+def make() -> Callable[[], Scene]:
+    return Scene
+
+
+async def test_key_of_the_snapshot_is_read_once_and_usable(make: Callable[[], Scene]) -> None:
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    assert await scene.material.look()
+    assert await scene.material.look()
+    assert scene.api.reads == ["s"]
+    assert scene.usable(entry("f1"))
+
+
+async def test_rotated_key_is_read_anew_and_the_former_serves_pinned_requests(
+    make: Callable[[], Scene],
+) -> None:
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    await scene.material.look()
+    scene.api.put("s", api_key="test-key-two")
+    scene.holder.set(snapshot(2, entry("f2")))
+    await scene.material.look()
+    assert scene.usable(entry("f2"))
+    assert scene.usable(entry("f1"))
+
+
+async def test_file_that_changes_takes_no_key_of_a_secret_back(make: Callable[[], Scene]) -> None:
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    await scene.material.look()
+    scene.credentials.replace({})
+    assert scene.usable(entry("f1"))
+
+
+async def test_api_server_that_is_away_takes_nothing_back_and_is_asked_again(
+    make: Callable[[], Scene],
+) -> None:
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    await scene.material.look()
+    scene.api.away = True
+    scene.holder.set(snapshot(2, entry("f2")))
+    assert not await scene.material.look()
+    assert scene.usable(entry("f1"))
+    scene.api.away = False
+    assert await scene.material.look()
+    assert scene.usable(entry("f2"))
+
+
+async def test_secret_without_the_key_is_asked_again(make: Callable[[], Scene]) -> None:
+    scene = make()
+    scene.api.put("s", other="x")
+    scene.holder.set(snapshot(1, entry("f1")))
+    assert not await scene.material.look()
+    assert not scene.usable(entry("f1"))
+
+
+async def test_refresh_token_is_sown_beside_the_seeds_of_the_file(
+    make: Callable[[], Scene],
+) -> None:
+    scene = make()
+    scene.api.put("s", refresh_token="test-refresh")
+    scene.holder.set(snapshot(1, entry("f1", "oauth2")))
+    await scene.material.sow(Seeds({"file": Seed(hash="h", material={})}))
+    await scene.material.look()
+    assert set(scene.sown[-1].of) == {"file", "main"}
+    assert scene.sown[-1].of["main"].material == {"refresh_token": "test-refresh"}
