@@ -194,6 +194,22 @@ async def test_history_is_what_was_delivered(channel: Channel, plugin: Streams) 
     ]
 
 
+async def test_chunks_that_wait_together_are_answered_together(
+    channel: Channel, plugin: Streams
+) -> None:
+    together = chunk(0, b"a", pb.CHUNK_FATE_UNSPECIFIED)
+    together.more.extend([b"drop", b"same", b"b"])
+    answers = await run(channel, begin(), together, chunk(4, b"c"))
+    assert [(a.chunk_index, a.body, a.drop_chunk) for a in answers[1].more] == [
+        (1, b"", True),
+        (2, b"", False),
+        (3, b"B", False),
+    ]
+    assert answers[2].chunk_index == 4
+    assert plugin.seen[-1] == (4, b"c", [b"A", b"same", b"B"])
+    assert plugin.seen[2] == (2, b"same", [b"A"])
+
+
 async def test_start_and_state_are_of_the_stream(channel: Channel, plugin: Streams) -> None:
     first = begin(model="m-1", requested_model="m", original_request=b"{}", metadata=b'{"k":[1]}')
     first.request_headers["x-a"].values.append("b")

@@ -79,23 +79,36 @@ class _Stream:
     async def answer(
         self, message: stream_chunk_interceptor_pb2.StreamChunkInterceptRequest
     ) -> stream_chunk_interceptor_pb2.StreamChunkInterceptResponse:
+        """Return the answer to one message, with those to the chunks that wait in it."""
         fate = message.previous
         if fate == _UNCHANGED:
-            if self._answered:
-                self._history.add(self._answered)
+            self._keep_answered()
         elif fate == _REPLACED and message.previous_body:
             self._history.add(message.previous_body)
         index = message.chunk_index
         if index == HEADER_INIT_INDEX or message.response_headers_changed:
             self._headers = headers_from_map(message.response_headers)
+        answer = await self._answer_one(index, message.body)
+        for number, body in enumerate(message.more, index + 1):
+            self._keep_answered()
+            answer.more.append(await self._answer_one(number, body))
+        return answer
+
+    def _keep_answered(self) -> None:
+        if self._answered:
+            self._history.add(self._answered)
+
+    async def _answer_one(
+        self, index: int, body: bytes
+    ) -> stream_chunk_interceptor_pb2.StreamChunkInterceptResponse:
         request = StreamChunkInterceptRequest(
-            self._start, index, message.body, self._headers, self._history
+            self._start, index, body, self._headers, self._history
         )
         if index == HEADER_INIT_INDEX:
             change = await self._plugin.intercept_stream_start(request, self.state)
         else:
             change = await self._plugin.intercept_stream_chunk(request, self.state)
-            self._answered = _delivered(message.body, change)
+            self._answered = _delivered(body, change)
         answer = stream_chunk_interceptor_pb2.StreamChunkInterceptResponse(chunk_index=index)
         if change is not None:
             answer.body = change.body

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from patchbay.type.v1 import headers_pb2 as patchbay_dot_type_dot_v1_dot_headers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1patchbay/plugin/v1/stream_chunk_interceptor.proto\x12\x12patchbay.plugin.v1\x1a\x1epatchbay/type/v1/headers.proto\"\xba\x05\n\x1bStreamChunkInterceptRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rsource_format\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0frequested_model\x18\x04 \x01(\t\x12\\\n\x0frequest_headers\x18\x05 \x03(\x0b\x32\x43.patchbay.plugin.v1.StreamChunkInterceptRequest.RequestHeadersEntry\x12^\n\x10response_headers\x18\x06 \x03(\x0b\x32\x44.patchbay.plugin.v1.StreamChunkInterceptRequest.ResponseHeadersEntry\x12\x18\n\x10original_request\x18\x07 \x01(\x0c\x12\x14\n\x0crequest_body\x18\x08 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\t \x01(\x0c\x12\x13\n\x0b\x63hunk_index\x18\n \x01(\x11\x12\x10\n\x08metadata\x18\x0b \x01(\x0c\x12/\n\x08previous\x18\x0c \x01(\x0e\x32\x1d.patchbay.plugin.v1.ChunkFate\x12\x15\n\rprevious_body\x18\r \x01(\x0c\x12 \n\x18response_headers_changed\x18\x0e \x01(\x08\x12\x10\n\x08trace_id\x18\x0f \x01(\t\x1aS\n\x13RequestHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1aT\n\x14ResponseHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\"\x8a\x02\n\x1cStreamChunkInterceptResponse\x12N\n\x07headers\x18\x01 \x03(\x0b\x32=.patchbay.plugin.v1.StreamChunkInterceptResponse.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x15\n\rclear_headers\x18\x03 \x03(\t\x12\x12\n\ndrop_chunk\x18\x04 \x01(\x08\x12\x13\n\x0b\x63hunk_index\x18\x05 \x01(\x11\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01*r\n\tChunkFate\x12\x1a\n\x16\x43HUNK_FATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HUNK_FATE_UNCHANGED\x10\x01\x12\x17\n\x13\x43HUNK_FATE_REPLACED\x10\x02\x12\x16\n\x12\x43HUNK_FATE_DROPPED\x10\x03\x32\x9e\x01\n\x1dStreamChunkInterceptorService\x12}\n\x14InterceptStreamChunk\x12/.patchbay.plugin.v1.StreamChunkInterceptRequest\x1a\x30.patchbay.plugin.v1.StreamChunkInterceptResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1patchbay/plugin/v1/stream_chunk_interceptor.proto\x12\x12patchbay.plugin.v1\x1a\x1epatchbay/type/v1/headers.proto\"\xc8\x05\n\x1bStreamChunkInterceptRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rsource_format\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0frequested_model\x18\x04 \x01(\t\x12\\\n\x0frequest_headers\x18\x05 \x03(\x0b\x32\x43.patchbay.plugin.v1.StreamChunkInterceptRequest.RequestHeadersEntry\x12^\n\x10response_headers\x18\x06 \x03(\x0b\x32\x44.patchbay.plugin.v1.StreamChunkInterceptRequest.ResponseHeadersEntry\x12\x18\n\x10original_request\x18\x07 \x01(\x0c\x12\x14\n\x0crequest_body\x18\x08 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\t \x01(\x0c\x12\x13\n\x0b\x63hunk_index\x18\n \x01(\x11\x12\x10\n\x08metadata\x18\x0b \x01(\x0c\x12/\n\x08previous\x18\x0c \x01(\x0e\x32\x1d.patchbay.plugin.v1.ChunkFate\x12\x15\n\rprevious_body\x18\r \x01(\x0c\x12 \n\x18response_headers_changed\x18\x0e \x01(\x08\x12\x10\n\x08trace_id\x18\x0f \x01(\t\x12\x0c\n\x04more\x18\x10 \x03(\x0c\x1aS\n\x13RequestHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\x1aT\n\x14ResponseHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01\"\xca\x02\n\x1cStreamChunkInterceptResponse\x12N\n\x07headers\x18\x01 \x03(\x0b\x32=.patchbay.plugin.v1.StreamChunkInterceptResponse.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x15\n\rclear_headers\x18\x03 \x03(\t\x12\x12\n\ndrop_chunk\x18\x04 \x01(\x08\x12\x13\n\x0b\x63hunk_index\x18\x05 \x01(\x11\x12>\n\x04more\x18\x06 \x03(\x0b\x32\x30.patchbay.plugin.v1.StreamChunkInterceptResponse\x1aL\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.patchbay.type.v1.StringList:\x02\x38\x01*r\n\tChunkFate\x12\x1a\n\x16\x43HUNK_FATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HUNK_FATE_UNCHANGED\x10\x01\x12\x17\n\x13\x43HUNK_FATE_REPLACED\x10\x02\x12\x16\n\x12\x43HUNK_FATE_DROPPED\x10\x03\x32\x9e\x01\n\x1dStreamChunkInterceptorService\x12}\n\x14InterceptStreamChunk\x12/.patchbay.plugin.v1.StreamChunkInterceptRequest\x1a\x30.patchbay.plugin.v1.StreamChunkInterceptResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMCHUNKINTERCEPTREQUEST_RESPONSEHEADERSENTRY']._serialized_options = b'8\001'
   _globals['_STREAMCHUNKINTERCEPTRESPONSE_HEADERSENTRY']._loaded_options = None
   _globals['_STREAMCHUNKINTERCEPTRESPONSE_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_CHUNKFATE']._serialized_start=1075
-  _globals['_CHUNKFATE']._serialized_end=1189
+  _globals['_CHUNKFATE']._serialized_start=1153
+  _globals['_CHUNKFATE']._serialized_end=1267
   _globals['_STREAMCHUNKINTERCEPTREQUEST']._serialized_start=106
-  _globals['_STREAMCHUNKINTERCEPTREQUEST']._serialized_end=804
-  _globals['_STREAMCHUNKINTERCEPTREQUEST_REQUESTHEADERSENTRY']._serialized_start=635
-  _globals['_STREAMCHUNKINTERCEPTREQUEST_REQUESTHEADERSENTRY']._serialized_end=718
-  _globals['_STREAMCHUNKINTERCEPTREQUEST_RESPONSEHEADERSENTRY']._serialized_start=720
-  _globals['_STREAMCHUNKINTERCEPTREQUEST_RESPONSEHEADERSENTRY']._serialized_end=804
-  _globals['_STREAMCHUNKINTERCEPTRESPONSE']._serialized_start=807
-  _globals['_STREAMCHUNKINTERCEPTRESPONSE']._serialized_end=1073
-  _globals['_STREAMCHUNKINTERCEPTRESPONSE_HEADERSENTRY']._serialized_start=997
-  _globals['_STREAMCHUNKINTERCEPTRESPONSE_HEADERSENTRY']._serialized_end=1073
-  _globals['_STREAMCHUNKINTERCEPTORSERVICE']._serialized_start=1192
-  _globals['_STREAMCHUNKINTERCEPTORSERVICE']._serialized_end=1350
+  _globals['_STREAMCHUNKINTERCEPTREQUEST']._serialized_end=818
+  _globals['_STREAMCHUNKINTERCEPTREQUEST_REQUESTHEADERSENTRY']._serialized_start=649
+  _globals['_STREAMCHUNKINTERCEPTREQUEST_REQUESTHEADERSENTRY']._serialized_end=732
+  _globals['_STREAMCHUNKINTERCEPTREQUEST_RESPONSEHEADERSENTRY']._serialized_start=734
+  _globals['_STREAMCHUNKINTERCEPTREQUEST_RESPONSEHEADERSENTRY']._serialized_end=818
+  _globals['_STREAMCHUNKINTERCEPTRESPONSE']._serialized_start=821
+  _globals['_STREAMCHUNKINTERCEPTRESPONSE']._serialized_end=1151
+  _globals['_STREAMCHUNKINTERCEPTRESPONSE_HEADERSENTRY']._serialized_start=1075
+  _globals['_STREAMCHUNKINTERCEPTRESPONSE_HEADERSENTRY']._serialized_end=1151
+  _globals['_STREAMCHUNKINTERCEPTORSERVICE']._serialized_start=1270
+  _globals['_STREAMCHUNKINTERCEPTORSERVICE']._serialized_end=1428
 # @@protoc_insertion_point(module_scope)

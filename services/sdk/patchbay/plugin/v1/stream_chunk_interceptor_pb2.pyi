@@ -30,6 +30,7 @@ from google.protobuf.descriptor import (
 )
 from google.protobuf.internal.containers import (
     MessageMap,
+    RepeatedCompositeFieldContainer,
     RepeatedScalarFieldContainer,
 )
 from google.protobuf.internal.enum_type_wrapper import (
@@ -139,6 +140,7 @@ class StreamChunkInterceptRequest(Message):
     PREVIOUS_BODY_FIELD_NUMBER: int
     RESPONSE_HEADERS_CHANGED_FIELD_NUMBER: int
     TRACE_ID_FIELD_NUMBER: int
+    MORE_FIELD_NUMBER: int
     request_id: str
     """Required in the first message. Id of this execution, the same in every hook."""
     source_format: str
@@ -182,6 +184,12 @@ class StreamChunkInterceptRequest(Message):
         where they differ from the last that were sent (`response_headers_changed`).
         """
 
+    @property
+    def more(self) -> RepeatedScalarFieldContainer[bytes]:
+        """Optional. Chunks that were waiting behind `body`, numbered on from `chunk_index`; for each of them
+        the one before it is UNCHANGED. Only where nobody comes after this plugin. Never in the first message.
+        """
+
     def __init__(
         self,
         *,
@@ -200,8 +208,9 @@ class StreamChunkInterceptRequest(Message):
         previous_body: bytes = ...,
         response_headers_changed: bool = ...,
         trace_id: str = ...,
+        more: Iterable[bytes] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["body", b"body", "chunk_index", b"chunk_index", "metadata", b"metadata", "model", b"model", "original_request", b"original_request", "previous", b"previous", "previous_body", b"previous_body", "request_body", b"request_body", "request_headers", b"request_headers", "request_id", b"request_id", "requested_model", b"requested_model", "response_headers", b"response_headers", "response_headers_changed", b"response_headers_changed", "source_format", b"source_format", "trace_id", b"trace_id"]) -> None: ...
+    def ClearField(self, field_name: Literal["body", b"body", "chunk_index", b"chunk_index", "metadata", b"metadata", "model", b"model", "more", b"more", "original_request", b"original_request", "previous", b"previous", "previous_body", b"previous_body", "request_body", b"request_body", "request_headers", b"request_headers", "request_id", b"request_id", "requested_model", b"requested_model", "response_headers", b"response_headers", "response_headers_changed", b"response_headers_changed", "source_format", b"source_format", "trace_id", b"trace_id"]) -> None: ...
 
 @final
 class StreamChunkInterceptResponse(Message):
@@ -232,12 +241,13 @@ class StreamChunkInterceptResponse(Message):
     CLEAR_HEADERS_FIELD_NUMBER: int
     DROP_CHUNK_FIELD_NUMBER: int
     CHUNK_INDEX_FIELD_NUMBER: int
+    MORE_FIELD_NUMBER: int
     body: bytes
     """Optional. New chunk. Empty means unchanged. Ignored in the answer to the first message."""
     drop_chunk: bool
     """Optional. True drops the chunk: no later interceptor sees it. Ignored in the answer to the first message."""
     chunk_index: int
-    """Required. `chunk_index` of the message that this answers."""
+    """Required. `chunk_index` of the message that this answers; in `more`, number of the chunk."""
     @property
     def headers(self) -> MessageMap[str, StringList]:
         """Optional. Headers of the answer to set: each replaces all values of its name, a list without values
@@ -249,6 +259,10 @@ class StreamChunkInterceptResponse(Message):
     def clear_headers(self) -> RepeatedScalarFieldContainer[str]:
         """Optional. Names of headers to remove."""
 
+    @property
+    def more(self) -> RepeatedCompositeFieldContainer[StreamChunkInterceptResponse]:
+        """Required when the request had `more`. One answer for each, in order; these have no `more`."""
+
     def __init__(
         self,
         *,
@@ -257,5 +271,6 @@ class StreamChunkInterceptResponse(Message):
         clear_headers: Iterable[str] | None = ...,
         drop_chunk: bool = ...,
         chunk_index: int = ...,
+        more: Iterable[StreamChunkInterceptResponse] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["body", b"body", "chunk_index", b"chunk_index", "clear_headers", b"clear_headers", "drop_chunk", b"drop_chunk", "headers", b"headers"]) -> None: ...
+    def ClearField(self, field_name: Literal["body", b"body", "chunk_index", b"chunk_index", "clear_headers", b"clear_headers", "drop_chunk", b"drop_chunk", "headers", b"headers", "more", b"more"]) -> None: ...

@@ -50,8 +50,8 @@ class StreamChunkInterceptorServiceServicer(object):
 
     def InterceptStreamChunk(self, request_iterator, context):
         """Takes one message per call of pluginapi's InterceptStreamChunk and answers each, in order. The first
-        has index -1 and no body: it is about headers. Then comes one per chunk that is not empty. The host
-        closes its side after the last chunk.
+        has index -1 and no body: it is about headers. Then comes one per chunk that is not empty, or one for
+        several that were waiting (`more`). The host closes its side after the last chunk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

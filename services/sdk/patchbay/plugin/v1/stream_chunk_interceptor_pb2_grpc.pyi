@@ -53,8 +53,8 @@ class StreamChunkInterceptorServiceStub:
         StreamChunkInterceptResponse,
     ]
     """Takes one message per call of pluginapi's InterceptStreamChunk and answers each, in order. The first
-    has index -1 and no body: it is about headers. Then comes one per chunk that is not empty. The host
-    closes its side after the last chunk.
+    has index -1 and no body: it is about headers. Then comes one per chunk that is not empty, or one for
+    several that were waiting (`more`). The host closes its side after the last chunk.
     """
 
 class StreamChunkInterceptorServiceAsyncStub:
@@ -67,8 +67,8 @@ class StreamChunkInterceptorServiceAsyncStub:
         StreamChunkInterceptResponse,
     ]
     """Takes one message per call of pluginapi's InterceptStreamChunk and answers each, in order. The first
-    has index -1 and no body: it is about headers. Then comes one per chunk that is not empty. The host
-    closes its side after the last chunk.
+    has index -1 and no body: it is about headers. Then comes one per chunk that is not empty, or one for
+    several that were waiting (`more`). The host closes its side after the last chunk.
     """
 
 class StreamChunkInterceptorServiceServicer(metaclass=ABCMeta):
@@ -83,8 +83,8 @@ class StreamChunkInterceptorServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[Iterator[StreamChunkInterceptResponse], AsyncIterator[StreamChunkInterceptResponse]]:
         """Takes one message per call of pluginapi's InterceptStreamChunk and answers each, in order. The first
-        has index -1 and no body: it is about headers. Then comes one per chunk that is not empty. The host
-        closes its side after the last chunk.
+        has index -1 and no body: it is about headers. Then comes one per chunk that is not empty, or one for
+        several that were waiting (`more`). The host closes its side after the last chunk.
         """
 
 def add_StreamChunkInterceptorServiceServicer_to_server(servicer: StreamChunkInterceptorServiceServicer, server: Union[Server, Server]) -> None: ...
