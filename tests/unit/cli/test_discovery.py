@@ -96,3 +96,38 @@ def test_without_key_and_own_base_url_nobody_is_asked(env):
 
     assert discover_models(env, warnings.append) == {}
     assert warnings == []
+
+
+def test_models_of_every_provider_are_asked_for_in_its_own_way(upstream):
+    root = upstream.env["OPENAI_BASE_URL"].removesuffix("/v1/")
+    upstream.body = json.dumps(
+        {
+            "data": [{"id": "local-a"}],
+            "models": [
+                {"name": "models/g", "supportedGenerationMethods": ["generateContent"]},
+                {"name": "models/embed", "supportedGenerationMethods": ["embedContent"]},
+                {"name": "models/h"},
+            ],
+        }
+    ).encode()
+    env = upstream.env | {
+        "ANTHROPIC_API_KEY": "test-key",
+        "ANTHROPIC_BASE_URL": root,
+        "GEMINI_API_KEY": "test-key",
+        "GOOGLE_GEMINI_BASE_URL": root,
+    }
+    warnings: list[str] = []
+
+    models = discover_models(env, warnings.append)
+
+    assert models == {"openai": ("local-a",), "anthropic": ("local-a",), "gemini": ("g", "h")}
+    assert warnings == []
+    assert sorted(path for path, _ in upstream.seen) == [
+        "/v1/models",
+        "/v1/models?limit=1000",
+        "/v1beta/models?pageSize=1000",
+    ]
+    settings = config.ProcessSettings.load("up", {}, {"environment_models": models})
+    providers = {p.name: p for p in config.load_for(settings, env).providers}
+    assert [m.public for m in providers["gemini"].models] == ["g", "h"]
+    assert providers["anthropic"].plugin == "claude"

@@ -64,7 +64,17 @@ _KNOWN: Final = (
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_BASE_URL",
         DEFAULT_BASE_URLS["claude"],
-        ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5"),
+        (
+            "claude-opus-5-5",
+            "claude-sonnet-5-5",
+            "claude-haiku-5-5",
+            "claude-fable-5-2",
+            "claude-opus-5",
+            "claude-sonnet-5",
+            "claude-opus-4-8",
+            "claude-sonnet-4-6",
+            "claude-haiku-4-5",
+        ),
     ),
     _Known(
         "gemini",
@@ -72,7 +82,15 @@ _KNOWN: Final = (
         "GEMINI_API_KEY",
         "GOOGLE_GEMINI_BASE_URL",
         DEFAULT_BASE_URLS["gemini"],
-        ("gemini-3-pro-preview", "gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite"),
+        (
+            "gemini-3.8-flash",
+            "gemini-3.5-flash",
+            "gemini-3.1-pro-preview",
+            "gemini-3.1-flash-lite",
+            "gemini-2.5-pro",
+            "gemini-2.5-flash",
+            "gemini-2.5-flash-lite",
+        ),
     ),
 )
 
