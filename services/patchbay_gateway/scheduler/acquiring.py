@@ -124,33 +124,25 @@ class Acquiring:
         now = self._clock.now()
         for index, answer in enumerate(answers):
             item, result = owners[index]
-            if type(answer) is Placed:
-                lease = result.lease
-                fill(lease, answer.grant, item.attempt, now)
-                if answer.probe:
-                    lease.probe = True
-                    self._probes.inc()
-            elif isinstance(answer, Standing):
-                if not self._again(wishes[index], answer, item, result, now):
-                    continue
-                lease = result.lease
-            else:
-                self._refuse(result, self._queued(wishes[index], answer))
+            if not self._answer(wishes[index], answer, item, result, now):
                 continue
-            drafts.append(Draft(_OPENED, lease.attempt))
-            if len(capacity):
-                capacity.leave(wishes[index].uid)
+            attempt = result.lease.attempt
+            drafts.append(Draft(_OPENED, attempt))
             if sessions is not None and index in sessions:
-                self._bind(wishes[index], lease.attempt.credential_id, sessions[index])
+                self._bind(wishes[index], attempt.credential_id, sessions[index])
         if drafts:
-            try:
-                self._book.opened(drafts)
-            except PatchbayError:
-                self._book.end([draft.attempt.attempt_uid for draft in drafts])
-                raise
-            self._leased.inc(len(drafts))
-            if not self._book.safe:
-                await self._book.durable()
+            await self._journal(drafts)
+
+    async def _journal(self, drafts: Sequence[Draft]) -> None:
+        """Journal what was opened; where that fails nothing was."""
+        try:
+            self._book.opened(drafts)
+        except PatchbayError:
+            self._book.end([draft.attempt.attempt_uid for draft in drafts])
+            raise
+        self._leased.inc(len(drafts))
+        if not self._book.safe:
+            await self._book.durable()
 
     def snapshot(self, version: int) -> Snapshot:
         """
@@ -220,30 +212,43 @@ class Acquiring:
             self._capacity.leave(wish.uid)
         return error
 
-    def _again(
+    def _answer(
         self,
         wish: Wish,
-        answer: Standing,
+        answer: Placed | Standing | PatchbayError,
         item: scheduler_pb2.AcquireItem,
         result: scheduler_pb2.AcquireResult,
         now: float,
     ) -> bool:
-        """Fill in the lease that the attempt has already; refuse if what was chosen then is gone."""
-        provider_name, credential_id, upstream_model = split_value(answer.value)
+        """Fill in the lease or the refusal; return whether it is a lease."""
+        if isinstance(answer, Standing):
+            again = self._again(wish, answer, now)
+            if again is None:
+                gone = "the credential of this attempt's lease is gone"
+                self._refuse(result, Unavailable(gone, reason="NO_CREDENTIAL"))
+                return False
+            answer = again
+        if not isinstance(answer, Placed):
+            self._refuse(result, self._queued(wish, answer))
+            return False
+        fill(result.lease, answer.grant, item.attempt, now)
+        if answer.probe:
+            result.lease.probe = True
+            self._probes.inc()
+        if len(self._capacity):
+            self._capacity.leave(wish.uid)
+        return True
+
+    def _again(self, wish: Wish, standing: Standing, now: float) -> Placed | None:
+        """Return the lease that the attempt has already; None if what was chosen then is gone."""
+        provider_name, credential_id, upstream_model = split_value(standing.value)
         provider = wish.snapshot.provider_by_name.get(provider_name)
         credentials = provider.credentials if provider is not None else ()
         credential = next((c for c in credentials if c.id == credential_id), None)
         if provider is None or credential is None:
-            self._refuse(
-                result,
-                Unavailable(
-                    "the credential of this attempt's lease is gone", reason="NO_CREDENTIAL"
-                ),
-            )
-            return False
+            return None
         candidate = Candidate(provider, credential, upstream_model)
-        fill(result.lease, self._grants.of(wish.snapshot, candidate, now), item.attempt, now)
-        return True
+        return Placed(self._grants.of(wish.snapshot, candidate, now))
 
     def _refuse(self, result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:
         fill_refusal(result, error)

@@ -145,18 +145,27 @@ class LeaseBook:
                 found.append(standing)
         return found
 
-    async def opened(self, drafts: Sequence[Draft]) -> None:
+    def opened(self, drafts: Sequence[Draft]) -> None:
         """
-        Journal attempts whose leases were taken, before anybody is told of them.
+        Journal attempts whose leases were taken, before anybody is told of them; then wait for `durable`.
 
-        They go to Redis with one of the next calls. While it is away this waits for the disk.
+        They go to Redis with one of the next calls.
 
         Raises:
             ResourceExhausted: The write-ahead file is full; nothing was written.
             Unavailable: The disk failed.
         """
         self._journal.record(drafts)
-        self._linger()
+        if self._timer is None:
+            self._linger()
+
+    @property
+    def safe(self) -> bool:
+        """Whether what was journaled goes to Redis now, so that nobody waits for the disk."""
+        return self._journal.live
+
+    async def durable(self) -> None:
+        """Wait until what was journaled survives this machine, or goes to Redis."""
         await self._journal.durable()
 
     async def renew(

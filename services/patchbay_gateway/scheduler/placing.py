@@ -117,23 +117,29 @@ class Placing:
             if not turn.leases:
                 break
             try:
-                taken = await self._book.take(turn.leases, turn.checks or None, turn.version)
+                taken = await self._book.take(turn.leases, turn.checks, turn.version)
             finally:
                 for credential_id in turn.planned:
                     self._view.planned(credential_id)
             again: list[int] = []
             for (index, grant), answer in zip(turn.chosen, taken, strict=True):
-                if answer is None or answer is PROBING:
-                    self._hold(grant, wishes[index])
-                    results[index] = Placed(grant, probe=answer is not None)
+                if answer is None:
+                    results[index] = Placed(grant)
+                elif answer is PROBING:
+                    results[index] = Placed(grant, probe=True)
                 elif isinstance(answer, Refused):
                     again.append(index)
                     if answer.why == "OUTDATED":
                         # Newer material is on its way to this scheduler.
                         wish = wishes[index]
                         wish.exclude = [*wish.exclude, grant.candidate.credential.id]
+                    continue
                 elif isinstance(answer, str):
                     results[index] = Standing(answer)
+                    continue
+                credential = grant.candidate.credential
+                if credential.max_in_flight:
+                    self._view.hold(credential.id, wishes[index].uid)
             left = again
             if not left:
                 break
@@ -147,10 +153,11 @@ class Placing:
     ) -> _Turn:
         view, now = self._view, self._clock.now()
         turn = _Turn(view.version)
+        pick, grant_of, touches = self._selector.pick, self._grants.of, view.touches
         for index in indices:
             wish = wishes[index]
             try:
-                candidate = self._selector.pick(
+                candidate = pick(
                     wish.snapshot,
                     wish.model,
                     wish.providers,
@@ -166,8 +173,8 @@ class Placing:
                 results[index] = error
                 continue
             credential = candidate.credential
-            grant = self._grants.of(wish.snapshot, candidate, now)
-            if credential.max_in_flight or view.touches(credential.id):
+            grant = grant_of(wish.snapshot, candidate, now)
+            if credential.max_in_flight or touches(credential.id):
                 turn.checks[len(turn.leases)] = Check(credential.max_in_flight)
             if credential.max_in_flight:
                 view.plan(credential.id)
@@ -175,11 +182,6 @@ class Placing:
             turn.leases.append((wish.uid, grant.value))
             turn.chosen.append((index, grant))
         return turn
-
-    def _hold(self, grant: Grant, wish: Wish) -> None:
-        credential = grant.candidate.credential
-        if credential.max_in_flight:
-            self._view.hold(credential.id, wish.uid)
 
 
 def _restless() -> PatchbayError:

@@ -173,7 +173,8 @@ async def test_ends_without_company_go_soon(rig):
 async def test_failure_makes_leases_local_and_syncs_the_file(rig):
     rig.store.failure = Unavailable("away")
     assert await rig.book.take([("a", "mine")]) == [None]
-    await rig.book.opened([rig.draft("a")])
+    rig.book.opened([rig.draft("a")])
+    await rig.book.durable()
     assert await rig.book.take([("a", "other")]) == ["mine"]
     assert rig.log.synced == 1
     assert not rig.journal.live
