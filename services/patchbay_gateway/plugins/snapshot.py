@@ -278,6 +278,11 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
         return {c.id: c for p in self.providers for c in p.credentials}
 
     @functools.cached_property
+    def provider_of(self) -> Mapping[str, ProviderEntry]:
+        """Credential id → its provider."""
+        return {c.id: p for p in self.providers for c in p.credentials}
+
+    @functools.cached_property
     def enabled_credentials(self) -> Mapping[str, int]:
         """Provider name → how many of its credentials are enabled."""
         return {p.name: sum(not c.disabled for c in p.credentials) for p in self.providers}

@@ -122,7 +122,7 @@ def build_leasing(
     capacity = Capacity(clock=clock)
     view.on_change(capacity.wake)
     placing = Placing(
-        selector=Selector(credentials.usable, view, now=clock.now),
+        selector=Selector(credentials.usable, view, now=clock.now, unusable=credentials.obstacle),
         grants=grants,
         book=book,
         view=view,

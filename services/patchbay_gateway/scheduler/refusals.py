@@ -22,7 +22,7 @@ from patchbay.errors import PatchbayError, ResourceExhausted, Unavailable
 from patchbay_gateway.scheduler.ring import Obstacle, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from patchbay_gateway.scheduler.marks import MarkError
 
@@ -66,7 +66,12 @@ class Reason:
         return Unavailable(self.text, reason=self.reason, retry_after=soon)
 
 
-def explain(model: str, found: Mapping[str, Obstacle | None], left: Collection[str]) -> Reason:
+def explain(
+    model: str,
+    found: Mapping[str, Obstacle | None],
+    left: Collection[str],
+    unusable: Callable[[str], str] = lambda _: "no_material",
+) -> Reason:
     """
     Return the reason that helps most.
 
@@ -74,6 +79,8 @@ def explain(model: str, found: Mapping[str, Obstacle | None], left: Collection[s
         model: Public name.
         found: Credential id → what keeps it from serving; None where only this request tried it.
         left: Those of them that this request has not tried.
+        unusable: Credential id → why its material cannot be used: `no_material`, `expired` (until it is
+            refreshed), `needs_login` or `disabled`.
     """
     standing = {id_: obstacle for id_, obstacle in found.items() if obstacle is not None}
     whys = {id_: obstacle.why for id_, obstacle in standing.items()}
@@ -82,12 +89,8 @@ def explain(model: str, found: Mapping[str, Obstacle | None], left: Collection[s
             "CREDENTIALS_BUSY",
             f"every ready credential for {model!r} has as many requests as it may have",
         )
-    missing = Reason(
-        "CREDENTIAL_MATERIAL_MISSING",
-        f"the credentials for {model!r} have no usable key here; the log says why",
-    )
     if left and all(whys.get(id_) is Why.MATERIAL for id_ in left):
-        return missing
+        return _unusable(model, {unusable(id_) for id_ in left})
     if len(standing) < len(found) or (not left and Why.BUSY in whys.values()):
         return Reason("CREDENTIALS_TRIED", f"every credential for {model!r} was tried")
     cooling = [o for o in standing.values() if o.why is Why.COOLING]
@@ -95,10 +98,23 @@ def explain(model: str, found: Mapping[str, Obstacle | None], left: Collection[s
         soonest = min(cooling, key=lambda o: o.until)
         text = f"every credential for {model!r} rests after failures"
         return Reason("MODEL_COOLDOWN", text, soonest)
-    if Why.MATERIAL in whys.values():
-        return missing
-    reasons = sorted({o.blocked.reason.lower() for o in standing.values() if o.blocked is not None})
-    why = f" ({', '.join(reasons)})" if reasons else ""
+    away = {unusable(id_) for id_, why in whys.items() if why is Why.MATERIAL}
+    away |= {o.blocked.reason.lower() for o in standing.values() if o.blocked is not None}
+    return _unusable(model, away)
+
+
+def _unusable(model: str, states: Collection[str]) -> Reason:
+    if "no_material" in states:
+        return Reason(
+            "CREDENTIAL_MATERIAL_MISSING",
+            f"the credentials for {model!r} have no usable key here; the log says why",
+        )
+    if "expired" in states:
+        return Reason(
+            "CREDENTIAL_MATERIAL_MISSING",
+            f"the credentials for {model!r} have run out and wait for their refresh",
+        )
+    why = f" ({', '.join(sorted(states))})".replace("_", " ") if states else ""
     return Reason("NO_CREDENTIAL", f"no credential serves {model!r}{why}")
 
 

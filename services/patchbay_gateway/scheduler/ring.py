@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import heapq
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ class Ring:
         self._open = sum(1 << i for i, tier in enumerate(self._tiers) if tier.any())
         self._aside: dict[int, Obstacle] = {}
         self._ends: list[tuple[float, int, Obstacle]] = []
+        self._order = itertools.count()
         self._looks: deque[Obstacle] = deque()
         self._due = 0
         self._generation = view.generation
@@ -267,9 +269,9 @@ class Ring:
         self._looks.append(obstacle)
         if obstacle.until < math.inf:
             until = max(obstacle.until, self._now + _AGAIN)
-            heapq.heappush(self._ends, (until, number, obstacle))
+            heapq.heappush(self._ends, (until, next(self._order), obstacle))
             if len(self._ends) > 2 * len(self._aside) + 64:
-                self._ends = [end for end in self._ends if self._aside.get(end[1]) is end[2]]
+                self._ends = [e for e in self._ends if self._aside.get(e[2].number) is e[2]]
                 heapq.heapify(self._ends)
 
     def _bring_back(self, number: int) -> None:
@@ -283,9 +285,9 @@ class Ring:
         """Bring back those whose time is over, and look at a few that may be ready for other reasons."""
         ends, now = self._ends, self._now
         while ends and ends[0][0] <= now:
-            _, number, obstacle = heapq.heappop(ends)
-            if self._aside.get(number) is obstacle:
-                self._bring_back(number)
+            obstacle = heapq.heappop(ends)[2]
+            if self._aside.get(obstacle.number) is obstacle:
+                self._bring_back(obstacle.number)
         generation = self._view.generation
         if generation != self._generation or not 0 <= now - self._looked < _LOOK_EVERY:
             self._generation, self._looked = generation, now

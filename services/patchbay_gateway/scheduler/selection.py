@@ -78,6 +78,7 @@ class Selector:
         usable: Whether this scheduler has the material of a credential.
         view: What is held against credentials; the default holds nothing against anybody.
         now: Unix seconds, where a caller of `pick` does not say.
+        unusable: Says why it has not: `no_material`, `expired`, `needs_login` or `disabled`.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Selector:
         view: PoolView | None = None,
         *,
         now: Callable[[], float] = time.time,
+        unusable: Callable[[ProviderEntry, CredentialEntry], str] = lambda *_: "no_material",
     ) -> None:
+        self._unusable = unusable
         self._usable = usable
         self._view: PoolView = view if view is not None else _AllReady()
         self._now = now
@@ -230,10 +233,16 @@ class Selector:
         if not found:
             return self._nobody(snapshot, model, providers, pinned, round_)
         spent = {*exclude, *(id_ for id_, _ in tried)}
-        reason = explain(model, found, found.keys() - spent)
+        reason = explain(
+            model, found, found.keys() - spent, lambda id_: self._why_unusable(snapshot, id_)
+        )
         if plain and known is not None:
             known.reasons[key] = (reason, generation, now)
         return reason.error(now)
+
+    def _why_unusable(self, snapshot: Snapshot, credential_id: str) -> str:
+        provider = snapshot.provider_of[credential_id]
+        return self._unusable(provider, snapshot.credential_by_id[credential_id])
 
     @staticmethod
     def _nobody(

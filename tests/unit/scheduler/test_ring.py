@@ -61,6 +61,18 @@ def test_cooldown_that_became_longer_holds():
     assert [pick(NOW + 6), pick(NOW + 49)] == ["y", "y"]
 
 
+def test_cooldowns_that_end_together_twice_are_no_trouble():
+    view = FakeView()
+    pick = pool(view, "x", "y", "z")
+    for _ in range(3):
+        for id_ in "xy":
+            view.block(id_, until=NOW + 5)
+        assert [pick(), pick(), pick()] == ["z", "z", "z"]
+        for id_ in "xy":
+            view.lift(id_)
+        assert sorted([pick(), pick(), pick()]) == ["x", "y", "z"]
+
+
 def test_cooldown_of_one_model_leaves_the_other():
     view = FakeView()
     selector = Selector(lambda *_: True, view)
@@ -165,6 +177,24 @@ def test_material_that_arrives_is_used_within_a_second():
     assert pick(NOW + 1) == "x"
 
 
+@pytest.mark.parametrize(
+    ("states", "reason", "text"),
+    [
+        ({"x": "needs_login", "y": "disabled"}, "NO_CREDENTIAL", r"\(disabled, needs login\)"),
+        ({"x": "needs_login", "y": "expired"}, "CREDENTIAL_MATERIAL_MISSING", "refresh"),
+        ({"x": "expired", "y": "no_material"}, "CREDENTIAL_MATERIAL_MISSING", "the log says why"),
+    ],
+)
+def test_refusal_says_what_keeps_material_from_use(states, reason, text):
+    selector = Selector(
+        lambda *_: False, FakeView(), unusable=lambda _, credential: states[credential.id]
+    )
+    snapshot = make_snapshot(make_provider("a", "x", "y"))
+    with pytest.raises(Unavailable, match=text) as caught:
+        selector.pick(snapshot, "m", ("a",), now=NOW)
+    assert caught.value.reason == reason
+
+
 def test_alias_pool_rotates_around_a_cooling_model():
     view = FakeView()
     selector = Selector(lambda *_: True, view)
@@ -202,7 +232,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=6), STEPS)
 def test_ring_picks_somebody_ready_of_the_best_priority_whenever_there_is_one(priorities, steps):
     """And refuses only when looking at everybody finds nobody."""
