@@ -48,6 +48,8 @@ async def two(
         yield first, second, holder.current.version
 
 
+# A Report is answered when it is in the write-ahead file; the same scheduler's next call, such as the
+# Acquires named flush, brings it to Redis first.
 async def ask(
     scheduler: SchedulerServicer, version: int, uid: str, **more: Any
 ) -> scheduler_pb2.AcquireResult:
@@ -141,6 +143,7 @@ async def test_reset_opens_the_credential_for_all_schedulers(gateway: Gateway):
     async with two(gateway) as (a, b, version):
         lease = (await ask(a, version, "R-1")).lease
         await a.Report(fault(lease, retry_after=999_999))
+        await ask(a, version, "flush-1")
         assert (await ask(b, version, "S-1")).refusal.retry_after.seconds <= 3600
         assert (await states(b))["one", "m"] == ("cooling", "QUOTA")
         status = await b.ResetCredential(scheduler_pb2.ResetCredentialRequest(credential_id="one"))
@@ -161,6 +164,7 @@ async def test_flushed_redis_forgets_cooldowns(own_gateway: Gateway):
     async with two(own_gateway) as (a, b, version):
         lease = (await ask(a, version, "R-1")).lease
         await a.Report(fault(lease, retry_after=600))
+        await ask(a, version, "flush-1")
         assert (await ask(b, version, "S-1")).HasField("refusal")
         await store.call("FLUSHALL")
         count = 0
@@ -263,6 +267,7 @@ async def test_exhausted_rate_limit_rests_the_model_without_a_failure(gateway: G
         limit = request.items[0].rate_limits.add(unit="requests", limit=60, remaining=0)
         limit.reset.FromMilliseconds(20_000)
         await a.Report(request)
+        await ask(a, version, "flush-1")
         refusal = (await ask(b, version, "S-1")).refusal
         assert refusal.reason == "MODEL_COOLDOWN"
         assert (await states(b))["one", "m"] == ("cooling", "RATE_LIMIT")
@@ -310,6 +315,7 @@ async def test_other_credentials_serve_while_one_rests(gateway: Gateway):
     async with two(gateway, FILE) as (a, b, version):
         lease = (await ask(a, version, "R-1")).lease
         await a.Report(fault(lease, retry_after=60))
+        await ask(a, version, "flush-1")
         used = {
             (await ask(s, version, f"{i}-1")).lease.attempt.credential_id
             for i, s in enumerate((a, b) * 6)
