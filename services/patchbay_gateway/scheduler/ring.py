@@ -192,9 +192,12 @@ class Ring:
         while waiting:
             low = waiting & -waiting
             waiting ^= low
-            found = self._tiers[low.bit_length() - 1].take(skip, self._fits)
+            tier = self._tiers[low.bit_length() - 1]
+            found = tier.take(skip, self._fits)
             if found is not None:
                 return found
+            if not tier.any():
+                self._open &= ~low
         return None
 
     def _left_out(self, exclude: Collection[str], tried: Collection[tuple[str, str]]) -> int:
@@ -261,10 +264,7 @@ class Ring:
     def _put_aside(self, entry: _Entry, obstacle: Obstacle) -> None:
         number = entry.number
         if number not in self._aside:
-            tier = self._tiers[entry.tier]
-            tier.remove(number)
-            if not tier.any():
-                self._open &= ~(1 << entry.tier)
+            self._tiers[entry.tier].remove(number)
         self._aside[number] = obstacle
         self._looks.append(obstacle)
         if obstacle.until < math.inf:

@@ -22,8 +22,8 @@ class FakeView:
         self._blocked[id_, model] = Blocked(state, reason, until, probe, last)
         self.generation += tell
 
-    def lift(self, id_, *, tell=True):
-        self._blocked.pop((id_, None), None)
+    def lift(self, id_, *, model=None, tell=True):
+        self._blocked.pop((id_, model), None)
         self.generation += tell
 
     def free(self, id_):
