@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FLAG: Final = "response_stream_interceptor"
 
+_UNTOLD: Final = chunk_pb2.CHUNK_FATE_UNSPECIFIED
 _UNCHANGED: Final = chunk_pb2.CHUNK_FATE_UNCHANGED
 _REPLACED: Final = chunk_pb2.CHUNK_FATE_REPLACED
 _DROPPED: Final = chunk_pb2.CHUNK_FATE_DROPPED
@@ -38,7 +39,7 @@ _DROPPED: Final = chunk_pb2.CHUNK_FATE_DROPPED
 class _Link:
     """One plugin of the chain."""
 
-    __slots__ = ("answered", "conversation", "hook", "seen", "sent_headers")
+    __slots__ = ("answered", "conversation", "hook", "owed", "seen", "sent_headers")
 
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
@@ -52,6 +53,8 @@ class _Link:
         """The last chunk as this plugin answered it; None when it dropped it."""
         self.seen = False
         """Whether it saw the last chunk at all."""
+        self.owed: tuple[chunk_pb2.ChunkFate.ValueType, bytes] = (_UNTOLD, b"")
+        """What became of the last chunk that it saw; told with the next that it sees."""
         self.sent_headers: Headers = []
 
 
@@ -131,11 +134,13 @@ class StreamChain:
         """
         self._index += 1
         current: bytes | None = chunk
-        told = [(link, self._fate(link)) for link in self._links]
         for link in self._links:
+            if link.seen:
+                link.owed = self._fate(link)
             link.seen = False
-        for link, (fate, delivered) in told:
+        for link in list(self._links):
             assert current is not None
+            fate, delivered = link.owed
             message = chunk_pb2.StreamChunkInterceptRequest(
                 body=current, chunk_index=self._index, previous=fate, previous_body=delivered
             )
@@ -162,8 +167,6 @@ class StreamChain:
                 await link.conversation.aclose()
 
     def _fate(self, link: _Link) -> tuple[chunk_pb2.ChunkFate.ValueType, bytes]:
-        if self._index == 0 or not link.seen:
-            return chunk_pb2.CHUNK_FATE_UNSPECIFIED, b""
         if self._delivered is None:
             return _DROPPED, b""
         if self._delivered == link.answered:

@@ -284,6 +284,33 @@ async def test_chunks_pass_the_chain_and_history_holds_what_was_delivered(channe
         assert Shouter.indexes == [0, 2, 3]
 
 
+class Witness(Named, StreamChunkInterceptor[None]):
+    """Comes last and writes down what it is told."""
+
+    id: ClassVar = "witness"
+
+    def __init__(self) -> None:
+        self.histories: list[list[bytes]] = []
+
+    async def intercept_stream_chunk(
+        self, request: StreamChunkInterceptRequest, state: None
+    ) -> None:
+        self.histories.append(list(request.history_chunks))
+
+
+async def test_history_outlasts_a_chunk_that_was_dropped_before(channel: str) -> None:
+    """What became of a chunk is told with the next one that the plugin sees."""
+    async with hosting([Censor(), witness := Witness()], channel) as hosted:
+        interceptors = StreamInterceptors(hosted.hooks, hosted.calls)
+        execution = hosted.execution(stream=True)
+        chain = interceptors.chain(interceptors.of(execution), execution, EXECUTED, [])
+        await chain.begin()
+        for chunk in (b"one", b"drop me", b"drop me", b"two", b"three"):
+            await chain.feed(chunk)
+        await chain.aclose()
+        assert witness.histories == [[], [b"one"], [b"one", b"two"]]
+
+
 async def test_interceptor_that_fails_is_left_out_for_the_rest(channel: str) -> None:
     async with hosting([Censor(), Shouter()], channel) as hosted:
         interceptors = StreamInterceptors(hosted.hooks, hosted.calls)
