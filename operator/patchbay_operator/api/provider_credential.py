@@ -126,6 +126,8 @@ class OAuth2(Fields):
     """How long before its end an access token is replaced."""
     client_auth: Literal["body", "basic"] = "body"
     """How the client names itself at the token endpoint."""
+    plugin: Name = "oauth2"
+    """Auth provider that refreshes it: the built-in, or a Plugin."""
 
 
 class ProviderCredentialSpec(Fields):

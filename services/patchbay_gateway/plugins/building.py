@@ -198,6 +198,7 @@ def _oauth2(source: model.OAuth2) -> form.OAuth2Entry:
         client_auth=source.client_auth,
         extra=dict(source.extra),
         refresh_lead=source.refresh_lead,
+        plugin=source.plugin,
     )
 
 

@@ -48,6 +48,8 @@ class OAuth2Entry(msgspec.Struct, frozen=True):
     """More fields of the token request."""
     refresh_lead: float = 300.0
     """Seconds before its end at which an access token is refreshed."""
+    plugin: str = "oauth2"
+    """Id of the auth provider."""
 
 
 class CredentialEntry(msgspec.Struct, frozen=True):

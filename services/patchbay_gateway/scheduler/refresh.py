@@ -75,7 +75,7 @@ def refreshables(snapshot: Snapshot) -> dict[str, Refreshable]:
         credential.id: Refreshable(
             credential.id,
             provider.name,
-            "oauth2",
+            credential.oauth2.plugin,
             credential.oauth2,
             credential.proxy_url or provider.proxy_url,
         )

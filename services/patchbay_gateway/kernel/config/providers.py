@@ -122,7 +122,9 @@ class OAuth2(Section):
     extra: dict[str, str] = Field(default={})
     """More fields of the token request; no secrets, services read them in the snapshot."""
     refresh_lead: Duration = duration("5m")
-    """How long before its end an access token is refreshed."""
+    """How long before its end an access token is refreshed, at most a quarter of its life."""
+    plugin: Name = "oauth2"
+    """Auth provider that refreshes it: the built-in, or one of `plugins`."""
 
     @model_validator(mode="after")
     def _sources(self) -> Self:

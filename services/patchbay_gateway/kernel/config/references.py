@@ -21,7 +21,12 @@ Location = tuple[str | int, ...]
 
 def check_references(config: Config) -> list[tuple[Location, str]]:
     """Return what is wrong between the entries of *config*: the path of each, and a sentence."""
-    return [*_duplicates(config), *_unknown_plugins(config), *_unknown_targets(config)]
+    return [
+        *_duplicates(config),
+        *_unknown_plugins(config),
+        *_unknown_auth_providers(config),
+        *_unknown_targets(config),
+    ]
 
 
 def _duplicates(config: Config) -> Iterator[tuple[Location, str]]:
@@ -55,6 +60,19 @@ def _unknown_plugins(config: Config) -> Iterator[tuple[Location, str]]:
             names = ", ".join(sorted(known))
             text = f"no plugin {provider.plugin!r}; known: {names}; name others under plugins"
             yield ("providers", i, "plugin"), text
+
+
+def _unknown_auth_providers(config: Config) -> Iterator[tuple[Location, str]]:
+    known = AUTH_PROVIDERS | {p.id for p in config.plugins}
+    for i, provider in enumerate(config.providers):
+        for j, credential in enumerate(provider.credentials):
+            oauth2 = credential.oauth2
+            if oauth2 is not None and oauth2.plugin not in known:
+                names = ", ".join(sorted(known))
+                text = (
+                    f"no auth provider {oauth2.plugin!r}; known: {names}; name others under plugins"
+                )
+                yield ("providers", i, "credentials", j, "oauth2", "plugin"), text
 
 
 def _unknown_targets(config: Config) -> Iterator[tuple[Location, str]]:
