@@ -17,7 +17,7 @@ from patchbay.host_types import HostModelExecutionRequest, HTTPRequest
 from patchbay.management import ManagementAPI, ManagementRequest, ManagementResponse
 from patchbay.plugin.v1 import management_api_pb2
 from patchbay.secrets import SecretOpener, seal
-from patchbay.serve import PluginServer
+from patchbay.serve import PluginServer, connect_host
 from patchbay.server import Server
 from patchbay.tokens import HostAuthenticator, TokenSource
 from patchbay_gateway.kernel.channels import methods
@@ -149,10 +149,10 @@ async def test_a_callback_proves_the_plugin_and_names_the_scope(
 async def test_without_a_scope_calls_go_to_the_address_of_the_environment(
     host: tuple[FakeHost, str],
 ) -> None:
-    connections = HostConnections(PLUGIN_KEYS, host_address=host[1])
-    await connections.client("caller").log("warn", "outside")
+    environ = {"PATCHBAY_PLUGIN_KEY": KEY.hex(), "PATCHBAY_HOST_ADDRESS": host[1]}
+    async with connect_host("caller", environ) as client:
+        await client.log("warn", "outside")
     assert "patchbay-scope" not in host[0].metadata
-    await connections.aclose()
 
 
 async def test_a_plugin_with_another_key_is_a_stranger(host: tuple[FakeHost, str]) -> None:

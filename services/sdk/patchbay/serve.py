@@ -26,13 +26,13 @@ from patchbay.auth_provider import AuthProvider
 from patchbay.auth_servicer import AUTH_PROVIDER_SERVICE, AuthProviderServicer
 from patchbay.executor import Executor, ExecutorServicer
 from patchbay.handshake import Configurations, PluginServicer
-from patchbay.host_client import HostConnections
+from patchbay.host_client import HostClient, HostConnections
 from patchbay.secrets import SecretOpener
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, Server
 from patchbay.tokens import PluginAuthenticator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from patchbay.capability import Plugin
 
@@ -263,6 +263,24 @@ async def serve_async(
         await server.drain(grace)
     finally:
         await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def connect_host(
+    plugin_id: str, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[HostClient]:
+    """
+    Give a plugin's own tasks the gateway, outside of any call: PATCHBAY_HOST_ADDRESS, proved by its key.
+
+    Raises:
+        FailedPrecondition: It has no key; without an address the client's calls raise it.
+    """
+    found = load_plugin_keys(environ, [plugin_id])
+    connections = HostConnections(found, host_address=environ.get("PATCHBAY_HOST_ADDRESS", ""))
+    try:
+        yield connections.client(plugin_id)
+    finally:
+        await connections.aclose()
 
 
 def serve(
