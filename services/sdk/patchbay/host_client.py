@@ -7,9 +7,9 @@ A request that grants callbacks has a client in its `callbacks`, bound to the sc
     async with await request.callbacks.execute_model_stream(asked) as stream:
         async for chunk in stream: …
 
-A plugin's own tasks, outside of calls, use `patchbay.serve.connect_host`, which goes to PATCHBAY_HOST_ADDRESS.
-What is granted is in the plugin's declaration (`host_access`); what is not, ends as PermissionDenied. All
-methods raise `patchbay.errors`. Not here: the host's side.
+A plugin's own tasks, outside of calls, use `patchbay.serve.connect_host` (PATCHBAY_HOST_ADDRESS). What is
+granted is in the plugin's declaration (`host_access`); what is not, ends as PermissionDenied. All methods
+raise `patchbay.errors`. Not here: the host's side.
 """
 
 from __future__ import annotations
