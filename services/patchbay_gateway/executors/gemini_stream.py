@@ -21,7 +21,7 @@ from patchbay_gateway.executors.estimate import BYTES_PER_TOKEN, OutputCounter, 
 from patchbay_gateway.executors.gemini_errors import error_document, reported_failure
 from patchbay_gateway.executors.gemini_usage import (
     OUTPUT_FIELDS,
-    counts_output,
+    UsageMetadata,
     has_usage,
     read_usage,
     usage_of_events,
@@ -90,7 +90,7 @@ class GeminiStream:
         self._payload = payload
         self._factor = factor
         self._headers = headers
-        self._usage: dict[str, Any] | None = None
+        self._usage: UsageMetadata | None = None
         self._told = -1
         self._content = False
         self._opened = False
@@ -103,7 +103,7 @@ class GeminiStream:
         usage = self._usage
         if usage is None:
             return estimate(self._payload, self._counter.total, self._factor)
-        if self.done or counts_output(usage):
+        if self.done or usage.counts_output:
             return read_usage(usage)
         output = round(self._counter.total * self._factor / BYTES_PER_TOKEN)
         return read_usage(usage, output, estimated=True)
@@ -157,7 +157,7 @@ class GeminiStream:
         news = has_usage(block)
         if news:
             self._usage = usage_of_events(events) or self._usage
-        if self._usage is None or not (self.done or counts_output(self._usage)):
+        if self._usage is None or not (self.done or self._usage.counts_output):
             self._counter.add(block)
             news = news or self._counter.total != self._told
             self._told = self._counter.total

@@ -8,7 +8,7 @@ its own as well, `tool_use_prompt_tokens`. Not here: prices, estimates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,10 +24,26 @@ OUTPUT_FIELDS: Final = (b'"text":',)
 _SIGN: Final = b'"usageMetadata"'
 
 
+class UsageMetadata(msgspec.Struct, rename="camel"):
+    """What Google says; typed, because each event of a stream repeats it and the rest is skipped fast."""
+
+    prompt_token_count: int = 0
+    candidates_token_count: int | None = None
+    thoughts_token_count: int = 0
+    cached_content_token_count: int = 0
+    tool_use_prompt_token_count: int = 0
+    total_token_count: int = 0
+
+    @property
+    def counts_output(self) -> bool:
+        """Whether it already says something of the output."""
+        return bool(self.candidates_token_count or self.thoughts_token_count)
+
+
 class _Body(msgspec.Struct, rename="camel"):
     """The part of a body or event that can hold usage; the decoder skips the rest."""
 
-    usage_metadata: Any = None
+    usage_metadata: UsageMetadata | None = None
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -38,7 +54,7 @@ def has_usage(block: bytes) -> bool:
     return _SIGN in block
 
 
-def usage_of_events(events: Sequence[bytes]) -> dict[str, Any] | None:
+def usage_of_events(events: Sequence[bytes]) -> UsageMetadata | None:
     """Return the last `usageMetadata` in *events*, None if there is none; those before it say less."""
     for event in reversed(events):
         if _SIGN in event:
@@ -48,48 +64,38 @@ def usage_of_events(events: Sequence[bytes]) -> dict[str, Any] | None:
     return None
 
 
-def usage_of_body(body: bytes) -> dict[str, Any] | None:
+def usage_of_body(body: bytes) -> UsageMetadata | None:
     """Return the `usageMetadata` of a JSON body; None without one or if malformed."""
     try:
-        usage = _decode(body).usage_metadata
+        return _decode(body).usage_metadata
     except msgspec.MsgspecError:
         return None
-    return usage if isinstance(usage, dict) else None
 
 
-def counts_output(usage: dict[str, Any]) -> bool:
-    """Whether *usage* already says something of the output."""
-    return bool(_number(usage, "candidatesTokenCount") or _number(usage, "thoughtsTokenCount"))
-
-
-def read_usage(usage: dict[str, Any], output: int = 0, *, estimated: bool = False) -> Usage:
+def read_usage(told: UsageMetadata, output: int = 0, *, estimated: bool = False) -> Usage:
     """
     Return the units of a `usageMetadata` object.
 
     Args:
-        usage: The object.
+        told: The object.
         output: Output tokens that were counted by ourselves; the larger number counts.
         estimated: Whether that is an estimate.
     """
-    prompt = _number(usage, "promptTokenCount")
-    tools = _number(usage, "toolUsePromptTokenCount")
-    thoughts = _number(usage, "thoughtsTokenCount")
-    produced = _number(usage, "candidatesTokenCount") + thoughts
-    if "candidatesTokenCount" not in usage:
-        # Some models leave it out, and the total has it.
-        produced = max(produced, _number(usage, "totalTokenCount") - prompt - tools)
-    items = [("input_tokens", prompt + tools), ("output_tokens", max(produced, output))]
-    parts = (
-        ("cache_read_tokens", _number(usage, "cachedContentTokenCount")),
-        ("reasoning_tokens", thoughts),
-        ("tool_use_prompt_tokens", tools),
+    tools, thoughts = told.tool_use_prompt_token_count, told.thoughts_token_count
+    read = told.prompt_token_count + tools
+    candidates = told.candidates_token_count
+    # Some models leave the candidates out, and the total has them.
+    produced = (
+        max(thoughts, told.total_token_count - read)
+        if candidates is None
+        else candidates + thoughts
     )
-    items += ((unit, quantity) for unit, quantity in parts if quantity)
+    # What contradicts itself or is negative is none: the ledger knows no such quantities.
+    items = [("input_tokens", max(read, 0)), ("output_tokens", max(produced, output, 0))]
+    if told.cached_content_token_count > 0:
+        items.append(("cache_read_tokens", told.cached_content_token_count))
+    if thoughts > 0:
+        items.append(("reasoning_tokens", thoughts))
+    if tools > 0:
+        items.append(("tool_use_prompt_tokens", tools))
     return Usage(tuple(items), estimated=estimated)
-
-
-def _number(source: dict[str, Any], name: str) -> int:
-    value = source.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return int(value)
-    return 0

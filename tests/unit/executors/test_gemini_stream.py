@@ -11,7 +11,7 @@ from patchbay import errors
 from patchbay_gateway.executors.gemini import model_url
 from patchbay_gateway.executors.gemini_errors import error_document, explain
 from patchbay_gateway.executors.gemini_stream import GeminiStream
-from patchbay_gateway.executors.gemini_usage import read_usage
+from patchbay_gateway.executors.gemini_usage import read_usage, usage_of_body
 
 
 def event(parts: list[Any], *, finish: str = "", usage: dict[str, int] | None = None) -> bytes:
@@ -133,11 +133,18 @@ def test_array_of_nothing_is_empty() -> None:
             {"promptTokenCount": 4, "totalTokenCount": 10, "thoughtsTokenCount": 2},
             {"input_tokens": 4, "output_tokens": 6, "reasoning_tokens": 2},
         ),
-        ({"promptTokenCount": "4"}, {"input_tokens": 0, "output_tokens": 0}),
+        ({"promptTokenCount": -4, "totalTokenCount": -9}, {"input_tokens": 0, "output_tokens": 0}),
     ],
 )
 def test_usage_in_the_ledgers_units(usage: dict[str, Any], units: dict[str, int]) -> None:
-    assert dict(read_usage(usage).items) == units
+    told = usage_of_body(orjson.dumps({"candidates": [], "usageMetadata": usage}))
+    assert told is not None
+    assert dict(read_usage(told).items) == units
+
+
+@pytest.mark.parametrize("usage", [{"promptTokenCount": "4"}, [], "x", None])
+def test_usage_that_is_malformed_is_none(usage: Any) -> None:
+    assert usage_of_body(orjson.dumps({"usageMetadata": usage})) is None
 
 
 @pytest.mark.parametrize(
