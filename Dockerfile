@@ -24,6 +24,8 @@ FROM tools AS wheels
 COPY pyproject.toml README.md LICENSE ./
 COPY services services
 RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels ./services/sdk .
+COPY operator operator
+RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels-operator ./operator
 
 # An environment for each service ------------------------------------------------------------------------------------
 # pip stays outside: `--python` installs into an environment that has none. Ours come last, so that a change of them
@@ -63,6 +65,14 @@ RUN python3 -m venv --without-pip /app \
 COPY --from=wheels /wheels /wheels
 RUN /build/bin/pip --python /app/bin/python3 install -q --no-deps --no-index /wheels/*.whl
 
+FROM tools AS operator-environment
+COPY requirements/operator.txt requirements/
+RUN python3 -m venv --without-pip /app \
+ && /build/bin/pip --python /app/bin/python3 install -q --no-deps --require-hashes -r requirements/operator.txt
+COPY --from=wheels /wheels /wheels
+COPY --from=wheels /wheels-operator /wheels
+RUN /build/bin/pip --python /app/bin/python3 install -q --no-deps --no-index /wheels/*.whl
+
 # What every image has in common -------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS runtime
 # A new volume takes owner and mode from the directory it is mounted on.
@@ -99,6 +109,12 @@ COPY --from=usage-environment /app /app
 EXPOSE 7002 9102
 ENTRYPOINT ["/app/bin/patchbay"]
 CMD ["usage"]
+
+FROM runtime AS operator
+COPY --from=operator-environment /app /app
+EXPOSE 9104
+ENTRYPOINT ["/app/bin/patchbay-operator"]
+CMD ["run"]
 
 FROM runtime AS up
 COPY --from=up-environment /app /app

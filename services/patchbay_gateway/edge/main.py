@@ -72,8 +72,6 @@ if TYPE_CHECKING:
 SCHEDULER: Final = "patchbay.scheduler.v1.SchedulerService"
 USAGE: Final = "patchbay.usage.v1.UsageService"
 
-# Open streams of a stopping edge may go on this long; chart and compose grant more than this.
-DRAIN: Final = 25.0
 # So long a starting edge waits for the last of the executors that its models need.
 _PATIENCE: Final = 10.0
 # Reports that wait at the end get this long; the rest stays in the outbox file.
@@ -111,6 +109,8 @@ class RunningEdge:
     clock: Clock
     started: float
     """Monotonic seconds."""
+    drain_seconds: float
+    """How long open streams may go on when this ends."""
     draining: bool = False
     complete: bool = False
     """Every executor of the snapshot was registered once."""
@@ -160,7 +160,7 @@ class RunningEdge:
     async def drain(self) -> None:
         """Stop accepting, let answers end, hand over the last reports."""
         self.draining = True
-        await self.server.drain(DRAIN)
+        await self.server.drain(self.drain_seconds)
         await self.outbox.drain(_LAST_REPORTS)
 
 
@@ -263,7 +263,16 @@ async def running_edge(
         tasks.start("edge-leases", leases.run())
         tasks.start("edge-registry", _follow(holder, registry))
         await edge_server.start()
-        edge = RunningEdge(edge_id, registry, edge_server, outbox, holder, clock, clock.monotonic())
+        edge = RunningEdge(
+            edge_id,
+            registry,
+            edge_server,
+            outbox,
+            holder,
+            clock,
+            clock.monotonic(),
+            settings.drain,
+        )
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
         tasks.start("edge-heartbeat", heartbeat.run())
         yield edge

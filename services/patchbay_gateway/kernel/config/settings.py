@@ -111,6 +111,8 @@ class ProcessSettings(BaseModel):
     """host:port of the built-in executors, several with commas; empty: in process."""
     advertise_address: OptionalAddress = ""
     """host:port at which plugins reach this process."""
+    drain: Seconds = 25.0
+    """Seconds that open streams of an edge may go on when it is told to end; grant more until SIGKILL."""
     snapshot_from: Literal["file", "operator"] = "file"
     """Who publishes what services run on: schedulers, from the file; or an operator in Kubernetes, where
     schedulers read credentials from Secrets."""
