@@ -165,6 +165,11 @@ class Credentials:
         record = self._records.get(credential.id)
         return record.version if record is not None else 0
 
+    def refreshable(self, credential: CredentialEntry) -> bool:
+        """Whether there is a refresh token, so that a refused access token may be replaced."""
+        record = self._records.get(credential.id) if credential.kind == OAUTH else None
+        return record is not None and bool(record.refresh_token)
+
     def attributes(self, credential: CredentialEntry) -> Mapping[str, str]:
         """Return what the auth provider said of the credential for executors."""
         record = self._records.get(credential.id)

@@ -99,7 +99,7 @@ class Grants:
             secret=secret,
             attributes=self._credentials.attributes(credential),
             credential_version=self._credentials.version(credential),
-            refreshable=credential.oauth2 is not None,
+            refreshable=self._credentials.refreshable(credential),
         )
         lease.ttl.FromNanoseconds(self._ttl_nanos)
         attempt = lease.attempt

@@ -249,6 +249,20 @@ def test_provider_of_an_unknown_plugin_is_an_error_unless_listed():
     assert parse(text + "plugins: [{id: mine, address: 'mine:7003'}]").providers[0].plugin == "mine"
 
 
+def test_unknown_auth_provider_is_an_error_unless_listed():
+    text = """
+providers:
+  - name: p
+    plugin: claude
+    credentials:
+      - id: team
+        oauth2: {token_url: "https://id.example/t", client_id: c, refresh_token: test, plugin: mine}
+"""
+    (problem,) = problems(text)
+    assert "no auth provider 'mine'; known: oauth2; name others under plugins" in problem
+    assert not problems(text + "plugins: [{id: mine, address: 'mine:7003'}]")
+
+
 def test_auth_provider_executes_for_no_provider():
     (problem,) = problems("providers: [{name: p, plugin: oauth2}]\n")
     assert "no plugin 'oauth2'" in problem

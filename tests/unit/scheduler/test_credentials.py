@@ -74,6 +74,11 @@ def test_lease_carries_access_material_alone_and_the_records_version(world: Worl
     assert dict(lease.attributes) == {"plan": "team"}
 
 
+def test_token_without_refresh_token_is_leased_as_not_refreshable(world: World) -> None:
+    world.take(material={"access_token": "test-access"})
+    assert not world.lease().refreshable
+
+
 def test_newer_version_is_leased_at_once(world: World) -> None:
     world.take()
     before = world.lease()
