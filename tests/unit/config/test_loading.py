@@ -260,7 +260,9 @@ providers:
 """
     (problem,) = problems(text)
     assert "no auth provider 'mine'; known: oauth2; name others under plugins" in problem
-    assert not problems(text + "plugins: [{id: mine, address: 'mine:7003'}]")
+    found = parse(text + "plugins: [{id: mine, address: 'mine:7003'}]").providers[0].credentials[0]
+    assert found.oauth2 is not None
+    assert found.oauth2.plugin == "mine"
 
 
 def test_auth_provider_executes_for_no_provider():
