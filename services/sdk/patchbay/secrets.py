@@ -194,7 +194,7 @@ class SecretOpener:
         cache_size: Opened secrets kept, so that AES-GCM runs once per secret and not per call.
     """
 
-    def __init__(self, sealing_keys: Iterable[bytes], *, cache_size: int = 1024) -> None:
+    def __init__(self, sealing_keys: Iterable[bytes], *, cache_size: int = 8192) -> None:
         self._keys = {keys.key_id(key): AESGCM(key) for key in sealing_keys}
         self._size = cache_size
         # The whole message is the key: a stolen ciphertext under a changed header must not hit.
