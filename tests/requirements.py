@@ -84,6 +84,11 @@ def _api_server() -> str:
     return ""
 
 
+def _pyright() -> str:
+    program = Path(sys.executable).with_name("basedpyright")
+    return "" if program.exists() else "basedpyright is not in this environment"
+
+
 def _linux() -> str:
     return "" if sys.platform == "linux" else f"this is {sys.platform}"
 
@@ -107,6 +112,7 @@ REQUIREMENTS: Final[dict[str, Requirement]] = {
     "helm": Requirement("charts", lambda: _answers("helm", "version", "--short")),
     "go": Requirement("a plugin in another language", lambda: _answers("go", "version")),
     "node": Requirement("clients and peers on Node", lambda: _answers("node", "--version")),
+    "pyright": Requirement("types of the SDK by a second checker", _pyright),
     "postgres": Requirement("the ledger on PostgreSQL", _postgres),
     "network-namespaces": Requirement(
         "networks that lose packets", lambda: _linux() or _answers("unshare", "-rn", "true")
