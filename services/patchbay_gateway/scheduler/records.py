@@ -32,6 +32,9 @@ _log = logs.get_logger("scheduler.records")
 LOOK_EVERY: Final = 5.0
 LOOK_ALONE: Final = 1.0
 """Seconds between looks while nobody can tell us of changes."""
+LOOK_SHARE: Final = 0.05
+LOOK_SELDOM: Final = 60.0
+"""A store that is slow to list is looked at for this part of the time, but no more seldom than that."""
 _RACES: Final = 20
 
 
@@ -191,9 +194,13 @@ class Records:
                 await self._quietly(message.decode() if message is not None else None)
 
     async def _look(self) -> None:
+        took = 0.0
         while True:
-            await self._clock.sleep(LOOK_EVERY if self._store.available else LOOK_ALONE)
+            pause = LOOK_EVERY if self._store.available else LOOK_ALONE
+            await self._clock.sleep(max(pause, min(took / LOOK_SHARE, LOOK_SELDOM)))
+            began = self._clock.monotonic()
             await self._quietly(None)
+            took = self._clock.monotonic() - began
 
     async def _quietly(self, credential_id: str | None) -> None:
         try:
