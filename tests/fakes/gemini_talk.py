@@ -133,6 +133,9 @@ class GeminiTalk:
             or STATUS.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT"),
         }
         details: list[Json] = []
+        if script.reason:
+            domain = {"reason": script.reason, "domain": "googleapis.com"}
+            details.append({"@type": f"{_TYPE}ErrorInfo", **domain})
         if script.quota:
             dimensions = {"location": "global"}
             if script.quota == "model":

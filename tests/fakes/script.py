@@ -31,7 +31,8 @@ class Script:
     mark: str = ""
     """Which requests are counted together."""
     stall: str = ""
-    """`head`: no answer at all; `body`: a head and then nothing; `N`: nothing after N chunks."""
+    """`head`: no answer at all; `body`: a head and then nothing; `N`: nothing after N chunks; `end`: nothing
+    after the last event, not even the end of the body."""
     stall_s: float = FOREVER
     half_frame_after: int = -1
     """After so many chunks send half of the next one and close."""
@@ -83,6 +84,8 @@ class Script:
     """Google's RetryInfo in errors, as `17s`."""
     quota: str = ""
     """Google's QuotaFailure in errors: `model` or `project`."""
+    reason: str = ""
+    """Google's ErrorInfo in errors, as `API_KEY_INVALID`."""
     code: str = ""
     """Code, type or status of errors in the dialect's words; the default goes with the status."""
     limits: str = ""

@@ -338,6 +338,8 @@ class _Connection(asyncio.Protocol):
         end = b"".join(talk.closing())
         if end:
             await self._frame(script, end)
+        if script.stall == "end":
+            await asyncio.sleep(script.stall_s)
         await self._send(b"0\r\n\r\n")
         record.completed = True
 

@@ -108,15 +108,20 @@ def _details(detail: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _of_one_model(quota: dict[str, Any]) -> bool:
-    """Whether the quota that is spent is one model's; so too when it does not say."""
+    """Whether the quota that is spent is one model's; so too when it does not say whose it is."""
     violations = quota.get("violations")
-    named = [
-        "model" in dimensions
+    return all(
+        _names_a_model(violation)
         for violation in (violations if isinstance(violations, list) else ())
         if isinstance(violation, dict)
-        and isinstance(dimensions := violation.get("quotaDimensions"), dict)
-    ]
-    return all(named)
+    )
+
+
+def _names_a_model(violation: dict[str, Any]) -> bool:
+    dimensions = violation.get("quotaDimensions")
+    if isinstance(dimensions, dict) and "model" in dimensions:
+        return True
+    return "permodel" in str(violation.get("quotaId", "")).lower()
 
 
 def _seconds(duration: object) -> float | None:

@@ -431,9 +431,13 @@ async def test_stall_after_the_last_word_is_no_failure(
     executor: Tested, fake: FakeUpstream
 ) -> None:
     """A provider that says all and keeps the connection open costs a wait, not the answer."""
-    items = executor.execute_stream(make_request(executor, base(fake), stream=True, chunks=2))
-    async with contextlib.aclosing(items):
-        assert [type(i) async for i in items][-1] is StreamTail
+    request = make_request(executor, base(fake), stream=True, idle=0.3, stall="end")
+    items, error = await collect(executor, request)
+    assert error is None
+    tail = items[-1]
+    assert isinstance(tail, StreamTail)
+    assert tail.usage is not None
+    assert dict(tail.usage.items)["output_tokens"] == 4
 
 
 async def test_generator_closed_between_chunks_cuts_the_provider(

@@ -111,6 +111,24 @@ def test_refused_credential_is_none_of_the_clients(client: Client, refused: int)
     assert "test-upstream-key" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "fake"),
+    [
+        ("anthropic", {"error": "Your credit balance is too low to access the API"}),
+        ("google", {"error": "API key not valid.", "reason": "API_KEY_INVALID"}),
+    ],
+)
+def test_refused_credential_told_by_a_400_is_none_of_the_clients(
+    gate: Place, name: str, fake: dict[str, str]
+) -> None:
+    client = Client(gate, name)
+    with pytest.raises(SERVER) as caught:
+        client.say(fake={"status": 400, **fake})
+    client.close()
+    assert status(caught.value) in {502, 503}
+    assert fake["error"] not in str(caught.value)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", SDKS)
 def test_resting_credentials_are_a_rate_limit_with_a_hint(

@@ -11,7 +11,7 @@ The status table:
 | a method that a path does not have | 405 |
 | ResourceExhausted | 429; MESSAGE_TOO_LARGE 413 |
 | Unavailable, Aborted · DeadlineExceeded · Cancelled | 503 · 504 · 499 |
-| UpstreamError | the provider's, but 401, 403 and 407 become 502 |
+| UpstreamError | the provider's, but 401, 403, 407, and 400 that is the credential's, become 502 |
 | all else | 500, with an id instead of the text |
 
 A provider's 401 and 403 speak of the gateway's credential. Passed on they would tell the client that *its*
@@ -105,14 +105,21 @@ def is_ours(error: PatchbayError) -> bool:
 
 
 def refuses_credential(error: PatchbayError) -> bool:
-    """Whether a provider refused the gateway's own credential."""
-    return isinstance(error, errors.UpstreamError) and error.http_status in _CREDENTIAL_REFUSED
+    """
+    Whether a provider refused the gateway's own credential.
+
+    Google tells a wrong key, and Anthropic an empty account, by a 400; their executors say so.
+    """
+    return isinstance(error, errors.UpstreamError) and (
+        error.http_status in _CREDENTIAL_REFUSED
+        or (error.http_status == 400 and error.scope is errors.FaultScope.CREDENTIAL)
+    )
 
 
 def status_of(error: PatchbayError) -> int:
     """Return the HTTP status that a client sees, 400 to 599."""
     if isinstance(error, errors.UpstreamError):
-        if error.http_status in _CREDENTIAL_REFUSED:
+        if refuses_credential(error):
             return 502
         return error.http_status if 400 <= error.http_status <= 599 else 502
     if is_ours(error):
@@ -151,7 +158,7 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
         request_id: Its own; empty when only the status is wanted, and nothing is logged then.
     """
     if isinstance(error, errors.UpstreamError):
-        if error.http_status in _CREDENTIAL_REFUSED:
+        if refuses_credential(error):
             return (
                 f"the provider refused the gateway's credential (HTTP {error.http_status}); "
                 "your own API key was accepted"
