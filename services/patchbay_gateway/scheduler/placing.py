@@ -10,7 +10,7 @@ Not here: choosing (selection.py), the call (booking.py), messages (service.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import PatchbayError, Unavailable
@@ -47,7 +47,7 @@ class Wish:
     sticky: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Placed:
     """A lease of one's own."""
 
@@ -62,16 +62,18 @@ class Standing:
     value: str
 
 
-@dataclass(slots=True)
 class _Turn:
     """The choices that share one call."""
 
-    version: int
-    leases: list[tuple[str, str]] = field(default_factory=list)
-    checks: dict[int, Check] = field(default_factory=dict)
-    chosen: list[tuple[int, Grant]] = field(default_factory=list)
-    planned: list[str] = field(default_factory=list)
-    """Credentials with a cap, once per place that was chosen."""
+    __slots__ = ("checks", "chosen", "leases", "planned", "version")
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.leases: list[tuple[str, str]] = []
+        self.checks: dict[int, Check] = {}
+        self.chosen: list[tuple[int, Grant]] = []
+        self.planned: list[str] = []
+        """Credentials with a cap, once per place that was chosen."""
 
 
 class Placing:
@@ -143,7 +145,9 @@ class Placing:
             left = again
             if not left:
                 break
-        return [result if result is not None else _restless() for result in results]
+        for index in left:
+            results[index] = results[index] or _restless()
+        return results  # type: ignore[return-value] # every one is filled by now
 
     def _choose(
         self,

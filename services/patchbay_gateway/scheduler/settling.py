@@ -42,7 +42,6 @@ _RENEWED: Final = journal_pb2.EVENT_KIND_RENEWED
 _SETTLED: Final = journal_pb2.EVENT_KIND_SETTLED
 _REFUSED: Final = journal_pb2.EVENT_KIND_REFUSED
 _SUCCEEDED: Final = journal_pb2.OUTCOME_SUCCEEDED
-_FAILED: Final = journal_pb2.OUTCOME_FAILED
 _NO_POLICY: Final = CoolingEntry()
 
 
@@ -152,21 +151,24 @@ class Settling:
         plain: list[str] = []
         special: list[End] = []
         known, now = self._known(), self._clock.now()
+        is_plain = self._reports.plain
         for item in items:
             attempt = item.attempt
-            refused = attempt.number == 0
+            settlement = item.settlement
             # Nested model calls carry the tokens of an attempt that made them.
-            usage = item.usage if item.HasField("usage") and not item.settlement.nested else None
-            drafts.append(
-                Draft(
-                    _REFUSED if refused else _SETTLED,
-                    attempt,
-                    usage=usage,
-                    settlement=item.settlement,
-                )
-            )
-            if not refused:
-                self._end(item, known.get(attempt.credential_id), now, plain, special)
+            usage = item.usage if item.HasField("usage") and not settlement.nested else None
+            if attempt.number == 0:
+                drafts.append(Draft(_REFUSED, attempt, 0, usage, settlement))
+                continue
+            drafts.append(Draft(_SETTLED, attempt, 0, usage, settlement))
+            id_ = attempt.credential_id
+            age = now - attempt.opened_at.seconds
+            entry = known.get(id_)
+            cap = entry[1].max_in_flight if entry is not None else 0
+            if is_plain(id_, item, age, cap):
+                plain.append(attempt.attempt_uid)
+            else:
+                special.append(self._end(item, entry, age, cap))
         # The file first: without it nothing has happened, and the edge reports again.
         self._journal.record(drafts)
         self._reported.inc(len(plain) + len(special))
@@ -175,45 +177,39 @@ class Settling:
                 self._view.release(end.credential_id, end.uid)
         self._book.end(plain, special)
         self._count(items, now)
-        await self._journal.durable()
+        if not self._journal.live:
+            await self._journal.durable()
 
     def _end(
         self,
         item: scheduler_pb2.ReportItem,
         entry: tuple[ProviderEntry, CredentialEntry] | None,
-        now: float,
-        plain: list[str],
-        special: list[End],
-    ) -> None:
-        attempt = item.attempt
-        age = now - attempt.opened_at.seconds
-        cap = entry[1].max_in_flight if entry is not None else 0
-        if self._reports.plain(attempt.credential_id, item, age, cap):
-            plain.append(attempt.attempt_uid)
-            return
-        special.append(
-            self._reports.end(
-                item,
-                succeeded=item.settlement.outcome == _SUCCEEDED,
-                age=age,
-                cap=cap,
-                cooling=entry[0].cooldown if entry is not None else _NO_POLICY,
-                version=self._credentials.version(entry[1]) if entry is not None else 0,
-            )
+        age: float,
+        cap: int,
+    ) -> End:
+        return self._reports.end(
+            item,
+            succeeded=item.settlement.outcome == _SUCCEEDED,
+            age=age,
+            cap=cap,
+            cooling=entry[0].cooldown if entry is not None else _NO_POLICY,
+            version=self._credentials.version(entry[1]) if entry is not None else 0,
         )
 
     def _count(self, items: Sequence[scheduler_pb2.ReportItem], now: float) -> None:
         """Tell counters and sessions."""
         snapshot = self._holder.current
         sessions = snapshot is not None and snapshot.settings.affinity.enabled
+        succeeded = self._tally.succeeded
         for item in items:
             attempt = item.attempt
             id_ = attempt.credential_id
-            if attempt.number == 0 or not id_:
+            if not id_ or attempt.number == 0:
                 continue
+            outcome = item.settlement.outcome
             failed = False
-            if item.settlement.outcome == _SUCCEEDED:
-                self._tally.succeeded(id_)
+            if outcome == _SUCCEEDED:
+                succeeded(id_)
             elif item.HasField("fault"):
                 self._faults.labels(kind_name(item.fault)).inc()
                 failed = counts_as_failure(item.fault)
@@ -222,7 +218,7 @@ class Settling:
             if item.rate_limits:
                 self._tally.limited(id_, limits_of(item, now))
             if sessions:
-                self._session(attempt.attempt_uid, item.settlement.outcome, failed=failed)
+                self._session(attempt.attempt_uid, outcome, failed=failed)
 
     def _session(self, uid: str, outcome: int, *, failed: bool) -> None:
         if outcome == _SUCCEEDED:
