@@ -7,13 +7,14 @@ how a refresh stands (refresh.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from patchbay.errors import Unavailable
 from patchbay_gateway.scheduler.eligibility import Verdict, judge, judged
+from patchbay_gateway.scheduler.grants import split_value
 from patchbay_gateway.scheduler.marks import MarkError
 from patchbay_gateway.scheduler.strategies import WEIGHTED
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CONFIGURATION: Final = "configuration"
 MANAGEMENT: Final = "management"
 _BATCH: Final = 500
+# Looks at 2,000 keys each; with more leases than that the number is left at what the view knows.
+_SCANS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +152,14 @@ class Inventory:
             if not ids or credential.id in ids
         ]
         known = await self._count([credential.id for _, credential in wanted])
+        leased = await self._leased() if wanted else {}
         return [
             Status(
                 entry,
                 credential,
                 self._credentials.version(credential),
                 self.disabled_by(credential),
-                known[credential.id],
+                self._with_leases(known[credential.id], credential.id, leased),
                 list(self._models(snapshot, entry, credential)),
             )
             for entry, credential in wanted
@@ -179,6 +183,35 @@ class Inventory:
             )
         except Unavailable:
             return [None] * len(ids)
+
+    @staticmethod
+    def _with_leases(known: Known, credential_id: str, leased: Mapping[str, int] | None) -> Known:
+        return known if leased is None else replace(known, in_flight=leased.get(credential_id, 0))
+
+    async def _leased(self) -> dict[str, int] | None:
+        """
+        Return credential id → attempts under way, by the leases in Redis; None when they cannot be counted.
+
+        Only credentials with a cap are counted as attempts come and go; for the others this is read when
+        somebody asks.
+        """
+        found: dict[str, int] = {}
+        cursor: bytes = b"0"
+        try:
+            for _ in range(_SCANS):
+                cursor, names = await self._store.call(
+                    "SCAN", cursor, "MATCH", self._store.key("lease", "*"), "COUNT", 2000
+                )
+                values = await self._store.call("MGET", *names) if names else []
+                for value in values:
+                    if value:
+                        id_ = split_value(value.decode())[1]
+                        found[id_] = found.get(id_, 0) + 1
+                if cursor == b"0":
+                    return found
+        except Unavailable:
+            pass
+        return None
 
     def _known(self, credential_id: str, fields: Mapping[bytes, bytes]) -> Known:
         here = self._tally.of(credential_id)

@@ -228,9 +228,12 @@ class Pool:
             self._cooling.set(self._view.cooling())
             await self._pause()
 
-    async def sync(self) -> None:
+    async def sync(self, count: Sequence[str] = ()) -> None:
         """
         Push what waits, and read what changed.
+
+        Args:
+            count: Ids of credentials whose places are counted, besides those in use here.
 
         Raises:
             Unavailable: Redis is away.
@@ -242,7 +245,7 @@ class Pool:
                 await self._change(order)
                 if self._orders.get(name) is order:
                     del self._orders[name]
-            await self._exchange()
+            await self._exchange(count)
             self._view.share = 0
             self._looks += 1
             if self._looks % _INSTANCES_EVERY == 1:
@@ -263,14 +266,14 @@ class Pool:
         for id_ in self.disabled():
             self._wait(["off", id_])
 
-    async def _exchange(self) -> None:
+    async def _exchange(self, count: Sequence[str]) -> None:
         made, self._made = self._made, {}
         counters = self.tally.take()
         pushes = [
             {"i": id_, "s": scope, "m": self._mark(id_, scope), "a": at}
             for (id_, scope), at in made.items()
         ]
-        busy = self._view.counted()[:_COUNTED]
+        busy = list(dict.fromkeys([*count, *self._view.counted()[:_COUNTED]]))
         try:
             while not await self._read(pushes, counters, busy):
                 pushes, counters, busy = [], {}, []

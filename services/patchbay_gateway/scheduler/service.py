@@ -209,8 +209,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def _look(self) -> bool:
         """Bring the view up to date; return whether Redis answered."""
+        snapshot = self._current()
+        capped = [c.id for p in snapshot.providers for c in p.credentials if c.max_in_flight]
         try:
-            await self._pool.sync()
+            await self._pool.sync(capped)
         except (Unavailable, EpochChanged):
             return False
         return True

@@ -228,6 +228,18 @@ async def test_cap_holds_while_two_schedulers_race(gateway: Gateway):
             await eventually(free)
 
 
+async def test_attempts_under_way_are_listed_wherever_they_were_leased(gateway: Gateway):
+    async with two(gateway, ONE % ", max_in_flight: 1") as (a, b, version):
+        assert (await ask(a, version, "R-1")).HasField("lease")
+        assert (await states(b))["one", "m"] == ("full", "MAX_IN_FLIGHT")
+    async with two(gateway, FILE) as (a, b, version):
+        first = (await ask(a, version, "S-1")).lease.attempt.credential_id
+        listed = await b.ListCredentials(scheduler_pb2.ListCredentialsRequest(ids=[first]))
+        assert [(c.id, c.in_flight) for c in listed.credentials] == [
+            (first, 2 if first == "one" else 1)
+        ]
+
+
 async def test_lost_leases_free_their_places(gateway: Gateway):
     config = ONE % ", max_in_flight: 1"
     async with two(gateway, config, settings={"lease_ttl": 1.0, "renew_interval": 0.5}) as (
