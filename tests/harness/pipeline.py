@@ -27,8 +27,10 @@ from patchbay_gateway.edge.leases import Leases
 from patchbay_gateway.edge.pipeline import Pipeline
 from patchbay_gateway.edge.refreshes import Refreshes
 from patchbay_gateway.edge.routes.request import RoutedRequest
+from patchbay_gateway.edge.steps import PluginSteps
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.telemetry import Metrics, NoMetrics
+from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.snapshot import (
     ClientKeyEntry,
@@ -39,6 +41,7 @@ from patchbay_gateway.plugins.snapshot import (
     SettingsEntry,
     Snapshot,
 )
+from patchbay_gateway.translate.native import native_registry
 
 Answer = errors.PatchbayError | bytes | Sequence[bytes | float | errors.PatchbayError]
 """An error; a whole body; or events of a stream with pauses in seconds between, and perhaps an error."""
@@ -252,13 +255,22 @@ class FakeRegistry:
     def __init__(self, member: FakeMember) -> None:
         self._member = member
 
+    generation = 0
+
+    def declared(self, plugin_id: str) -> frozenset[str]:
+        return frozenset({"executor"})
+
+    def needs(self, plugin_id: str) -> plugin_pb2.InterceptorNeeds:
+        return plugin_pb2.InterceptorNeeds()
+
     def executor(self, plugin_id: str) -> plugin_pb2.ExecutorCapability:
-        capability = plugin_pb2.ExecutorCapability()
+        formats = ("openai", "openai-response", "claude", "gemini")
+        capability = plugin_pb2.ExecutorCapability(input_formats=formats, output_formats=formats)
         for name in ("openai", "openai-response", "claude", "gemini"):
             capability.operations.add(format=name, operations=["chat", "count_tokens"])
         return capability
 
-    def pick(self, plugin_id: str, avoid: Sequence[str]) -> FakeMember | None:
+    def pick_able(self, plugin_id: str, capability: str, avoid: Sequence[str]) -> FakeMember | None:
         return None if self._member.address in avoid else self._member
 
 
@@ -370,9 +382,10 @@ class Edge:
             scheduler, edge_id="e", clock=clock, renew_interval=15, orphaned=lambda _: None
         )
         self.refreshes = Refreshes(scheduler)
+        registry: Any = FakeRegistry(FakeMember(FakeChannel(script)))
         self.pipeline = Pipeline(
             snapshots=holder,
-            registry=FakeRegistry(FakeMember(FakeChannel(script))),  # type: ignore[arg-type]
+            registry=registry,
             authenticator=Authenticator(lambda key: (f"digest of {key}",), allow_open=False),
             budget=ByteBudget(lambda: 0),
             leases=self.leases,
@@ -382,6 +395,7 @@ class Edge:
             installation="i",
             decider=Decider(Judge(clock), self.refreshes),
             counts=EdgeCounts(metrics or NoMetrics()),
+            plugins=PluginSteps(registry, PluginCalls(registry), native_registry(), dialects()),
             random=lambda: 1.0,
         )
 

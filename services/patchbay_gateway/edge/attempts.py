@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.leases import Leases, LiveLease
     from patchbay_gateway.edge.outbox import Outbox
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.request_interceptors import Terminated
 
 _NANO = 1_000_000_000
 # A year: longer waits are as good as this, and Duration has an end.
@@ -176,6 +177,11 @@ def orphaned(lease: scheduler_pb2.Lease) -> scheduler_pb2.ReportItem:
             reached=errors.Sent.NO.value,  # type: ignore[arg-type]
         ),
     )
+
+
+def terminated(answer: Terminated) -> errors.PermissionDenied:
+    """Return the end of an attempt or request that a plugin answered itself, for the ledger."""
+    return errors.PermissionDenied(str(answer), reason="TERMINATED_BY_PLUGIN", sent=errors.Sent.NO)
 
 
 def refused(

@@ -12,29 +12,34 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
 from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
-from patchbay_gateway.edge import body, headers
+from patchbay_gateway.edge import asking
 from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.plugins.header_merge import changed_by_plugins
 from patchbay_gateway.plugins.policy import policy
+from patchbay_gateway.plugins.response_interceptors import Answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from patchbay.errors import Headers
     from patchbay.type.v1 import headers_pb2
+    from patchbay_gateway.edge.asking import Asked
     from patchbay_gateway.edge.attempts import Attempt
     from patchbay_gateway.edge.judging import Judge
+    from patchbay_gateway.edge.outgoing import Outgoing
     from patchbay_gateway.edge.owner import Owner
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.edge.sampling import LimitSampler
+    from patchbay_gateway.edge.steps import PluginSteps
     from patchbay_gateway.edge.stream import Answer
+    from patchbay_gateway.kernel.channels.port import Metadata
+    from patchbay_gateway.plugins.calls import Scope
     from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
 
@@ -54,6 +59,7 @@ class Execution:
         *,
         judge: Judge,
         sampler: LimitSampler,
+        plugins: PluginSteps,
     ) -> None:
         self._request = request
         self._attempt = attempt
@@ -61,6 +67,10 @@ class Execution:
         self._owner = owner
         self._judge = judge
         self._sampler = sampler
+        self._plugins = plugins
+        self._asked: Asked | None = None
+        self._outgoing: Outgoing | None = None
+        """Set where chunks are changed on their way out."""
         self._began = 0.0
         self._head = executor_pb2.StreamHead()
         self._held: list[bytes] = []
@@ -69,7 +79,8 @@ class Execution:
         self.address = ""
         """The address that was called; empty before."""
         self._hide_usage = False
-        """The client did not ask for usage; we did, and withhold the chunk that only carries it."""
+        self._scope: Scope | None = None
+        """What the executor may call back in."""
 
     async def run(self, registry: PluginRegistry, avoid_addresses: list[str]) -> None:
         """
@@ -85,10 +96,10 @@ class Execution:
         """
         info = self._attempt.lease.attempt
         request = self._request
-        provider = request.provider = request.snapshot.provider_by_name[info.provider]
+        provider = request.provider = request.snapshot.provider_by_name.get(info.provider)
         request.upstream_model = info.upstream_model
-        self._owner.drain = provider.drain
-        member = registry.pick(info.plugin_id, avoid_addresses)
+        self._owner.drain = provider.drain if provider is not None else 0.0
+        member = registry.pick_able(info.plugin_id, "executor", avoid_addresses)
         if member is None:
             raise errors.Unavailable(
                 "no executor for this model is ready; try again in a moment",
@@ -100,7 +111,15 @@ class Execution:
         if request.number > 1:
             # What an earlier attempt showed says nothing of this one.
             request.state = StreamState()
-        message = self._message()
+        asked = self._asked = await asking.ask(  # 7, 8
+            request, self._attempt.lease, provider, self._plugins
+        )
+        self._scope = self._plugins.scope(request, info.plugin_id)
+        message, self._hide_usage = asked.message, asked.hide_usage
+        taken = asked.formats
+        request.answered_in = (
+            self._plugins.dialects.get(taken.executor) if taken.executor != taken.client else None
+        )
         self._answer.begin_attempt()
         # None: the call was given up before anything was learnt about the address.
         failed_there: bool | None = None
@@ -136,7 +155,14 @@ class Execution:
             failed_there = False
             raise
         finally:
+            if self._scope is not None:
+                self._scope.close()
             member.end(failed_there, draining=draining)
+
+    def _metadata(self, member: Member) -> Metadata:
+        if self._scope is None:
+            return member.metadata()
+        return (*member.metadata(), *self._scope.metadata)
 
     async def _unary(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
         request, attempt, answer = self._request, self._attempt, self._answer
@@ -147,7 +173,7 @@ class Execution:
                 methods.COUNT_TOKENS if count else methods.EXECUTE,
                 message,
                 deadline=policy("executor.count_tokens").deadline if count else None,
-                metadata=member.metadata(),
+                metadata=self._metadata(member),
             )
         finally:
             request.waited += request.clock.monotonic() - before
@@ -159,17 +185,29 @@ class Execution:
             attempt.live.usage = response.usage
         if self._owner.left:
             raise ClientGone
-        answer.answer_committed = True
         code = response.status or 200
+        upstream = status.headers_from_map(response.headers)
+        content_type = response.content_type or "application/json"
+        payload = response.payload
+        shown: Headers | None = None
+        assert self._asked is not None
+        if self._asked.context is not None or self._asked.executed is not None:
+            answered = await self._plugins.answered(  # 11
+                request, self._asked, Answered(code, upstream, payload, content_type)
+            )
+            payload, shown = answered.body, answered.headers
+        answer.answer_committed = True
         # Settled before the last byte goes out: what a client has seen whole is never `lost`.
         request.status = code
         attempt.succeed(code)
-        extra = [(b"content-type", (response.content_type or "application/json").encode())]
+        extra = [(b"content-type", content_type.encode())]
         if not answer.headers_committed:
-            extra.append((b"content-length", b"%d" % len(response.payload)))
-        upstream = status.headers_from_map(response.headers)
-        await answer.commit_headers(code, request.answer_headers(extra, upstream))
-        await answer.write(response.payload)
+            extra.append((b"content-length", b"%d" % len(payload)))
+        head = request.answer_headers(extra, upstream)
+        if shown is not None:
+            head = changed_by_plugins(head, upstream, shown)
+        await answer.commit_headers(code, head)
+        await answer.write(payload)
         await request.routed.exchange.finish()
 
     async def _stream(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
@@ -177,7 +215,7 @@ class Execution:
         request, attempt, answer = self._request, self._attempt, self._answer
         self._began = request.clock.monotonic()
         call = member.channel.stream(
-            methods.EXECUTE_STREAM, message, deadline=None, metadata=member.metadata()
+            methods.EXECUTE_STREAM, message, deadline=None, metadata=self._metadata(member)
         )
         tail: executor_pb2.StreamTail | None = None
         try:
@@ -186,25 +224,18 @@ class Execution:
                 if part.HasField("batch"):
                     if part.batch.HasField("usage_so_far"):
                         attempt.live.usage = part.batch.usage_so_far
-                    if self._owner.left:
-                        continue
-                    if answer.answer_committed:
-                        await self._write(part.batch.chunks)
-                        continue
-                    self._held.extend(part.batch.chunks)
-                    if self._deliverable(part.batch.chunks):
-                        request.waited += request.clock.monotonic() - self._began
-                        await self._commit()
-                        await self._write(self._held)
+                    if not self._owner.left:
+                        await self._pass_on(part.batch.chunks)
                 elif part.HasField("head"):
-                    self._head = part.head
-                    attempt.head_arrived = True
-                    self._look_at_limits(part.head.headers)
+                    self._take_head(part.head)
                 elif part.HasField("tail"):
                     tail = part.tail
                     if tail.HasField("usage"):
                         attempt.live.usage = tail.usage
+            await self._end(tail)
         finally:
+            if self._outgoing is not None:
+                await self._outgoing.aclose()
             answer.let_go()
             if not answer.answer_committed:
                 request.waited += request.clock.monotonic() - self._began
@@ -226,6 +257,37 @@ class Execution:
             await self._commit()
             await self._write(self._held)
         await request.routed.exchange.finish()
+
+    async def _pass_on(self, chunks: Sequence[bytes]) -> None:
+        """Bring chunks to the client's dialect (11); write them, or hold them while none has content."""
+        if self._outgoing is not None:
+            chunks = await self._outgoing.feed(chunks)
+        await self._give_out(chunks)
+
+    async def _end(self, tail: executor_pb2.StreamTail | None) -> None:
+        """Write what is still owed after a complete stream."""
+        if self._outgoing is not None and tail is not None and not self._owner.left:
+            await self._give_out(await self._outgoing.end())
+
+    def _take_head(self, head: executor_pb2.StreamHead) -> None:
+        asked = self._asked
+        assert asked is not None
+        self._head = head
+        self._attempt.head_arrived = True
+        self._look_at_limits(head.headers)
+        if asked.context is not None or asked.executed is not None:
+            upstream = status.headers_from_map(head.headers)
+            self._outgoing = self._plugins.outgoing(self._request, asked, upstream)
+
+    async def _give_out(self, chunks: Sequence[bytes]) -> None:
+        if self._answer.answer_committed:
+            await self._write(chunks)
+            return
+        self._held.extend(chunks)
+        if self._deliverable(chunks):
+            self._request.waited += self._request.clock.monotonic() - self._began
+            await self._commit()
+            await self._write(self._held)
 
     def _look_at_limits(self, told: Mapping[str, headers_pb2.StringList]) -> None:
         dialect = self._request.routed.dialect
@@ -278,8 +340,13 @@ class Execution:
 
     def _headers(self) -> Headers:
         request, head = self._request, self._head
-        extra = request.stream_headers(head.content_type)
-        return request.answer_headers(extra, status.headers_from_map(head.headers))
+        upstream = status.headers_from_map(head.headers)
+        translated = self._asked is not None and self._asked.context is not None
+        extra = request.stream_headers("" if translated else head.content_type)
+        found = request.answer_headers(extra, upstream)
+        if self._outgoing is None or self._outgoing.headers is None:
+            return found
+        return changed_by_plugins(found, upstream, self._outgoing.headers)
 
     async def _commit(self) -> None:
         answer = self._answer
@@ -299,48 +366,3 @@ class Execution:
         if data:
             request.state.last = chunks[-1]
             await self._answer.write(data)
-
-    def _message(self) -> executor_pb2.ExecutorRequest:
-        request, lease = self._request, self._attempt.lease
-        routed, provider, document = request.routed, request.provider, request.document
-        assert provider is not None
-        assert document is not None
-        info = lease.attempt
-        self._hide_usage = (
-            request.stream
-            and provider.include_usage
-            and routed.dialect.name == "openai"
-            and not document.include_usage
-        )
-        limits = request.snapshot.settings.streaming
-        message = executor_pb2.ExecutorRequest(
-            auth_id=info.credential_id,
-            auth_provider=provider.name,
-            model=info.upstream_model,
-            format=routed.dialect.name,
-            stream=request.stream,
-            alt=routed.alt,
-            source_format=routed.dialect.name,
-            payload=body.rewrite(
-                document,
-                model=info.upstream_model if routed.model_from_path is None else None,
-                include_usage=self._hide_usage,
-            ),
-            operation=routed.operation,
-            attempt_uid=info.attempt_uid,
-            auth_attributes=lease.attributes,
-        )
-        status.headers_to_map(headers.for_plugins(routed.exchange.head.headers), message.headers)
-        if routed.execution_session_id:
-            # The name that pluginapi gives it among its metadata.
-            message.metadata = orjson.dumps({"execution_session_id": routed.execution_session_id})
-        if lease.HasField("secret"):
-            message.secret.CopyFrom(lease.secret)
-        settings = message.provider
-        settings.base_url = provider.base_url
-        settings.proxy_url = lease.proxy_url or provider.proxy_url
-        settings.attempt_header = provider.attempt_header
-        settings.token_factor = provider.token_factor
-        settings.first_byte_timeout.FromMilliseconds(int(limits.first_byte_timeout * 1000))
-        settings.idle_timeout.FromMilliseconds(int(limits.idle_timeout * 1000))
-        return message

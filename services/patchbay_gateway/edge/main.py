@@ -38,6 +38,7 @@ from patchbay_gateway.edge.pipeline import Pipeline
 from patchbay_gateway.edge.refreshes import Refreshes
 from patchbay_gateway.edge.routes.router import Router
 from patchbay_gateway.edge.server import EdgeServer, listen
+from patchbay_gateway.edge.steps import PluginSteps
 from patchbay_gateway.kernel import lifecycle, logs, memory
 from patchbay_gateway.kernel.appendlog import AppendLog
 from patchbay_gateway.kernel.channels import methods
@@ -50,11 +51,14 @@ from patchbay_gateway.kernel.management_token import ensure_token
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.kernel.uid import UidSource
+from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
 from patchbay_gateway.plugins.dns import DnsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.plugins.scopes import ScopeTable
+from patchbay_gateway.translate.native import native_registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -111,6 +115,10 @@ class RunningEdge:
     """Monotonic seconds."""
     drain_seconds: float
     """How long open streams may go on when this ends."""
+    pipeline: Pipeline
+    """For callbacks: the way of a request that has no client connection."""
+    scopes: ScopeTable
+    """What plugins may call back in; its address is set by whoever serves callbacks."""
     draining: bool = False
     complete: bool = False
     """Every executor of the snapshot was registered once."""
@@ -232,22 +240,29 @@ async def running_edge(
             )
         return holder.current
 
+    known = dialects()
+    scopes = ScopeTable()
+    plugin_steps = PluginSteps(
+        registry, PluginCalls(registry, scopes=scopes), native_registry(), known
+    )
+    pipeline = Pipeline(
+        snapshots=holder,
+        registry=registry,
+        authenticator=authenticator,
+        budget=ByteBudget(lambda: snapshot().settings.in_flight_limit),
+        leases=leases,
+        outbox=outbox,
+        uids=uids,
+        clock=clock,
+        installation=settings.installation,
+        decider=Decider(Judge(clock), refreshes),
+        counts=EdgeCounts(metrics),
+        plugins=plugin_steps,
+    )
     router = Router(
-        Pipeline(
-            snapshots=holder,
-            registry=registry,
-            authenticator=authenticator,
-            budget=ByteBudget(lambda: snapshot().settings.in_flight_limit),
-            leases=leases,
-            outbox=outbox,
-            uids=uids,
-            clock=clock,
-            installation=settings.installation,
-            decider=Decider(Judge(clock), refreshes),
-            counts=EdgeCounts(metrics),
-        ),
+        pipeline,
         lists=ModelLists(snapshot, authenticator),
-        dialects=dialects(),
+        dialects=known,
         mint=uids.mint,
         on_bug=lambda error: server.report_foreign("edge", error),
     )
@@ -272,6 +287,8 @@ async def running_edge(
             clock,
             clock.monotonic(),
             settings.drain,
+            pipeline,
+            scopes,
         )
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
         tasks.start("edge-heartbeat", heartbeat.run())
@@ -282,6 +299,7 @@ async def running_edge(
         await edge_server.drain(0)
         await leases.aclose()
         await refreshes.aclose()
+        await plugin_steps.aclose()
         await tasks.aclose()
         await registry.aclose()
         log.close()

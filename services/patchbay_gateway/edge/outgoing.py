@@ -15,6 +15,7 @@ from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from patchbay.errors import Headers
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.translation import StreamTranslation
     from patchbay_gateway.plugins.stream_interceptors import StreamChain
@@ -26,17 +27,30 @@ class Outgoing:
 
     Args:
         dialect: The client's.
+        provider: The provider's, where it is another one that is known.
         translation: None where the formats agree and no plugin translates or normalizes.
         chain: None without interceptors.
     """
 
     def __init__(
-        self, dialect: Dialect, translation: StreamTranslation | None, chain: StreamChain | None
+        self,
+        dialect: Dialect,
+        translation: StreamTranslation | None,
+        chain: StreamChain | None,
+        *,
+        provider: Dialect | None = None,
     ) -> None:
+        self._provider = provider
+        self._seen = StreamState()
         self._dialect = dialect
         self._translation = translation
         self._chain = chain
         self._begun = False
+
+    @property
+    def headers(self) -> Headers | None:
+        """The answer's headers as interceptors left them; None without interceptors."""
+        return self._chain.headers if self._chain is not None else None
 
     async def feed(self, chunks: Sequence[bytes]) -> list[bytes]:
         """
@@ -48,6 +62,7 @@ class Outgoing:
         """
         out: list[bytes] = []
         for chunk in chunks:
+            self._look(chunk)
             translated = (
                 [chunk] if self._translation is None else await self._translation.feed(chunk)
             )
@@ -92,6 +107,16 @@ class Outgoing:
             if delivered is not None:
                 out.append(delivered)
         return out
+
+    def _look(self, chunk: bytes) -> None:
+        """Raise the failure that a chunk of another dialect reports, in that dialect's words."""
+        provider = self._provider
+        if (
+            provider is not None
+            and b"error" in chunk
+            and provider.classify(chunk, self._seen) is ChunkKind.ERROR
+        ):
+            raise provider.in_stream_error(chunk)
 
     def _is_error(self, chunk: bytes) -> bool:
         return b"error" in chunk and self._dialect.classify(chunk, StreamState()) is ChunkKind.ERROR

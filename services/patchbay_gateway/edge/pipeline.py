@@ -2,8 +2,9 @@
 The path of a request through the edge, top to bottom. The numbers are those of docs/architecture.md,
 "The path of a request".
 
-    1 pin a snapshot   2 client key   3 body   4 who can serve it   5 lease   6 execute, answer
-    7 after a failure: decide   8 report
+    1 pin a snapshot   2 who the client is   3 body   4 who can serve it: model routers, catalogue
+    5 interceptors before   6 lease   7-11 execute, answer (execution.py)   12 after a failure: decide,
+    report   13 tell lifecycle plugins
 
 Everything that goes wrong before the answer is committed ends as an error in the client's dialect; after
 it, as the dialect's terminal event. Whatever ends an attempt, it is reported exactly once. Not here: HTTP
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
 from patchbay.scheduler.v1 import scheduler_pb2
-from patchbay_gateway.edge import attempts, body, failures, sessions, targets, telling
+from patchbay_gateway.edge import attempts, body, failures, knowing, sessions, targets, telling
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.edge.execution import Execution
 from patchbay_gateway.edge.owner import Owner
@@ -28,6 +29,7 @@ from patchbay_gateway.edge.sampling import LimitSampler
 from patchbay_gateway.edge.stream import Answer
 from patchbay_gateway.edge.tries import Tries
 from patchbay_gateway.kernel import outcomes
+from patchbay_gateway.plugins.request_interceptors import Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.leases import Leases, LiveLease
     from patchbay_gateway.edge.outbox import Outbox
     from patchbay_gateway.edge.routes.request import RoutedRequest
+    from patchbay_gateway.edge.steps import PluginSteps
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.uid import UidSource
     from patchbay_gateway.plugins.distribution import SnapshotHolder
@@ -67,6 +70,7 @@ class Pipeline:
         installation: str,
         decider: Decider,
         counts: EdgeCounts,
+        plugins: PluginSteps,
         random: Callable[[], float] = random.random,
     ) -> None:
         """*random* spreads waits: a number from 0 to 1."""
@@ -81,6 +85,7 @@ class Pipeline:
         self._installation = installation
         self._decider = decider
         self._counts = counts
+        self._plugins = plugins
         self._random = random
         self._sampler = LimitSampler()
 
@@ -112,39 +117,58 @@ class Pipeline:
             await self._serve(request, owner)
         finally:
             self._counts.over(request, gone=owner.left)
+            if request.steps is not None:
+                request.steps.complete(gone=owner.left)  # 13
 
     async def _serve(self, request: Request, owner: Owner) -> None:
         routed, snapshot = request.routed, request.snapshot
         with self._budget.charge() as charge:
             try:
-                head = routed.exchange.head
-                request.client = self._authenticator.authenticate(head, snapshot)  # 2
+                known = knowing.client(routed, snapshot, self._authenticator, self._plugins)  # 2
+                request.client = known
                 request.document = await body.read(  # 3
                     routed.exchange,
                     limit=snapshot.settings.body_limit,
                     deadline=_BODY_DEADLINE,
                     charge=charge,
                 )
+                if known is None:
+                    request.client = await knowing.by_plugins(request, self._plugins)  # 2
                 request.model, request.stream = body.asked(request.document, routed)
                 self._counts.begun(request)
-                candidates = self._candidates(request)  # 4
+                request.steps = self._plugins.of(request)
+                candidates = await self._candidates(request)  # 4
+                if request.steps is not None and await request.steps.before():  # 5
+                    request.document = body.scan(request.steps.current.body)
                 if snapshot.settings.affinity.enabled:
                     request.session_ids = await sessions.find(request)
                 await self._attempts(request, candidates, owner)
+            except Terminated as answer:
+                if not request.number:
+                    self._refused(request, attempts.terminated(answer), answer.status)
+                await telling.terminate(request, answer)
             except errors.PatchbayError as error:
-                self._refused(request, error)
+                self._refused(request, error, telling.status_of(request, error))
                 await telling.send_error(routed, error, request.answer_headers([]))
 
-    def _candidates(self, request: Request) -> targets.Candidates:
+    async def _candidates(self, request: Request) -> targets.Candidates:
         assert request.client is not None
         if not request.client.allows(request.model):
             raise targets.unknown_model(request.model)
+        route = await request.steps.route() if request.steps is not None else None
+        if route is not None and route.executor:
+            request.direct = route.executor
+            return targets.DIRECT
+        if route is not None:
+            return targets.routed(request.snapshot, route)
+        targets.split_thinking(request)
         return targets.resolve(
             request.snapshot,
             self._registry,
             model=request.model,
             dialect=request.routed.dialect.name,
             operation=request.routed.operation,
+            accepts=self._plugins.accepts(request),
         )
 
     async def _attempts(
@@ -162,14 +186,14 @@ class Pipeline:
         try:
             while True:
                 try:
-                    live = await self._lease(request, candidates, tries, answer)  # 5
+                    live = await self._lease(request, candidates, tries, answer)  # 6
                 except errors.PatchbayError as refusal:
                     if failure is None and not answer.headers_committed:
                         # Set before any await: the answer's timer must not commit headers now.
                         answer.headers_committed = True
                         raise
                     if failure is None:
-                        self._refused(request, refusal)
+                        self._refused(request, refusal, telling.status_of(request, refusal))
                     failure = failures.at_the_end(failure, refusal)
                     break
                 request.number = tries.number = tries.number + 1
@@ -181,12 +205,16 @@ class Pipeline:
                     owner,
                     judge=self._decider.judge,
                     sampler=self._sampler,
+                    plugins=self._plugins,
                 )
                 try:
-                    await execution.run(self._registry, tries.addresses)  # 6
+                    await execution.run(self._registry, tries.addresses)  # 7-11
+                except Terminated as terminated:
+                    attempt.fail(attempts.terminated(terminated), terminated.status)  # 12
+                    raise
                 except errors.PatchbayError as error:
                     answer.pause()
-                    judgement, following = await self._decider.decide(  # 7
+                    judgement, following = await self._decider.decide(  # 12
                         request, attempt, tries, error, committed=answer.answer_committed
                     )
                     again = tries.failed(
@@ -194,18 +222,18 @@ class Pipeline:
                     )
                     failure = failures.graver(failure, error)
                     status = 0 if again else telling.status_of(request, failure)
-                    attempt.fail(error, status, judgement)  # 8
+                    attempt.fail(error, status, judgement)  # 12
                     if owner.left:
                         raise ClientGone from error
                     owner.drain = 0.0
                     if not again:
                         break
                 except (ClientGone, asyncio.CancelledError):
-                    attempt.cancel("CLIENT_GONE" if owner.left else "SHUTDOWN")  # 8
+                    attempt.cancel("CLIENT_GONE" if owner.left else "SHUTDOWN")  # 12
                     raise
                 except Exception:
                     # A bug of ours; the router tells the client and the log.
-                    attempt.fail(errors.Internal("a bug"), 500)  # 8
+                    attempt.fail(errors.Internal("a bug"), 500)  # 12
                     raise
                 else:
                     return
@@ -275,6 +303,8 @@ class Pipeline:
             # The rule of thumb for reservations; billing never uses it.
             estimated_input_tokens=len(request.document.data) // 4,
             session_ids=request.session_ids,
+            direct_plugin_id=request.direct,
+            target_model=candidates.target_model,
         )
         tries.fill(item)
         return item
@@ -287,9 +317,9 @@ class Pipeline:
         request.snapshot = newest
         return True
 
-    def _refused(self, request: Request, error: errors.PatchbayError) -> None:
+    def _refused(self, request: Request, error: errors.PatchbayError, status: int) -> None:
         # Without an answer to Acquire nobody knows whether the attempt was opened; then it is the attempt
         # that is settled, so that the request is not counted twice.
         number = 1 if error.reason == outcomes.NO_SCHEDULER else 0
         info = request.info(number, self._installation)
-        self._outbox.report(attempts.refused(info, error, telling.status_of(request, error)))
+        self._outbox.report(attempts.refused(info, error, status))

@@ -15,6 +15,7 @@ from patchbay_gateway.edge.dialects.port import StreamState
 from patchbay_gateway.kernel import uid
 
 if TYPE_CHECKING:
+    from patchbay import errors
     from patchbay.errors import Headers
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.body import Document
@@ -53,6 +54,10 @@ class Request:
     """What plugins do to it; None: nobody wants it."""
     thinking: Thinking | None = None
     """What the suffix of the model's name asked for."""
+    error: errors.PatchbayError | None = None
+    """What the client was told, where that is a failure."""
+    terminated: bool = False
+    """A plugin answered the client."""
     direct: str = ""
     """Plugin id of a direct route: no provider and no credential."""
     answered_in: Dialect | None = None
@@ -88,9 +93,7 @@ class Request:
     def early_headers(self) -> Headers:
         """Return the headers of an early commit: what is not yet known is left out."""
         kind = self.stream_headers() if self.stream else [(b"content-type", b"application/json")]
-        return self._with_id(kind) + headers.answer_headers(
-            self.routed.request_id, patchbay=False
-        )
+        return self._with_id(kind) + headers.answer_headers(self.routed.request_id, patchbay=False)
 
     def answer_headers(self, extra: Headers, upstream: Headers | None = None) -> Headers:
         """

@@ -9,33 +9,43 @@ translation (translation.py), chunks of a streamed answer (outgoing.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 import orjson
 
 from patchbay.plugin.v1 import request_lifecycle_pb2
-from patchbay_gateway.edge import headers
-from patchbay_gateway.edge.translation import Formats, Translation
+from patchbay_gateway.edge import formats, headers
+from patchbay_gateway.edge.outgoing import Outgoing
+from patchbay_gateway.edge.translation import Translation
 from patchbay_gateway.plugins.execution import PluginExecution
 from patchbay_gateway.plugins.frontend_auth import FrontendAuth
-from patchbay_gateway.plugins.hooks import Facts, Hooks
+from patchbay_gateway.plugins.hooks import Facts, Hook, Hooks
 from patchbay_gateway.plugins.lifecycle import Lifecycle
 from patchbay_gateway.plugins.model_router import ModelRouters
+from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.request_interceptors import Intercepted, RequestInterceptors
-from patchbay_gateway.plugins.response_interceptors import ResponseInterceptors
+from patchbay_gateway.plugins.response_interceptors import Answered, ResponseInterceptors
 from patchbay_gateway.plugins.stream_interceptors import StreamInterceptors
+from patchbay_gateway.plugins.thinking import ThinkingAppliers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from patchbay.errors import Headers
+    from patchbay.plugin.v1 import plugin_pb2
+    from patchbay_gateway.edge.asking import Asked
+    from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.request import Request
-    from patchbay_gateway.plugins.calls import PluginCalls
-    from patchbay_gateway.plugins.hooks import Hook
+    from patchbay_gateway.plugins.calls import PluginCalls, Scope
     from patchbay_gateway.plugins.model_router import ModelRoute
     from patchbay_gateway.plugins.registry import PluginRegistry
     from patchbay_gateway.translate.registry import Registry
 
-OUTCOMES: Final = request_lifecycle_pb2.RequestCompletionOutcome
+_SUCCEEDED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_SUCCEEDED
+_FAILED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_FAILED
+_REJECTED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_REJECTED
+_CANCELED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_CANCELED
 
 _HOOKED: Final = (
     "model_router",
@@ -59,12 +69,20 @@ class PluginSteps:
         registry: The plugins.
         calls: How they are asked.
         native: What the gateway translates itself.
+        dialects: Formats whose failures are understood, by name.
     """
 
-    def __init__(self, registry: PluginRegistry, calls: PluginCalls, native: Registry) -> None:
+    def __init__(
+        self,
+        registry: PluginRegistry,
+        calls: PluginCalls,
+        native: Registry,
+        dialects: Mapping[str, Dialect],
+    ) -> None:
         self.registry = registry
         self.calls = calls
         self.native = native
+        self.dialects = dialects
         self.hooks = Hooks(registry)
         self.routers = ModelRouters(self.hooks, calls)
         self.requests = RequestInterceptors(self.hooks, calls)
@@ -73,6 +91,7 @@ class PluginSteps:
         self.translation = Translation(native, self.hooks, calls)
         self.lifecycle = Lifecycle(self.hooks, calls)
         self.frontend = FrontendAuth(self.hooks, calls)
+        self.thinking = ThinkingAppliers(self.hooks, calls)
 
     def of(self, request: Request) -> Steps | None:
         """Return the steps of *request*, whose client, body and model are known; None: nobody wants it."""
@@ -81,20 +100,70 @@ class PluginSteps:
             return None
         return Steps(self, request)
 
+    def made(self, request: Request) -> Steps:
+        """Return the steps of a request that nobody wants but that is to be translated."""
+        return Steps(self, request)
+
+    def scope(self, request: Request, plugin_id: str) -> Scope | None:
+        """Return what an executor may call back in during one call; None when it is granted nothing."""
+        entry = request.snapshot.plugin_by_id.get(plugin_id)
+        if entry is None or not entry.host_access:
+            return None
+        steps = request.steps or self.made(request)
+        hook = Hook(plugin_id, "executor", entry, policy("executor"))
+        return self.calls.scopes.open(hook, steps.execution)
+
+    def translates(self, request: Request) -> bool:
+        """Whether a plugin translates requests of this snapshot."""
+        return bool(self.hooks.of(request.snapshot, "request_translator"))
+
+    def accepts(self, request: Request) -> Callable[[plugin_pb2.ExecutorCapability], bool]:
+        """Return whether an executor can serve *request*, translated if need be."""
+        name, operation = request.routed.dialect.name, request.routed.operation
+        translators = self.translates(request)
+
+        def accepts(capability: plugin_pb2.ExecutorCapability) -> bool:
+            return bool(
+                formats.input_format(
+                    capability, name, operation, self.native, translators=translators
+                )
+            )
+
+        return accepts
+
+    async def answered(self, request: Request, asked: Asked, answer: Answered) -> Answered:
+        """
+        Return a whole answer as the client gets it: translated, then intercepted.
+
+        Raises:
+            UpstreamError: What came is no answer.
+            Unavailable: PLUGIN_FAILED.
+        """
+        steps = request.steps or self.made(request)
+        if asked.context is not None:
+            body = await self.translation.whole(
+                steps.execution, asked.formats, asked.context, answer.body
+            )
+            answer = Answered(answer.status, answer.headers, body, answer.content_type)
+        if steps.answer_hooks and asked.executed is not None:
+            answer = await self.answers.run(
+                steps.answer_hooks, steps.execution, asked.executed, answer
+            )
+        return answer
+
+    def outgoing(self, request: Request, asked: Asked, upstream: Headers) -> Outgoing:
+        """Return the way out of a streamed answer whose provider's headers are *upstream*."""
+        steps = request.steps or self.made(request)
+        translation = chain = None
+        if asked.context is not None:
+            translation = self.translation.stream(steps.execution, asked.formats, asked.context)
+        if steps.chunk_hooks and asked.executed is not None:
+            chain = self.chunks.chain(steps.chunk_hooks, steps.execution, asked.executed, upstream)
+        return Outgoing(request.routed.dialect, translation, chain, provider=request.answered_in)
+
     async def aclose(self) -> None:
         """End what still runs for lifecycle plugins."""
         await self.lifecycle.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One attempt's request as its executor gets it."""
-
-    formats: Formats
-    headers: headers.Headers
-    original: bytes
-    """The client's body after the interceptors."""
-    payload: bytes
 
 
 class Steps:
@@ -132,6 +201,7 @@ class Steps:
             headers.for_plugins(routed.exchange.head.headers), request.document.data
         )
         """Headers and body of the client as the steps left them."""
+        self._after: tuple[tuple[str, str], Intercepted] | None = None
         self._started = request.clock.now()
 
     async def route(self) -> ModelRoute | None:
@@ -165,9 +235,13 @@ class Steps:
         )
         return self.current.body is not body
 
-    async def after(self, *, model: str, to_format: str, attempt: int) -> Intercepted:
+    async def after(
+        self, *, credential: str, model: str, to_format: str, attempt: int
+    ) -> Intercepted:
         """
         Return the request of one attempt after its interceptors.
+
+        The attempt that follows the refresh of a credential is the same to them: they are not asked again.
 
         Raises:
             Terminated: A plugin answered the client.
@@ -175,20 +249,32 @@ class Steps:
         """
         if not self.request_hooks:
             return self.current
-        return await self._steps.requests.after(
-            self.request_hooks,
-            self.execution,
-            self.current,
-            model=model,
-            to_format=to_format,
-            attempt=attempt,
-        )
+        key = (credential, model)
+        if self._after is None or self._after[0] != key:
+            found = await self._steps.requests.after(
+                self.request_hooks,
+                self.execution,
+                self.current,
+                model=model,
+                to_format=to_format,
+                attempt=attempt,
+            )
+            self._after = key, found
+        return self._after[1]
 
-    def complete(self, outcome: OUTCOMES.ValueType, error: str = "") -> None:
-        """Tell the lifecycle plugins how it ended."""
+    def complete(self, *, gone: bool) -> None:
+        """Tell the lifecycle plugins how it ended; *gone* where the client left."""
         if not self._steps.lifecycle.wanted(self.execution):
             return
         request, execution = self._request, self.execution
+        outcome = _FAILED
+        if gone or not request.status:
+            outcome = _CANCELED
+        elif request.terminated:
+            outcome = _REJECTED
+        elif request.error is None and request.status < 400:
+            outcome = _SUCCEEDED
+        error = request.error.message if request.error is not None else ""
         completion = request_lifecycle_pb2.RequestCompletion(
             request_id=execution.request_id,
             trace_id=execution.trace_id,
@@ -197,9 +283,7 @@ class Steps:
             requested_model=request.model,
             stream=request.stream,
             outcome=outcome,
-            status_code=0
-            if outcome == request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_CANCELED
-            else request.status,
+            status_code=0 if outcome == _CANCELED else request.status,
             error=error,
             metadata=execution.metadata,
             operation=execution.operation,

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay import errors
 from patchbay_gateway.plugins.snapshot import RetryEntry
+from patchbay_gateway.translate.thinking import parse_suffix, split_suffix
 
 if TYPE_CHECKING:
     from patchbay.plugin.v1 import plugin_pb2
+    from patchbay_gateway.edge.request import Request
+    from patchbay_gateway.plugins.model_router import ModelRoute
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 
@@ -39,6 +42,32 @@ class Candidates:
     pooled: bool = False
     """One provider has several models for the name: an alias pool, or a fallback to another model of it."""
     retry: RetryEntry = _NO_RETRY
+    target_model: str = ""
+    """The model to ask for, where a model router named one."""
+
+
+DIRECT: Final = Candidates((), 0)
+"""Nobody of the catalogue: a plugin's executor without a credential."""
+
+
+def routed(snapshot: Snapshot, route: ModelRoute) -> Candidates:
+    """Return the provider that a model router chose, with whatever model it named."""
+    provider = snapshot.provider_by_name[route.provider]
+    return Candidates(
+        (provider.name,),
+        snapshot.enabled_credentials[provider.name],
+        retry=provider.retry,
+        target_model=route.model,
+    )
+
+
+def split_thinking(request: Request) -> None:
+    """Take the suffix that asks for thinking off a model name that is not known with it."""
+    if not request.model.endswith(")") or request.model in request.snapshot.targets:
+        return
+    name, inside = split_suffix(request.model)
+    if name in request.snapshot.targets:
+        request.model, request.thinking = name, parse_suffix(inside)
 
 
 def resolve(
@@ -49,7 +78,6 @@ def resolve(
     dialect: str,
     operation: str,
     accepts: Accepts | None = None,
-    only: str = "",
 ) -> Candidates:
     """
     Return the candidates for *model*.
@@ -61,8 +89,6 @@ def resolve(
         dialect: The client's.
         operation: What is asked.
         accepts: Whether an executor can serve the request, translated if need be; default only as it is.
-        only: The one provider that may serve it, because a model router said so; it need not have the model
-            in its list.
 
     Raises:
         NotFound: MODEL_NOT_FOUND, nobody serves a model of that name.
@@ -76,17 +102,15 @@ def resolve(
 
     if not snapshot.targets.get(model):
         raise unknown_model(model)
-    # What a route falls back to is tried when none of its own targets can serve (scheduler).
-    for name in snapshot.fallbacks.get(model, ()):
-        targets += snapshot.targets[name]
     providers: list[str] = []
     retries: list[RetryEntry] = []
     credentials = 0
     absent = pooled = False
+    # What a route falls back to is tried when none of its own targets can serve (scheduler).
     names = (model, *snapshot.fallbacks.get(model, ()))
     for target in (target for name in names for target in snapshot.targets[name]):
         provider = snapshot.provider_by_name.get(target.provider)
-        if provider is None or (only and provider.name != only):
+        if provider is None:
             continue
         if provider.name in providers:
             pooled = True

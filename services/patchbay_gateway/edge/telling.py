@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.edge.routes.request import RoutedRequest
     from patchbay_gateway.edge.stream import Answer
+    from patchbay_gateway.plugins.request_interceptors import Terminated
 
 
 def status_of(request: Request, error: errors.PatchbayError) -> int:
     """Return the status by which *error* is known to the client and the ledger, and keep it."""
     request.status = request.routed.dialect.error(error, "").status
+    request.error = error
     return request.status
 
 
@@ -30,6 +32,24 @@ async def send_error(
     await routed.exchange.send_head(answer.status, [*answer.headers, length, *head])
     await routed.exchange.send(answer.body)
     await routed.exchange.finish()
+
+
+async def terminate(request: Request, answer: Terminated) -> None:
+    """Answer as the plugin that ended the request wants it."""
+    request.status = answer.status
+    request.terminated = True
+    if request.routed.exchange.committed:
+        # Keep-alives have gone out under another head; the plugin's answer has no place any more.
+        await request.routed.exchange.abort()
+        return
+    head = list(answer.headers)
+    if not any(name == b"content-type" for name, _ in head):
+        head.append((b"content-type", b"application/json"))
+    head.append((b"content-length", b"%d" % len(answer.body)))
+    exchange = request.routed.exchange
+    await exchange.send_head(answer.status, request.answer_headers(head))
+    await exchange.send(answer.body)
+    await exchange.finish()
 
 
 async def give_up(request: Request, answer: Answer, error: errors.PatchbayError) -> None:

@@ -57,6 +57,8 @@ NO_SCHEDULER = "NO_SCHEDULER"
 """Reason of an Unavailable: no scheduler answered; whether it opened the attempt is not known."""
 NO_EXECUTOR = "NO_EXECUTOR"
 """Reason of an Unavailable: no address of the plugin is left to try."""
+PLUGIN_FAILED = "PLUGIN_FAILED"
+"""Reason of an Unavailable: a plugin that every request must pass failed; another try would meet it again."""
 
 _FORCED_SECONDS: Final = 60.0
 _CHALLENGE_SECONDS: Final = 10.0
@@ -274,7 +276,7 @@ def _elsewhere(fault: Fault) -> Decision:
 
 
 def _decide_ours(error: errors.PatchbayError) -> Decision:
-    if error.reason == NO_EXECUTOR:
+    if error.reason in {NO_EXECUTOR, PLUGIN_FAILED}:
         return _STOP
     if isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
         return Decision(Next.ADDRESS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from patchbay import errors
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.kernel.outcomes import PLUGIN_FAILED
 from patchbay_gateway.plugins.policy import OnError
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 PLUGIN_UNAVAILABLE: Final = "PLUGIN_UNAVAILABLE"
 """Reason of an Unavailable: no address of the plugin with this capability is left."""
-
-PLUGIN_FAILED: Final = "PLUGIN_FAILED"
-"""Reason of an Unavailable: a plugin that must not be passed by failed."""
 
 _log = logs.get_logger("plugins")
 

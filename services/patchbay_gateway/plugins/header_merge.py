@@ -58,6 +58,26 @@ def difference(before: Headers, after: Headers) -> tuple[Headers, frozenset[byte
     return [pair for pair in after if pair[0] in changed], frozenset(old.keys() - new.keys())
 
 
+def changed_by_plugins(head: Headers, upstream: Headers, left: Headers) -> Headers:
+    """
+    Return the client's *head* with what plugins did to the provider's headers.
+
+    What they set or changed is shown, passed through or not; what they took away is not (pluginapi shows
+    neither where passthrough is off; a plugin that hides a header means it).
+
+    Args:
+        head: As it would be without plugins.
+        upstream: The provider's headers.
+        left: The same as the plugins left them.
+    """
+    changed, gone = difference(upstream, left)
+    if not changed and not gone:
+        return head
+    shown = for_client(changed)
+    names = gone | {name for name, _ in shown}
+    return [pair for pair in head if pair[0] not in names] + shown
+
+
 def _by_name(headers: Headers) -> dict[bytes, list[bytes]]:
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:

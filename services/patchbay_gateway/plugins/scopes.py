@@ -79,13 +79,12 @@ class ScopeTable:
     The scopes of this process.
 
     Args:
-        address: `host:port` at which plugins reach this process; asked at each call, for it may be chosen
-        late.
-            Empty: no callbacks are served.
+        address: `host:port` at which plugins reach this process; empty: no callbacks are served.
     """
 
-    def __init__(self, address: Callable[[], str]) -> None:
-        self._address = address
+    def __init__(self, address: str = "") -> None:
+        self.address = address
+        """May be set late: the port is chosen when it is bound."""
         self._live: dict[str, LiveScope] = {}
 
     def __len__(self) -> int:
@@ -96,10 +95,9 @@ class ScopeTable:
         if not hook.entry.host_access:
             return None
         grants = grants_of(hook.entry)
-        address = self._address()
-        if not grants.some or not address:
+        if not grants.some or not self.address:
             return None
-        scope = LiveScope(self, hook.plugin_id, grants, execution, address)
+        scope = LiveScope(self, hook.plugin_id, grants, execution, self.address)
         self._live[scope.id] = scope
         return scope
 

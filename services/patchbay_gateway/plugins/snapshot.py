@@ -319,6 +319,11 @@ class Snapshot(msgspec.Struct, frozen=True, dict=True):
         return {k.digest: k for k in self.client_keys}
 
     @functools.cached_property
+    def route_names(self) -> frozenset[str]:
+        """Names of the routes."""
+        return frozenset(route.name for route in self.routes)
+
+    @functools.cached_property
     def targets(self) -> Mapping[str, tuple[TargetEntry, ...]]:
         """
         Public model name → ways to serve it.

@@ -20,7 +20,7 @@ def hook(plugin_id: str = "a", **access: object) -> Hook:
 
 @pytest.fixture
 def table() -> ScopeTable:
-    return ScopeTable(lambda: "127.0.0.1:7000")
+    return ScopeTable("127.0.0.1:7000")
 
 
 def test_scope_tells_the_plugin_where_and_in_what_to_call(table: ScopeTable) -> None:
@@ -38,7 +38,7 @@ def test_plugin_without_grants_gets_no_scope(table: ScopeTable, access: dict[str
 
 
 def test_process_that_serves_no_callbacks_opens_no_scopes() -> None:
-    assert ScopeTable(lambda: "").open(hook(models=True), None) is None
+    assert ScopeTable().open(hook(models=True), None) is None
 
 
 def test_ended_scope_is_nobodys(table: ScopeTable) -> None:

@@ -167,6 +167,8 @@ class AcquireItem(Message):
     ROUND_FIELD_NUMBER: int
     TRIED_FIELD_NUMBER: int
     PREFER_CREDENTIAL_ID_FIELD_NUMBER: int
+    DIRECT_PLUGIN_ID_FIELD_NUMBER: int
+    TARGET_MODEL_FIELD_NUMBER: int
     pinned_credential_id: str
     """Optional. The only credential allowed; the item fails instead of rotating."""
     execution_session_id: str
@@ -179,6 +181,14 @@ class AcquireItem(Message):
     """Optional. Credential to go on with while it has an untried model for this name (alias pool), or after
     its refresh.
     """
+    direct_plugin_id: str
+    """Optional. Executor plugin of a direct route: the lease has no provider and no credential, and
+    `providers` is empty.
+    """
+    target_model: str
+    """Optional. Model to ask `providers` for where a model router named one; empty: what the catalogue has for
+    the attempt's model.
+    """
     @property
     def attempt(self) -> AttemptInfo:
         """Required. What the edge knows of the attempt: uids, number, tenant, client_key, client_request_id,
@@ -187,8 +197,8 @@ class AcquireItem(Message):
 
     @property
     def providers(self) -> RepeatedScalarFieldContainer[str]:
-        """Required. Names of the providers that may serve it, already narrowed to the executors that speak the
-        dialect. At least one.
+        """Required but on a direct route. Names of the providers that may serve it, already narrowed to the
+        executors that take the request. At least one.
         """
 
     @property
@@ -220,9 +230,11 @@ class AcquireItem(Message):
         round: int = ...,
         tried: Iterable[TriedTarget] | None = ...,
         prefer_credential_id: str = ...,
+        direct_plugin_id: str = ...,
+        target_model: str = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["attempt", b"attempt"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt", b"attempt", "estimated_input_tokens", b"estimated_input_tokens", "exclude_credential_ids", b"exclude_credential_ids", "execution_session_id", b"execution_session_id", "pinned_credential_id", b"pinned_credential_id", "prefer_credential_id", b"prefer_credential_id", "providers", b"providers", "round", b"round", "session_ids", b"session_ids", "tried", b"tried"]) -> None: ...
+    def ClearField(self, field_name: Literal["attempt", b"attempt", "direct_plugin_id", b"direct_plugin_id", "estimated_input_tokens", b"estimated_input_tokens", "exclude_credential_ids", b"exclude_credential_ids", "execution_session_id", b"execution_session_id", "pinned_credential_id", b"pinned_credential_id", "prefer_credential_id", b"prefer_credential_id", "providers", b"providers", "round", b"round", "session_ids", b"session_ids", "target_model", b"target_model", "tried", b"tried"]) -> None: ...
 
 @final
 class TriedTarget(Message):

@@ -1,0 +1,197 @@
+"""
+What an executor is asked in one attempt: the request after interceptors, in a format that it takes.
+
+A request that no plugin wants, in a format that the executor takes, passes as it came but for the model's
+name and the question for usage. Not here: the call (execution.py), the translations (translation.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from patchbay import errors, status
+from patchbay.plugin.v1 import executor_pb2
+from patchbay_gateway.edge import body, formats, headers
+from patchbay_gateway.edge.translation import Formats
+from patchbay_gateway.plugins.response_interceptors import Executed
+from patchbay_gateway.translate import thinking_fields
+from patchbay_gateway.translate.port import Context
+
+if TYPE_CHECKING:
+    from patchbay.scheduler.v1 import scheduler_pb2
+    from patchbay_gateway.edge.request import Request
+    from patchbay_gateway.edge.steps import PluginSteps
+    from patchbay_gateway.plugins.request_interceptors import Intercepted
+    from patchbay_gateway.plugins.snapshot import ProviderEntry
+
+
+@dataclass(slots=True)
+class Asked:
+    """One attempt's question."""
+
+    message: executor_pb2.ExecutorRequest
+    formats: Formats
+    hide_usage: bool
+    """The client did not ask for usage; we did, and withhold the chunk that only carries it."""
+    executed: Executed | None = None
+    """What interceptors of the answer are told of the request; None where nobody is."""
+    context: Context | None = None
+    """What translators of the answer are told; None where the answer passes as it is."""
+
+
+async def ask(
+    request: Request,
+    lease: scheduler_pb2.Lease,
+    provider: ProviderEntry | None,
+    plugins: PluginSteps,
+) -> Asked:
+    """
+    Return what the lease's plugin is to be asked.
+
+    Raises:
+        Terminated: An interceptor answered the client.
+        InvalidRequest: DIALECT_NOT_AVAILABLE, or what cannot be said in the executor's format.
+        Unavailable: PLUGIN_FAILED, NO_EXECUTOR.
+    """
+    taken = _formats(request, lease.attempt.plugin_id, plugins)
+    assert request.document is not None
+    if request.steps is None and request.thinking is None and taken.client == taken.executor:
+        hide = _hides_usage(request, provider)
+        payload = _as_it_is(request, request.document, lease, hide=hide)
+        sent = headers.for_plugins(request.routed.exchange.head.headers)
+        return Asked(_message(request, lease, provider, taken, sent, payload), taken, hide)
+    return await _stepped(request, lease, provider, plugins, taken)
+
+
+async def _stepped(
+    request: Request,
+    lease: scheduler_pb2.Lease,
+    provider: ProviderEntry | None,
+    plugins: PluginSteps,
+    taken: Formats,
+) -> Asked:
+    steps = request.steps or plugins.made(request)
+    model = lease.attempt.upstream_model
+    current: Intercepted = await steps.after(
+        credential=lease.attempt.credential_id,
+        model=model,
+        to_format=taken.executor,
+        attempt=request.number,
+    )
+    assert request.document is not None
+    document = (
+        request.document if current.body is request.document.data else body.scan(current.body)
+    )
+    idle = plugins.translation.idle(steps.execution, taken)
+    same = taken.client == taken.executor
+    hide = same and _hides_usage(request, provider)
+    payload = _as_it_is(request, document, lease, hide=hide) if same else current.body
+    if not idle:
+        payload = await plugins.translation.request(
+            steps.execution, taken, model=model, body=payload
+        )
+    if request.thinking is not None:
+        written = thinking_fields.apply(taken.executor, payload, request.thinking)
+        payload = written or await plugins.thinking.apply(
+            steps.execution,
+            taken.executor,
+            model,
+            level=request.thinking.level,
+            budget=request.thinking.budget,
+            body=payload,
+        )
+    context = None
+    if not idle:
+        context = Context(request.model, current.body, payload, int(request.clock.now()))
+    executed = None
+    if steps.answer_hooks or steps.chunk_hooks:
+        executed = Executed(model, current.headers, current.body, payload)
+    message = _message(request, lease, provider, taken, current.headers, payload)
+    if not same:
+        message.original_request = current.body
+    return Asked(message, taken, hide, executed, context)
+
+
+def _formats(request: Request, plugin_id: str, plugins: PluginSteps) -> Formats:
+    client = request.routed.dialect.name
+    capability = plugins.registry.executor(plugin_id)
+    if capability is None:
+        # Gone since the lease; whoever picks an address says so.
+        return Formats(client, client)
+    given = formats.input_format(
+        capability,
+        client,
+        request.routed.operation,
+        plugins.native,
+        translators=plugins.translates(request),
+    )
+    if not given:
+        raise errors.InvalidRequest(
+            f"the executor of this model takes no request in the {client} dialect",
+            reason="DIALECT_NOT_AVAILABLE",
+        )
+    return Formats(client, given)
+
+
+def _hides_usage(request: Request, provider: ProviderEntry | None) -> bool:
+    assert request.document is not None
+    return (
+        request.stream
+        and (provider is None or provider.include_usage)
+        and request.routed.dialect.name == "openai"
+        and not request.document.include_usage
+    )
+
+
+def _as_it_is(
+    request: Request, document: body.Document, lease: scheduler_pb2.Lease, *, hide: bool
+) -> bytes:
+    named = request.routed.model_from_path is None
+    return body.rewrite(
+        document, model=lease.attempt.upstream_model if named else None, include_usage=hide
+    )
+
+
+def _message(
+    request: Request,
+    lease: scheduler_pb2.Lease,
+    provider: ProviderEntry | None,
+    taken: Formats,
+    sent: errors.Headers,
+    payload: bytes,
+) -> executor_pb2.ExecutorRequest:
+    info = lease.attempt
+    message = executor_pb2.ExecutorRequest(
+        auth_id=info.credential_id,
+        auth_provider=provider.name if provider is not None else "",
+        model=info.upstream_model,
+        format=taken.executor,
+        stream=request.stream,
+        alt=request.routed.alt,
+        source_format=taken.client,
+        payload=payload,
+        operation=request.routed.operation,
+        attempt_uid=info.attempt_uid,
+        auth_attributes=lease.attributes,
+    )
+    status.headers_to_map(sent, message.headers)
+    if request.routed.execution_session_id:
+        # The name that pluginapi gives it among its metadata.
+        message.metadata = orjson.dumps(
+            {"execution_session_id": request.routed.execution_session_id}
+        )
+    if lease.HasField("secret"):
+        message.secret.CopyFrom(lease.secret)
+    settings = message.provider
+    if provider is not None:
+        settings.base_url = provider.base_url
+        settings.proxy_url = lease.proxy_url or provider.proxy_url
+        settings.attempt_header = provider.attempt_header
+        settings.token_factor = provider.token_factor
+    limits = request.snapshot.settings.streaming
+    settings.first_byte_timeout.FromMilliseconds(int(limits.first_byte_timeout * 1000))
+    settings.idle_timeout.FromMilliseconds(int(limits.idle_timeout * 1000))
+    return message
