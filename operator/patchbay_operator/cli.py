@@ -32,6 +32,40 @@ def run() -> None:
 
 
 @app.command()
+def make_secrets(
+    *,
+    namespace: Annotated[str, typer.Option(help="Namespace of the Secrets.")],
+    roots: Annotated[str, typer.Option(help="Name of the Secret with the root keys.")],
+    client_key: Annotated[str, typer.Option(help="Name of the Secret with the first client key.")],
+    management_key: Annotated[str, typer.Option(help="Name of that with the management key.")],
+    executor_keys: Annotated[str, typer.Option(help="Name of that with keys of built-ins.")],
+    redis: Annotated[str, typer.Option(help="Name of that of our own Redis.")] = "",
+    redis_host: Annotated[str, typer.Option(help="Host of our own Redis.")] = "",
+) -> None:
+    """Make each key that is missing, once; the chart's first step."""
+    import asyncio  # noqa: PLC0415 - of this verb alone
+
+    from patchbay_operator.cluster import LightkubeApi  # noqa: PLC0415 - the same
+    from patchbay_operator.making import Names  # noqa: PLC0415 - the same
+    from patchbay_operator.making import make_secrets as make  # noqa: PLC0415 - the same
+
+    names = Names(roots, client_key, management_key, executor_keys, redis, redis_host)
+
+    async def body() -> None:
+        api = LightkubeApi(namespace)
+        try:
+            await make(api, names)
+        finally:
+            await api.aclose()
+
+    try:
+        asyncio.run(body())
+    except PatchbayError as error:
+        typer.echo(error.message, err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
