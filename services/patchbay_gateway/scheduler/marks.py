@@ -5,7 +5,7 @@ A mark stands against one upstream model of a credential, or against the credent
 opens a window in which the credential is not leased. When the window is over, and for exhausted quotas from a
 tenth of it on, one attempt at a time may probe: success lifts the mark, failure opens the next window.
 
-The same rules run in Redis (pool_scripts.py) for all schedulers at once; these here serve a scheduler that is
+The same rules run in Redis (mark_rules.py) for all schedulers at once; these here serve a scheduler that is
 cut off from Redis, and a test compares the two. Not here: which failure means how long (kernel/outcomes.py).
 """
 
