@@ -450,17 +450,18 @@ async def running_upstream(
         await server.wait_closed()
 
 
-def _introspecting(url: str) -> Callable[[str], Awaitable[bool]]:
-    """Return what asks an identity server (RFC 7662)."""
+@contextlib.asynccontextmanager
+async def introspecting(url: str) -> AsyncIterator[Callable[[str], Awaitable[bool]]]:
+    """Give what asks an identity server whether an access token lives (RFC 7662)."""
     import httpx  # noqa: PLC0415 - only where it is wanted; it takes a while to load
 
-    client = httpx.AsyncClient(trust_env=False, verify=False)
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
 
-    async def lives(token: str) -> bool:
-        answer = await client.get(url, params={"token": token})
-        return answer.json().get("active") is True
+        async def lives(token: str) -> bool:
+            answer = await client.get(url, params={"token": token})
+            return answer.json().get("active") is True
 
-    return lives
+        yield lives
 
 
 async def _main() -> None:
@@ -477,14 +478,20 @@ async def _main() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running_upstream(
-        defaults,
-        port=options.port,
-        host=options.host,
-        attempt_header=options.attempt_header,
-        log=options.log,
-        accepts=_introspecting(options.introspect) if options.introspect else None,
-    ) as fake:
+    async with contextlib.AsyncExitStack() as stack:
+        accepts = None
+        if options.introspect:
+            accepts = await stack.enter_async_context(introspecting(options.introspect))
+        fake = await stack.enter_async_context(
+            running_upstream(
+                defaults,
+                port=options.port,
+                host=options.host,
+                attempt_header=options.attempt_header,
+                log=options.log,
+                accepts=accepts,
+            )
+        )
         print(f"listening on {fake.url}", flush=True)  # noqa: T201 - the caller waits for this line
         await stop.wait()
 

@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 import orjson
 import pytest
+from tests.fakes.identity import running_identity
 from tests.fakes.script import PIXEL, Script
-from tests.fakes.upstream import FakeUpstream, running_upstream
+from tests.fakes.upstream import FakeUpstream, introspecting, running_upstream
 
 from patchbay import errors, secrets
 from patchbay.executor import (
@@ -222,6 +223,24 @@ async def test_oauth_token_goes_as_bearer(executor: Tested, fake: FakeUpstream) 
     assert not {"x-api-key", "x-goog-api-key"} & set(sent)
     if executor.id == "claude":
         assert "oauth-2025-04-20" in sent["anthropic-beta"]
+
+
+async def test_token_lives_as_long_as_its_identity_server_says(executor: Tested) -> None:
+    """The fake asks the identity server about each token, as a provider does."""
+    async with (
+        running_identity("family") as identity,
+        introspecting(f"http://127.0.0.1:{identity.port}/introspect") as accepts,
+        running_upstream(Script(chunks=4), accepts=accepts) as fake,
+    ):
+        family = identity.books.families["family"]
+        token = identity.books.next_access(family, 60)
+        request = make_request(executor, base(fake), material={"access_token": token})
+        assert (await executor.execute(request)).status == 200
+        identity.books.expire("family")
+        with pytest.raises(errors.UpstreamError) as caught:
+            await executor.execute(request)
+    assert caught.value.http_status == 401
+    assert caught.value.scope is errors.FaultScope.CREDENTIAL
 
 
 async def test_secret_for_another_origin_never_leaves(executor: Tested, fake: FakeUpstream) -> None:
