@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.records import Records
 
 
-class Ledge:
+class LeaseCore:
     """
     The parts that talk to Redis about leases and the pool.
 
@@ -77,10 +77,10 @@ class Leasing:
     affinity: Affinity
     follow: _Follower = field(repr=False)
 
-    def start(self, ledge: Ledge, tasks: Tasks) -> None:
+    def start(self, core: LeaseCore, tasks: Tasks) -> None:
         """Start the workers; *tasks* owns them."""
-        tasks.start("scheduler-leases", ledge.book.run())
-        tasks.start("scheduler-pool", ledge.pool.run())
+        tasks.start("scheduler-leases", core.book.run())
+        tasks.start("scheduler-pool", core.pool.run())
         tasks.start("scheduler-affinity", self.affinity.run())
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Leasing:
 
 
 def build_leasing(
-    ledge: Ledge,
+    core: LeaseCore,
     *,
     store: Store,
     holder: SnapshotHolder,
@@ -105,7 +105,7 @@ def build_leasing(
     Return the parts that serve attempts.
 
     Args:
-        ledge: Leases and pool.
+        core: Leases and pool.
         store: Redis.
         holder: Snapshots.
         journal: Events.
@@ -116,7 +116,7 @@ def build_leasing(
         lease_ttl: Seconds.
         metrics: Counters.
     """
-    view, pool, book = ledge.view, ledge.pool, ledge.book
+    view, pool, book = core.view, core.pool, core.book
     grants = Grants(credentials, clock=clock, installation=installation, lease_ttl=lease_ttl)
     affinity = Affinity(store, clock=clock)
     capacity = Capacity(clock=clock)

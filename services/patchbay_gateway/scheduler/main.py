@@ -35,7 +35,7 @@ from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial, kubernet
 from patchbay_gateway.scheduler.credentials import Credentials
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged
-from patchbay_gateway.scheduler.leasing import Ledge, build_leasing
+from patchbay_gateway.scheduler.leasing import LeaseCore, build_leasing
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.refreshing import running_refresh
 from patchbay_gateway.scheduler.service import SchedulerServicer
@@ -115,14 +115,14 @@ async def running_scheduler(
     parts = contextlib.AsyncExitStack()
     try:
         journal = Journal(log, clock=clock, installation=settings.installation)
-        ledge = Ledge(store, journal, clock=clock, lease_ttl=settings.lease_ttl, metrics=metrics)
+        core = LeaseCore(store, journal, clock=clock, lease_ttl=settings.lease_ttl, metrics=metrics)
         redelivery = Redelivery(
             store,
             journal,
-            ledge.leases,
+            core.leases,
             clock=clock,
-            behind=ledge.behind,
-            nudge=ledge.book.nudge,
+            behind=core.behind,
+            nudge=core.book.nudge,
             stream_bound=stream_bound,
             metrics=metrics,
         )
@@ -186,7 +186,7 @@ async def running_scheduler(
             ),
         )
         leasing = build_leasing(
-            ledge,
+            core,
             store=store,
             holder=holder,
             journal=journal,
@@ -203,7 +203,7 @@ async def running_scheduler(
             settling=leasing.settling,
             catalogue=Catalogue(credentials),
             inventory=leasing.inventory,
-            pool=ledge.pool,
+            pool=core.pool,
             records=refreshing.records,
             refresher=refreshing.refresher,
             plugins_roots=roots.plugins,
@@ -211,7 +211,7 @@ async def running_scheduler(
             refresh=watcher.refresh,
             problems=problems,
         )
-        leasing.start(ledge, tasks)
+        leasing.start(core, tasks)
         tasks.start("scheduler-journal", redelivery.run())
         tasks.start("scheduler-snapshot", watcher.run())
         tasks.start("scheduler-configuration", configuration.run())
@@ -225,7 +225,9 @@ async def running_scheduler(
             forget()
             leasing.close()
         await tasks.aclose()
-        await ledge.book.flush()
+        await core.book.flush()
+        with contextlib.suppress(PatchbayError, EpochChanged):
+            await core.pool.sync()  # the last counters
         await leasing.affinity.flush()
         with contextlib.suppress(PatchbayError):
             await heartbeat.beat(alive=False)
