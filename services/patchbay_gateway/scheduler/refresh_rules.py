@@ -193,13 +193,13 @@ def sown(
             again: another process may still have the older configuration.
     """
     if record is None:
-        # Seconds, so that a version grows even when the records were lost.
-        record = CredentialRecord(credential_id, version=int(now))
+        record = CredentialRecord(credential_id)
     elif record.seed_hash == seed.hash or (not anew and seed.hash in record.seeds_taken):
         return None
     taken = [h for h in (*record.seeds_taken, record.seed_hash) if h and h != seed.hash]
     return record.replace(
-        version=record.version + 1,
+        # Seconds, so that a version grows even when the record was lost and others remember a newer one.
+        version=max(record.version + 1, int(now)),
         material=dict(seed.material),
         access_keys=(),
         expires_at=seed.expires_at,
