@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.config import ProcessSettings, load_for
 from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.instances import list_instances
@@ -41,6 +43,7 @@ from patchbay_gateway.usage.main import running_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from patchbay_gateway.kernel.config import Config
     from patchbay_gateway.plugins.instances import Instance
@@ -72,6 +75,8 @@ async def _supervise(
     clock = SystemClock()
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
+    # What an earlier run counted is not this one's.
+    shutil.rmtree(_counted(settings), ignore_errors=True)
     async with contextlib.AsyncExitStack() as stack:
         tasks = lifecycle.Tasks(shutdown)
         stack.push_async_callback(tasks.aclose)
@@ -117,11 +122,19 @@ async def _keep(
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        # Counters of the dead stay in the sum; what it had open is open no more.
+        for path in _counted(settings).glob(f"gauge_live*_{process.pid}.db"):
+            path.unlink(missing_ok=True)
         failures = 1 if clock.monotonic() - started > _HEALTHY else failures + 1
         _log.error("worker ended, it is started again", worker=name, status=process.returncode)
         again = clock.monotonic() + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
         while clock.monotonic() < again and not end.is_set():
             await clock.sleep(_LOOK)
+
+
+def _counted(settings: ProcessSettings) -> Path:
+    """Return the directory in which all processes keep their metrics (kernel/telemetry.py)."""
+    return settings.data_dir / "workers" / "metrics"
 
 
 def _spawn(name: str, settings: ProcessSettings) -> subprocess.Popen[bytes]:
@@ -158,6 +171,7 @@ async def _data(
     name: str, config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown
 ) -> None:
     clock = SystemClock()
+    metrics = make_metrics(enabled=True, shared=_counted(settings))
     roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
     own = settings.data_dir / "workers" / name
     async with contextlib.AsyncExitStack() as stack:
@@ -182,6 +196,7 @@ async def _data(
                 publish=False,
                 journal_dir=own / "journal",
                 local=local,
+                metrics=metrics,
             )
         )
         channel = InProcessChannel({SCHEDULER: scheduler})
@@ -198,6 +213,7 @@ async def _data(
                 shutdown=shutdown,
                 outbox_dir=own / "outbox",
                 reuse_port=True,
+                metrics=metrics,
             )
         )
         memory.freeze()
@@ -209,6 +225,7 @@ async def _control(
     _: str, config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown
 ) -> None:
     clock = SystemClock()
+    metrics = make_metrics(enabled=True, shared=_counted(settings))
     roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
@@ -223,7 +240,7 @@ async def _control(
         scheduler = await stack.enter_async_context(
             running_scheduler(
                 config, settings, store=store, holder=holder, roots=roots, clock=clock,
-                shutdown=shutdown,
+                shutdown=shutdown, metrics=metrics,
             )
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
@@ -261,6 +278,7 @@ async def _control(
                 plugins=list,
                 roots=roots,
                 clock=clock,
+                metrics=metrics,
             )
         )
         await shutdown.wait()

@@ -302,6 +302,7 @@ def test_round_waits_with_keepalives_until_the_account_has_recovered(client: htt
 
 def test_metrics_count_requests_and_attempts(client: httpx.Client, gateway: Up) -> None:
     ask(client, "counted")
+    time.sleep(0.1)  # the answer is whole before it is counted
     page = httpx.get(f"{gateway.management_url}/metrics").text
     assert 'patchbay_edge_requests_total{dialect="openai",operation="chat",status="200"}' in page
     assert 'patchbay_edge_attempts_total{outcome="succeeded",provider="counted"}' in page

@@ -83,6 +83,20 @@ def test_management_stands_for_all(workers: Up) -> None:
     )
 
 
+def test_metrics_are_those_of_all_processes(workers: Up) -> None:
+    """Requests on any data process are counted on the control process's page."""
+
+    def counted() -> float:
+        page = get(f"{workers.management_url}/metrics").text
+        line = 'patchbay_edge_requests_total{dialect="openai",operation="chat",status="200"} '
+        return sum(float(each[len(line) :]) for each in page.splitlines() if each.startswith(line))
+
+    before = counted()
+    for _ in range(8):
+        assert ask(workers).status_code == 200
+    until(lambda: counted() == before + 8, what="all eight are counted")
+
+
 @pytest.mark.parametrize("name", ["data-1", "data-2", "control"])
 def test_killed_process_is_started_again(workers: Up, name: str) -> None:
     """The others serve meanwhile."""
