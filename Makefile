@@ -37,7 +37,7 @@ run: setup ## Start Patchbay on http://127.0.0.1:8080
 ## Check ----------------------------------------------------------------------------------------
 
 .PHONY: check
-check: setup lint types imports proto-check crds-check ## All linters, types, layers and generated files
+check: setup lint types imports proto-check crds-check chart-check ## All linters, types, layers and generated files
 
 .PHONY: lint
 lint: setup
@@ -71,6 +71,13 @@ crds: setup ## Generate the custom resource definitions of the chart
 	$(BIN)/python -m patchbay_operator.api.crds charts/patchbay-crds/templates
 crds-check: setup
 	$(BIN)/python -m patchbay_operator.api.crds --check charts/patchbay-crds/templates
+
+.PHONY: chart chart-check
+chart: crds ## Generate the chart's schema and README, and lint both charts
+	$(BIN)/python scripts/chart
+	scripts/kube-tools helm lint charts/patchbay-crds charts/patchbay
+chart-check: setup
+	$(BIN)/python scripts/chart --check
 
 .PHONY: docs
 docs: setup ## Generate the pages that are made from code
