@@ -51,7 +51,14 @@ DIRECT: Final = Candidates((), 0)
 
 
 def routed(snapshot: Snapshot, route: ModelRoute) -> Candidates:
-    """Return the provider that a model router chose, with whatever model it named."""
+    """
+    Return the provider that a model router chose, with the model that it named.
+
+    Raises:
+        NotFound: MODEL_NOT_FOUND, the provider has no such model.
+    """
+    if not any(t.provider == route.provider for t in snapshot.targets.get(route.model, ())):
+        raise unknown_model(route.model)
     provider = snapshot.provider_by_name[route.provider]
     return Candidates(
         (provider.name,),

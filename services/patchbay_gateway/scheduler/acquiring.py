@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from patchbay.errors import Aborted, PatchbayError, Unavailable
+from patchbay.errors import Aborted, NotFound, PatchbayError, Unavailable
 from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.scheduler.affinity import Wanted
 from patchbay_gateway.scheduler.capacity import BUSY
@@ -105,9 +105,13 @@ class Acquiring:
             await capacity.turn(items[0].attempt.attempt_uid)
         wishes: list[Wish] = []
         owners: list[_Owner] = []
+        drafts: list[Draft] = []
         with_session = False
         for item, result in zip(items, results, strict=True):
             try:
+                if item.direct_plugin_id:
+                    drafts.append(self._direct(item, result))
+                    continue
                 wish = self._wish(item)
             except PatchbayError as error:
                 self._refuse(result, error)
@@ -116,8 +120,35 @@ class Acquiring:
             owners.append((item, result))
             if wish.snapshot.settings.affinity.enabled and item.session_ids:
                 with_session = True
-        if not wishes:
-            return
+        if wishes:
+            drafts += await self._pooled(wishes, owners, with_session=with_session)
+        if drafts:
+            await self._journal(drafts)
+
+    def _direct(
+        self, item: scheduler_pb2.AcquireItem, result: scheduler_pb2.AcquireResult
+    ) -> Draft:
+        """
+        Lease a plugin's executor without a credential: nothing of the pool is taken.
+
+        Raises:
+            Aborted: SNAPSHOT_UNKNOWN.
+            NotFound: PLUGIN_UNKNOWN.
+        """
+        snapshot = self.snapshot(item.attempt.snapshot_version)
+        if item.direct_plugin_id not in snapshot.plugin_by_id:
+            raise NotFound(
+                f"no plugin {item.direct_plugin_id!r} in the configuration", reason="PLUGIN_UNKNOWN"
+            )
+        self._grants.fill_direct(
+            result.lease, item.attempt, item.direct_plugin_id, self._clock.now()
+        )
+        return Draft(_OPENED, result.lease.attempt)
+
+    async def _pooled(
+        self, wishes: Sequence[Wish], owners: Sequence[_Owner], *, with_session: bool
+    ) -> list[Draft]:
+        """Choose and lease credentials; return the attempts that were opened."""
         sessions = await self._sessions(wishes, owners) if with_session else None
         answers = await self._placing.place(wishes)
         drafts: list[Draft] = []
@@ -130,8 +161,7 @@ class Acquiring:
             drafts.append(Draft(_OPENED, attempt))
             if sessions is not None and index in sessions:
                 self._bind(wishes[index], attempt.credential_id, sessions[index])
-        if drafts:
-            await self._journal(drafts)
+        return drafts
 
     async def _journal(self, drafts: Sequence[Draft]) -> None:
         """Journal what was opened; where that fails nothing was."""
@@ -164,7 +194,7 @@ class Acquiring:
         wish = Wish(
             attempt.attempt_uid,
             self.snapshot(attempt.snapshot_version),
-            attempt.model,
+            item.target_model or attempt.model,
             tuple(item.providers),
             item.exclude_credential_ids,
             (),

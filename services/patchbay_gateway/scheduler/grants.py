@@ -122,12 +122,30 @@ class Grants:
             change=self._credentials.changes.get(credential.id, 0),
         )
 
+    def fill_direct(
+        self,
+        lease: scheduler_pb2.Lease,
+        attempt: journal_pb2.AttemptInfo,
+        plugin_id: str,
+        now: float,
+    ) -> None:
+        """Make *lease* of an attempt that a plugin's own executor serves, without a credential."""
+        lease.ttl.FromNanoseconds(self._ttl_nanos)
+        lease.attempt.installation = self._installation
+        lease.attempt.plugin_id = plugin_id
+        lease.attempt.upstream_model = attempt.model
+        _describe(lease, attempt, now)
+
 
 def fill(
     lease: scheduler_pb2.Lease, grant: Grant, attempt: journal_pb2.AttemptInfo, now: float
 ) -> None:
     """Make *lease* of *grant* for *attempt*, opened *now*."""
     lease.CopyFrom(grant.lease)
+    _describe(lease, attempt, now)
+
+
+def _describe(lease: scheduler_pb2.Lease, attempt: journal_pb2.AttemptInfo, now: float) -> None:
     filled = lease.attempt
     filled.MergeFrom(attempt)
     if not filled.tenant:
