@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _PREFIX: Final = "requires "
-# A hung daemon must not hang the tests.
-_PATIENCE: Final = 10.0
+_ROOT: Final = Path(__file__).resolve().parents[1]
+# A hung daemon must not hang the tests; Helm may have to be fetched.
+_PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,9 @@ REQUIREMENTS: Final[dict[str, Requirement]] = {
     "kube-apiserver": Requirement(
         "the operator and its rules against a real API server", _api_server
     ),
-    "helm": Requirement("charts", lambda: _answers("helm", "version", "--short")),
+    "helm": Requirement(
+        "charts", lambda: _answers(str(_ROOT / "scripts" / "kube-tools"), "helm", "version")
+    ),
     "go": Requirement("a plugin in another language", lambda: _answers("go", "version")),
     "node": Requirement("clients and peers on Node", lambda: _answers("node", "--version")),
     "pyright": Requirement("types of the SDK by a second checker", _pyright),

@@ -1,0 +1,353 @@
+"""The chart of the gateway, rendered by the real Helm over a matrix of values."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.harness.helm import CHARTS, Helm, find_helm
+
+from patchbay_gateway.kernel import config
+from patchbay_operator.access import role_name
+from patchbay_operator.build.naming import selector
+from patchbay_operator.installation import Installation
+
+pytestmark = pytest.mark.requires("helm")
+
+PRODUCTION = str(CHARTS / "patchbay" / "values-production.yaml")
+COMPONENTS = ("edge", "scheduler", "executors", "usage", "operator")
+MATRIX: dict[str, tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]] = {
+    "defaults": ((), {}, ()),
+    "production": (("-f", PRODUCTION), {}, ("monitoring.coreos.com/v1",)),
+    "own keys": (
+        (),
+        {
+            "secrets": {
+                "create": False,
+                "existingRoots": "roots",
+                "existingClientKey": "client",
+                "existingManagementKey": "management",
+            },
+            "redis": {"enabled": False, "existingSecret": "redis"},
+        },
+        (),
+    ),
+    "without volumes and policies": (
+        (),
+        {
+            "redis": {"persistence": {"enabled": False}},
+            "usage": {"persistence": {"enabled": False}},
+            "networkPolicy": {"enabled": False},
+        },
+        (),
+    ),
+    "exposed": (
+        (),
+        {
+            "ingress": {
+                "enabled": True,
+                "className": "x",
+                "hosts": [{"host": "llm.example", "paths": ["/"]}],
+                "tls": [{"hosts": ["llm.example"], "secretName": "tls"}],
+            },
+            "httpRoute": {
+                "enabled": True,
+                "parentRefs": [{"name": "gateway"}],
+                "hostnames": ["llm.example"],
+            },
+            "edge": {"service": {"type": "NodePort", "nodePort": 30080}},
+            "prices": [{"model": "*", "currency": "USD", "per_million": {"input_tokens": "1"}}],
+        },
+        ("gateway.networking.k8s.io/v1/HTTPRoute",),
+    ),
+}
+FOREIGN = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+
+
+@pytest.fixture(scope="module")
+def helm() -> Helm:
+    return Helm(find_helm())
+
+
+@pytest.fixture(scope="module", params=MATRIX)
+def rendered(request: pytest.FixtureRequest, helm: Helm) -> list[dict[str, Any]]:
+    options, values, apis = MATRIX[request.param]
+    return helm.render(*options, values=values, apis=apis)
+
+
+def _of(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {d["metadata"]["name"]: d for d in documents if d["kind"] == kind}
+
+
+def _pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for document in documents:
+        if document["kind"] == "Pod":
+            found[document["metadata"]["name"]] = document["spec"]
+        elif document["kind"] in {"Deployment", "StatefulSet", "Job"}:
+            found[document["metadata"]["name"]] = document["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.mark.parametrize("chart", ["patchbay", "patchbay-crds"])
+def test_chart_satisfies_the_linter(helm: Helm, chart: str) -> None:
+    done = helm.run("lint", "--strict", str(CHARTS / chart))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_objects_satisfy_the_schemas_of_kubernetes(rendered: list[dict[str, Any]]) -> None:
+    for version in ("1.30", "1.37"):
+        for document in rendered:
+            if document["kind"] not in FOREIGN:
+                kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_no_two_objects_share_a_name(rendered: list[dict[str, Any]]) -> None:
+    marks = [(d["kind"], d["metadata"]["name"]) for d in rendered]
+    assert len(marks) == len(set(marks))
+    assert all(d["metadata"]["namespace"] == "gateway" for d in rendered)
+
+
+def test_pods_satisfy_the_restricted_standard(rendered: list[dict[str, Any]]) -> None:
+    pods = _pods(rendered)
+    assert pods
+    for name, pod in pods.items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        for volume in pod.get("volumes", ()):
+            assert "hostPath" not in volume
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["readOnlyRootFilesystem"] is True
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_only_those_that_ask_the_api_server_have_a_token(rendered: list[dict[str, Any]]) -> None:
+    with_token = {n for n, p in _pods(rendered).items() if p["automountServiceAccountToken"]}
+    assert with_token <= {"gw-patchbay-operator", "gw-patchbay-scheduler", "gw-patchbay-secrets"}
+    assert {"gw-patchbay-operator", "gw-patchbay-scheduler"} <= with_token
+
+
+def test_selectors_are_name_instance_and_component(rendered: list[dict[str, Any]]) -> None:
+    """They are immutable: a fourth label could never be taken back."""
+    for kind in ("Deployment", "StatefulSet"):
+        for document in _of(rendered, kind).values():
+            labels = document["spec"]["selector"]["matchLabels"]
+            assert set(labels) == {
+                f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")
+            }
+            assert labels.items() <= document["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_grace_outlasts_the_drain(rendered: list[dict[str, Any]]) -> None:
+    edge = _pods(rendered)["gw-patchbay-edge"]
+    (container,) = edge["containers"]
+    drain = next(e["value"] for e in container["env"] if e["name"] == "PATCHBAY_DRAIN")
+    sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert edge["terminationGracePeriodSeconds"] >= sleep + int(drain) + 15
+
+
+def test_replicas_are_left_to_the_autoscaler(rendered: list[dict[str, Any]]) -> None:
+    scaled = {
+        d["spec"]["scaleTargetRef"]["name"]
+        for d in _of(rendered, "HorizontalPodAutoscaler").values()
+    }
+    for name, document in _of(rendered, "Deployment").items():
+        assert ("replicas" in document["spec"]) == (name not in scaled), name
+
+
+def test_configuration_is_one_that_services_take(rendered: list[dict[str, Any]]) -> None:
+    data = _of(rendered, "ConfigMap")["gw-patchbay-config"]["data"]
+    found = config.parse(data["patchbay.yaml"], env={})
+    assert [p.name for p in found.providers] == ["echo"]
+    assert [k.name for k in found.client_keys] == ["first"]
+
+
+def test_secrets_are_never_in_the_manifest(rendered: list[dict[str, Any]]) -> None:
+    assert not _of(rendered, "Secret")
+
+
+def test_each_component_gets_only_its_own_roots(rendered: list[dict[str, Any]]) -> None:
+    wanted = {
+        "edge": {"cluster"},
+        "scheduler": {"store", "plugins", "cluster"},
+        "usage": {"cluster"},
+        "operator": {"plugins", "cluster"},
+        "executors": set(),
+    }
+    for component, roots in wanted.items():
+        volumes = _pods(rendered)[f"gw-patchbay-{component}"]["volumes"]
+        items = [v["secret"].get("items", []) for v in volumes if v["name"] == "roots"]
+        assert {item["key"] for entry in items for item in entry} == roots, component
+
+
+def test_scheduler_may_read_only_what_the_operators_role_names(
+    rendered: list[dict[str, Any]],
+) -> None:
+    (binding,) = [
+        b
+        for b in _of(rendered, "RoleBinding").values()
+        if any(s["name"] == "gw-patchbay-scheduler" for s in b["subjects"])
+    ]
+    assert binding["roleRef"]["name"] == role_name(Installation(namespace="gateway", name="gw"))
+    assert binding["roleRef"]["name"] not in _of(rendered, "Role")
+
+
+def test_operator_has_no_rights_beyond_its_namespace_and_no_wildcards(
+    rendered: list[dict[str, Any]],
+) -> None:
+    assert not _of(rendered, "ClusterRole")
+    assert not _of(rendered, "ClusterRoleBinding")
+    for role in _of(rendered, "Role").values():
+        for rule in role["rules"]:
+            for part in ("apiGroups", "resources", "verbs"):
+                assert "*" not in rule[part], role["metadata"]["name"]
+            if "escalate" in rule["verbs"]:
+                assert rule["resourceNames"] == ["gw-credentials"]
+            if "secrets" in rule["resources"]:
+                assert "delete" not in rule["verbs"]
+
+
+def test_network_is_closed_but_for_what_is_named(helm: Helm) -> None:
+    policies = _of(helm.render(), "NetworkPolicy")
+    assert policies["gw-patchbay-default-deny"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policies["gw-patchbay-default-deny"]["spec"]
+    executors = policies["gw-patchbay-executors"]["spec"]
+    (world,) = [
+        rule for rule in executors["egress"] if any("ipBlock" in to for to in rule.get("to", ()))
+    ]
+    assert world["ports"] == [{"protocol": "TCP", "port": 443}]
+    denied = world["to"][0]["ipBlock"]["except"]
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(denied)
+    callers = [
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rule in executors["ingress"]
+        for peer in rule["from"]
+        if rule["ports"][0]["port"] == 7003
+    ]
+    assert sorted(callers) == ["edge", "scheduler"]
+    # The edge reaches plugins by the labels that the operator gives them.
+    edge = json.dumps(policies["gw-patchbay-edge"]["spec"]["egress"])
+    labels = selector("any", "gw")
+    assert f'"app.kubernetes.io/component": "{labels["app.kubernetes.io/component"]}"' in edge
+
+
+def test_replicas_have_a_disruption_budget(helm: Helm) -> None:
+    assert not _of(helm.render(), "PodDisruptionBudget")
+    many = helm.render("-f", PRODUCTION)
+    assert set(_of(many, "PodDisruptionBudget")) == {f"gw-patchbay-{c}" for c in COMPONENTS}
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"edge": {"replicaCoun": 2}}, "additional properties 'replicaCoun' not allowed"),
+        (
+            {"config": {"routing": {"strategyy": "x"}}},
+            "additional properties 'strategyy' not allowed",
+        ),
+        (
+            {"config": {"providers": [{"name": "a", "plugin": "echo", "credentials": []}]}},
+            "credentials",
+        ),
+        ({"edge": {"drainSeconds": 700}}, "must be at least preStopSeconds + drainSeconds + 15"),
+        ({"usage": {"replicaCount": 2}}, "usage.replicaCount above 1 needs PostgreSQL"),
+        ({"redis": {"enabled": False}}, "redis.existingSecret names a Secret"),
+        ({"httpRoute": {"enabled": True}}, "needs the Gateway API"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    ],
+)
+def test_wrong_values_are_refused_with_a_sentence(
+    helm: Helm, values: dict[str, Any], sentence: str
+) -> None:
+    done = helm.template(values=values)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+
+
+def test_monitoring_waits_for_its_definitions(helm: Helm) -> None:
+    on = {
+        "monitoring": {
+            "serviceMonitor": {"enabled": True, "interval": "30s", "labels": {}},
+            "prometheusRule": {"enabled": True, "labels": {}},
+        }
+    }
+    assert not _of(helm.render(values=on), "ServiceMonitor")
+    there = helm.render(values=on, apis=("monitoring.coreos.com/v1",))
+    assert _of(there, "ServiceMonitor")
+    assert _of(there, "PrometheusRule")
+
+
+def test_keys_are_made_before_anything_needs_them_and_stay(helm: Helm) -> None:
+    job = _of(helm.render(), "Job")["gw-patchbay-secrets"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    role = _of(helm.render(), "Role")["gw-patchbay-secrets"]
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"create", "get", "patch"}
+
+
+def test_templates_are_pure() -> None:
+    for path in (CHARTS / "patchbay" / "templates").rglob("*"):
+        if path.is_file():
+            text = path.read_text()
+            for word in ("lookup ", "randAlpha", "genCA", "genSelfSigned", "now "):
+                assert f"{{{{ {word}" not in text, path
+                assert f"({word}" not in text, path
+
+
+def test_release_stays_far_below_the_bound_of_a_secret(helm: Helm) -> None:
+    """Helm keeps chart and manifest in one Secret of at most 1 MiB, compressed, in base64 twice."""
+    for chart in ("patchbay", "patchbay-crds"):
+        files = [p for p in (CHARTS / chart).rglob("*") if p.is_file()]
+        stored = b"".join(base64.b64encode(Path(p).read_bytes()) for p in files)
+        stored += Helm(helm._program, chart).template().stdout.encode()
+        assert len(base64.b64encode(gzip.compress(stored))) < 300_000
+
+
+def test_definitions_stay_when_their_chart_goes(helm: Helm) -> None:
+    crds = Helm(helm._program, "patchbay-crds")
+    for document in crds.render():
+        assert document["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        assert (
+            document["spec"]["versions"][0].get("selectableFields")
+            or document["spec"]["names"]["kind"] == "ModelRoute"
+        )
+    assert "annotations" not in crds.render(values={"keep": False})[0]["metadata"]
+
+
+def test_readme_and_schema_are_current() -> None:
+    import subprocess  # noqa: PLC0415 - of this test alone
+    import sys  # noqa: PLC0415 - the same
+
+    root = CHARTS.parent
+    done = subprocess.run(
+        [sys.executable, root / "scripts" / "chart", "--check"], check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_value_is_used() -> None:
+    values = yaml.safe_load((CHARTS / "patchbay" / "values.yaml").read_text())
+    text = "\n".join(
+        p.read_text() for p in (CHARTS / "patchbay" / "templates").rglob("*") if p.is_file()
+    )
+
+    def names(part: Any) -> list[str]:
+        if not isinstance(part, dict):
+            return []
+        return [n for k, v in part.items() for n in (k, *names(v))]
+
+    free = {"config", "resources", "labels", "annotations"}
+    leaves = {
+        name for key, part in values.items() if key not in free for name in (key, *names(part))
+    }
+    unused = {n for n in leaves if f".{n}" not in text and f'"{n}"' not in text}
+    assert unused <= {"requests", "limits", "cpu", "memory", "app", "grafana_dashboard"}
