@@ -186,24 +186,26 @@ def _pools(results: Results) -> list[str]:
     names = [name for name in results["contenders"] if name.startswith("pool-")]
     if not names:
         return []
-    one = value(results, names[0], "plain-32", "cpu_us")
     lines = [
-        "| credentials | plain /s at 32 | CPU µs | ÷ the smallest pool | within 1.2 | idle MB |",
-        "|--:|--:|--:|--:|---|--:|",
+        "| credentials | load | /s | CPU µs | ÷ the smallest pool | within 1.2 | idle MB |",
+        "|--:|---|--:|--:|--:|---|--:|",
     ]
     for name in names:
-        cost = value(results, name, "plain-32", "cpu_us")
-        over = None if cost is None or not one else cost / one
-        idle = results["contenders"][name]["median"].get("idle_mb", {})
-        cells = [
-            name.removeprefix("pool-"),
-            _number(value(results, name, "plain-32", "rps")),
-            _number(cost),
-            _number(over),
-            "–" if over is None else "yes" if over <= 1.2 else "**no**",
-            f"{sum(idle.values()):.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        idle = sum(results["contenders"][name]["median"].get("idle_mb", {}).values())
+        for scenario in results["contenders"][name]["median"].get("scenarios", {}):
+            one = value(results, names[0], scenario, "cpu_us")
+            cost = value(results, name, scenario, "cpu_us")
+            over = None if cost is None or not one else cost / one
+            cells = [
+                name.removeprefix("pool-"),
+                scenario,
+                _number(value(results, name, scenario, "rps")),
+                _number(cost),
+                _number(over),
+                "–" if over is None else "yes" if over <= 1.2 else "**no**",
+                f"{idle:.0f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

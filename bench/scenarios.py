@@ -62,6 +62,8 @@ SCENARIOS = (
     ),
 )
 QUICK = ("plain-32", "stream-32", "paced-200")
+# One connection too: nothing is batched there, so that a busy machine changes the rate and not the cost.
+POOL_SCENARIOS = ("plain-1", "plain-32")
 
 
 def soak(requests: int) -> Scenario:
