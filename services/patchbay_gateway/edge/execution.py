@@ -290,7 +290,7 @@ class Execution:
             await self._write(self._held)
 
     def _look_at_limits(self, told: Mapping[str, headers_pb2.StringList]) -> None:
-        dialect = self._request.routed.dialect
+        dialect = self._request.answered_in or self._request.routed.dialect
         if dialect.limit_signs:
             self._attempt.limits = self._sampler.take(
                 self._attempt.lease.attempt.credential_id, told, dialect, self._request.clock
