@@ -259,6 +259,21 @@ def test_killed_after_the_write_loses_nothing(case: Case) -> None:
     case.judge()
 
 
+def test_stopped_in_the_middle_finishes_its_refresh(case: Case) -> None:
+    """SIGTERM is no kill: what is under way is kept before the process ends."""
+    case.fleet.identity.behave(hold=True, times=1)
+    before = case.record.version
+    with case.asking(0):
+        case.presented(2)
+        process = case.fleet.processes["scheduler0"]
+        process.signal(signal.SIGTERM)
+        case.fleet.identity.release()
+        assert process.wait(20) == 0
+    assert case.record.version == before + 1
+    assert case.state == "ok"
+    case.judge()
+
+
 def test_killed_at_random_instants_presents_again_at_most_once_a_kill(case: Case) -> None:
     """Timers go on; a family that is lost is lost where a kill came between answer and write."""
     seed = random.SystemRandom().randrange(1 << 30)
