@@ -150,6 +150,8 @@ class Settling:
         drafts: list[Draft] = []
         plain: list[str] = []
         special: list[End] = []
+        well: list[str] = []
+        noted: list[scheduler_pb2.ReportItem] = []
         known, now = self._known(), self._clock.now()
         is_plain = self._reports.plain
         for item in items:
@@ -169,6 +171,9 @@ class Settling:
                 plain.append(attempt.attempt_uid)
             else:
                 special.append(self._end(item, entry, age, cap))
+                noted.append(item)
+            if settlement.outcome == _SUCCEEDED and id_:
+                well.append(id_)
         # The file first: without it nothing has happened, and the edge reports again.
         self._journal.record(drafts)
         self._reported.inc(len(plain) + len(special))
@@ -176,7 +181,13 @@ class Settling:
             if end.capped:
                 self._view.release(end.credential_id, end.uid)
         self._book.end(plain, special)
-        self._count(items, now)
+        for id_ in well:
+            self._tally.succeeded(id_)
+        if noted:
+            self._note(noted, now)
+        snapshot = self._holder.current
+        if snapshot is not None and snapshot.settings.affinity.enabled:
+            self._sessions(items)
         if not self._journal.live:
             await self._journal.durable()
 
@@ -196,34 +207,24 @@ class Settling:
             version=self._credentials.version(entry[1]) if entry is not None else 0,
         )
 
-    def _count(self, items: Sequence[scheduler_pb2.ReportItem], now: float) -> None:
-        """Tell counters and sessions."""
-        snapshot = self._holder.current
-        sessions = snapshot is not None and snapshot.settings.affinity.enabled
-        succeeded = self._tally.succeeded
+    def _note(self, items: Sequence[scheduler_pb2.ReportItem], now: float) -> None:
+        """Keep what failures and limits say, for people."""
         for item in items:
-            attempt = item.attempt
-            id_ = attempt.credential_id
-            if not id_ or attempt.number == 0:
-                continue
-            outcome = item.settlement.outcome
-            failed = False
-            if outcome == _SUCCEEDED:
-                succeeded(id_)
-            elif item.HasField("fault"):
+            id_ = item.attempt.credential_id
+            if item.HasField("fault") and item.settlement.outcome != _SUCCEEDED:
                 self._faults.labels(kind_name(item.fault)).inc()
-                failed = counts_as_failure(item.fault)
-                if failed:
+                if id_ and counts_as_failure(item.fault):
                     self._tally.failed(id_, error_of(item.fault))
-            if item.rate_limits:
+            if id_ and item.rate_limits:
                 self._tally.limited(id_, limits_of(item, now))
-            if sessions:
-                self._session(attempt.attempt_uid, outcome, failed=failed)
 
-    def _session(self, uid: str, outcome: int, *, failed: bool) -> None:
-        if outcome == _SUCCEEDED:
-            self._affinity.succeeded(uid)
-        elif failed:
-            self._affinity.failed(uid)
-        else:
-            self._affinity.ended(uid)
+    def _sessions(self, items: Sequence[scheduler_pb2.ReportItem]) -> None:
+        """Tell sessions how their attempts ended."""
+        for item in items:
+            uid = item.attempt.attempt_uid
+            if item.settlement.outcome == _SUCCEEDED:
+                self._affinity.succeeded(uid)
+            elif item.HasField("fault") and counts_as_failure(item.fault):
+                self._affinity.failed(uid)
+            else:
+                self._affinity.ended(uid)
