@@ -54,6 +54,7 @@ from patchbay_gateway.kernel.uid import UidSource
 from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
 from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.plugins.registry import PluginRegistry
@@ -222,7 +223,7 @@ async def running_edge(
     registry = PluginRegistry(
         host=Host(edge_id, version("patchbay-gateway")),
         keys=SchedulerKeys(scheduler).keys,
-        resolver=DnsResolver(),
+        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
         clock=clock,
         local=local,
         builtin_address=settings.executors_address or None,

@@ -20,6 +20,7 @@ from patchbay.keys import channel_key
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.registry import PluginRegistry
 from patchbay_gateway.scheduler.auth_calls import PluginAuthProviders
@@ -134,7 +135,7 @@ async def running_refresh(
     registry = PluginRegistry(
         host=Host(name, version("patchbay-gateway")),
         keys=keys,
-        resolver=DnsResolver(),
+        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
         clock=clock,
         local=local,
         builtin_address=settings.executors_address or None,
