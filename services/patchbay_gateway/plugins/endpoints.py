@@ -1,9 +1,10 @@
 """
 Addresses that an operator tells through Redis, beside those of DNS: either is enough.
 
-DNS answers of a cluster may be cached for half a minute; `endpoints` (a hash of host → JSON list of addresses,
-written by the operator, without expiry) is a second old. What is told wrongly costs nothing: an address is used
-when its health says SERVING and its handshake succeeds. Not here: DNS itself (dns.py), health (addresses.py).
+DNS answers of a cluster may be cached for half a minute; `endpoints` (a hash of host → JSON list of
+addresses, written by the operator, without expiry) is a second old. What is told wrongly costs nothing: an
+address is used when its health says SERVING and its handshake succeeds. Not here: DNS itself (dns.py), health
+(addresses.py).
 """
 
 from __future__ import annotations
