@@ -48,7 +48,11 @@ def models(script: Script, record: Request) -> Json | None:
     if record.method != "GET" or not (path.endswith("/models") or (found and before)):
         return None
     dialect = dialect_of(record.path, record.headers)
-    names = script.models.split()
+    # A provider lists what it speaks: names of others begin with their dialect.
+    others = {"claude", "gemini"} - {dialect}
+    names = [name for name in script.models.split() if not name.startswith(tuple(others))]
+    if dialect in {"claude", "gemini"}:
+        names = [name for name in names if name.startswith(dialect)]
     if name and unquote(name) in names:
         return _card(dialect, unquote(name))
     cards = [_card(dialect, each) for each in names]

@@ -49,16 +49,19 @@ async def test_unknown_model_is_404(http: httpx.AsyncClient, dialect: str) -> No
     assert "x-patchbay-model" not in answer.headers
 
 
-@pytest.mark.parametrize("dialect", ["claude", "gemini"])
-async def test_model_of_another_dialect_is_400(http: httpx.AsyncClient, dialect: str) -> None:
-    path, body = posted(dialect, "fake-model")
-    answer = await http.post(path, json=body)
+@pytest.mark.parametrize(
+    ("dialect", "path", "model"),
+    [
+        ("claude", "/v1/messages/count_tokens", "fake-model"),
+        ("openai", "/v1/embeddings", "claude-fake"),
+        ("openai", "/v1/completions", "gemini-fake"),
+    ],
+)
+async def test_operation_that_no_provider_serves_is_400(
+    http: httpx.AsyncClient, dialect: str, path: str, model: str
+) -> None:
+    answer = await http.post(path, json={"model": model, "input": "hello", "prompt": "hello"})
     assert (answer.status_code, code(dialect, answer.json())) == (400, "dialect_not_available")
-
-
-async def test_operation_that_no_provider_serves_is_400(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/v1/messages/count_tokens", json={"model": "fake-model"})
-    assert (answer.status_code, code("claude", answer.json())) == (400, "dialect_not_available")
 
 
 @pytest.mark.parametrize(
