@@ -229,8 +229,8 @@ class Services(Gateway):
             for root in ("STORE", "PLUGINS", "CLUSTER")
         }
         shared = {
-            **self.env,
             **keys,
+            **self.env,
             "REDIS_URL": self.redis_url,
             "PATCHBAY_HOST": "127.0.0.1",
             "PATCHBAY_SCHEDULER_ADDRESS": ",".join(f"127.0.0.1:{p}" for p in scheduler_ports),

@@ -201,6 +201,8 @@ class Steps:
             headers.for_plugins(routed.exchange.head.headers), request.document.data
         )
         """Headers and body of the client as the steps left them."""
+        self._reached = False
+        """Whether it came to the interceptors: what ends before is nothing to lifecycle plugins (pluginapi)."""
         self._after: tuple[tuple[str, str], Intercepted] | None = None
         self._started = request.clock.now()
 
@@ -227,6 +229,7 @@ class Steps:
             Terminated: A plugin answered the client.
             Unavailable: PLUGIN_FAILED.
         """
+        self._reached = True
         if not self.request_hooks:
             return False
         body = self.current.body
@@ -264,7 +267,7 @@ class Steps:
 
     def complete(self, *, gone: bool) -> None:
         """Tell the lifecycle plugins how it ended; *gone* where the client left."""
-        if not self._steps.lifecycle.wanted(self.execution):
+        if not self._reached or not self._steps.lifecycle.wanted(self.execution):
             return
         request, execution = self._request, self.execution
         outcome = _FAILED

@@ -1,0 +1,180 @@
+"""
+A plugin that takes part in every step of a request, as a process of its own.
+
+What it does to a request is asked for in the request's own text, so that a test reads like a story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+from patchbay import errors
+from patchbay.executor import (
+    Executor,
+    ExecutorRequest,
+    ExecutorResponse,
+    StreamBatch,
+    StreamHead,
+    StreamTail,
+)
+from patchbay.frontend_auth import FrontendAuthProvider, FrontendAuthRequest, FrontendAuthResponse
+from patchbay.interceptors import (
+    RequestInterceptor,
+    RequestInterceptRequest,
+    RequestInterceptResponse,
+    ResponseInterceptor,
+    ResponseInterceptRequest,
+    ResponseInterceptResponse,
+    StreamChunkInterceptor,
+    StreamChunkInterceptRequest,
+    StreamChunkInterceptResponse,
+)
+from patchbay.lifecycle import RequestCompletion, RequestLifecyclePlugin
+from patchbay.router import ModelRouter, ModelRouteRequest, ModelRouteResponse, ModelRouteTargetKind
+from patchbay.serve import serve
+from patchbay.transform import RequestNormalizer, RequestTransformRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from patchbay.executor import StreamItem
+
+
+class Sample(
+    Executor,
+    FrontendAuthProvider,
+    ModelRouter,
+    RequestInterceptor,
+    RequestNormalizer,
+    ResponseInterceptor,
+    StreamChunkInterceptor[None],
+    RequestLifecyclePlugin,
+):
+    """All of it."""
+
+    id: ClassVar = "sample"
+    name: ClassVar = "Sample"
+    version: ClassVar = "1.2.3"
+    author: ClassVar = "tests"
+    input_formats: ClassVar[Sequence[str]] = ("openai",)
+    output_formats: ClassVar[Sequence[str]] = ("openai",)
+
+    async def authenticate(self, request: FrontendAuthRequest) -> FrontendAuthResponse | None:
+        """Know whoever says so."""
+        for name, value in request.headers:
+            if name == b"x-sample-user":
+                return FrontendAuthResponse(
+                    authenticated=True, principal=value.decode(), metadata={"tenant": "acme"}
+                )
+        return None
+
+    async def route_model(self, request: ModelRouteRequest) -> ModelRouteResponse | None:
+        """Take a model of our own; send another to a provider under its real name."""
+        if request.requested_model == "sample-model":
+            return ModelRouteResponse(handled=True, target_kind=ModelRouteTargetKind.SELF)
+        if request.requested_model == "sample-alias":
+            return ModelRouteResponse(
+                handled=True,
+                target_kind=ModelRouteTargetKind.PROVIDER,
+                target="fake",
+                target_model="fake-model",
+            )
+        return None
+
+    async def intercept_request_before_auth(
+        self, request: RequestInterceptRequest
+    ) -> RequestInterceptResponse | None:
+        """Do what the text asks for."""
+        if b"please hang" in request.body:
+            await asyncio.Event().wait()
+        if b"please fail" in request.body:
+            raise errors.FailedPrecondition("as asked", reason="AS_ASKED")
+        if b"please die" in request.body:
+            os._exit(1)
+        if b"please refuse" in request.body:
+            return RequestInterceptResponse(
+                terminate=True,
+                status_code=451,
+                response_headers=[(b"x-sample", b"refused")],
+                response_body=b'{"refused":true}',
+            )
+        if b"secret" in request.body:
+            return RequestInterceptResponse(body=request.body.replace(b"secret", b"[redacted]"))
+        return None
+
+    async def normalize_request(self, request: RequestTransformRequest) -> bytes | None:
+        """Add what the executor is to see."""
+        if b"normalize me" not in request.body:
+            return None
+        document = json.loads(request.body)
+        document["user"] = f"normalized for {request.to_format}"
+        return json.dumps(document).encode()
+
+    async def intercept_response(
+        self, request: ResponseInterceptRequest
+    ) -> ResponseInterceptResponse | None:
+        """Sign the answer."""
+        return ResponseInterceptResponse(
+            headers=[(b"x-sample", b"seen")], body=request.body.replace(b"cat", b"dog")
+        )
+
+    async def intercept_stream_start(
+        self, request: StreamChunkInterceptRequest, state: None
+    ) -> StreamChunkInterceptResponse:
+        """Sign the stream."""
+        return StreamChunkInterceptResponse(headers=[(b"x-sample", b"streamed")])
+
+    async def intercept_stream_chunk(
+        self, request: StreamChunkInterceptRequest, state: None
+    ) -> StreamChunkInterceptResponse | None:
+        """Change and drop."""
+        if b"drop" in request.body:
+            return StreamChunkInterceptResponse(drop_chunk=True)
+        if b"cat" in request.body:
+            return StreamChunkInterceptResponse(body=request.body.replace(b"cat", b"dog"))
+        return None
+
+    async def handle_request_complete(self, completion: RequestCompletion) -> None:
+        """Write each end to a file that the test reads."""
+        line = json.dumps(
+            {
+                "outcome": completion.outcome,
+                "status": completion.status_code,
+                "model": completion.requested_model,
+                "error": completion.error,
+            }
+        )
+        with open(os.environ["SAMPLE_LOG"], "a", encoding="utf-8") as log:  # noqa: ASYNC230, PTH123 - a line
+            log.write(line + "\n")
+
+    async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
+        """Answer as a provider would."""
+        message = {"role": "assistant", "content": "from the plugin"}
+        answer = {
+            "id": "sample",
+            "object": "chat.completion",
+            "model": request.model,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        }
+        return ExecutorResponse(json.dumps(answer).encode(), content_type="application/json")
+
+    async def execute_stream(self, request: ExecutorRequest) -> AsyncGenerator[StreamItem, None]:
+        """Answer in two words."""
+        yield StreamHead(200, [], "text/event-stream")
+        for word in ("from ", "the plugin"):
+            chunk = {
+                "id": "sample",
+                "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
+            }
+            yield StreamBatch([b"data: " + json.dumps(chunk).encode() + b"\n\n"])
+        end = {"id": "sample", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        yield StreamBatch([b"data: " + json.dumps(end).encode() + b"\n\n", b"data: [DONE]\n\n"])
+        yield StreamTail(None)
+
+
+if __name__ == "__main__":
+    serve(Sample(), address=os.environ["SAMPLE_ADDRESS"])

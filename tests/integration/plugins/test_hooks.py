@@ -1,0 +1,140 @@
+"""A plugin's part in requests, from a client's and an operator's side, with real processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.plugins.conftest import World
+
+
+def last_body(world: World) -> str:
+    """Return the last body that reached the provider."""
+    return str(world.upstream.records()[-1]["body"])
+
+
+def test_interceptor_changes_what_the_provider_gets(world: World) -> None:
+    assert world.chat("my secret").status_code == 200
+    assert "[redacted]" in last_body(world)
+    assert "secret" not in last_body(world)
+
+
+def test_interceptor_answers_in_the_providers_place(world: World) -> None:
+    before = len(world.upstream.records())
+    answer = world.chat("please refuse")
+    assert answer.status_code == 451
+    assert answer.json() == {"refused": True}
+    assert answer.headers["x-sample"] == "refused"
+    assert len(world.upstream.records()) == before
+    (end,) = world.completions(1)
+    assert (end["outcome"], end["status"]) == ("rejected", 451)
+
+
+@pytest.mark.parametrize("text", ["please fail", "please hang"])
+def test_interceptor_that_fails_or_hangs_is_passed_by(world: World, text: str) -> None:
+    answer = world.chat(text)
+    assert answer.status_code == 200
+    assert text in last_body(world)
+
+
+def test_interceptor_that_dies_costs_no_request_and_comes_back(world: World) -> None:
+    assert world.chat("please die").status_code == 200
+    assert world.plugin.wait(10) == 1
+    assert world.chat("my secret, nobody looks").status_code == 200
+    world.plugin.start()
+    world.wait_registered()
+    assert world.chat("my secret").status_code == 200
+    assert "[redacted]" in last_body(world)
+
+
+def test_normalizer_has_the_last_word_on_the_payload(world: World) -> None:
+    assert world.chat("normalize me").status_code == 200
+    assert "normalized for openai" in last_body(world)
+
+
+def test_answer_interceptor_changes_body_and_headers(world: World) -> None:
+    answer = world.chat("say cat", model="echo")
+    assert answer.headers["x-sample"] == "seen"
+    assert "dog" in answer.json()["choices"][0]["message"]["content"]
+
+
+def test_chunk_interceptor_changes_chunks_and_headers(world: World) -> None:
+    answer = world.chat("a cat to drop here", model="echo", stream=True)
+    assert answer.status_code == 200
+    assert answer.headers["x-sample"] == "streamed"
+    assert "dog" in answer.text
+    assert "cat" not in answer.text
+    assert "drop" not in answer.text
+    assert "here" in answer.text
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_router_sends_a_model_to_its_own_executor(world: World, *, stream: bool) -> None:
+    answer = world.chat("hello", model="sample-model", stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert "the plugin" in answer.text
+
+
+def test_router_sends_a_model_to_a_provider_under_another_name(world: World) -> None:
+    answer = world.chat("hello", model="sample-alias")
+    assert answer.status_code == 200, answer.text
+    assert '"fake-model"' in last_body(world)
+
+
+def test_unknown_client_is_known_by_the_plugin(world: World) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+    with world.client(x_sample_user="ann") as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+    with world.client(x_other="1") as http:
+        refused = http.post("/v1/chat/completions", json=body)
+    assert refused.status_code == 401
+    assert refused.json()["error"]["message"]
+
+
+def test_claude_client_reaches_an_openai_provider(world: World) -> None:
+    body = {
+        "model": "fake-model",
+        "max_tokens": 50,
+        "messages": [{"role": "user", "content": "hello there"}],
+    }
+    with world.client() as http:
+        whole = http.post("/v1/messages", json=body)
+        streamed = http.post("/v1/messages", json={**body, "stream": True})
+    assert whole.status_code == 200, whole.text
+    assert whole.json()["type"] == "message"
+    assert whole.json()["content"][0]["type"] == "text"
+    assert streamed.text.startswith("event: message_start")
+    assert "event: message_stop" in streamed.text
+
+
+def test_lifecycle_plugin_hears_of_each_end_once(world: World) -> None:
+    assert world.chat("hi", model="echo").status_code == 200
+    assert world.chat("hi", model="nobody").status_code == 404
+    assert world.chat("please refuse").status_code == 451
+    ends = world.completions(2)
+    assert sorted((e["outcome"], e["status"]) for e in ends) == [
+        ("rejected", 451),
+        ("succeeded", 200),
+    ]
+
+
+def test_operator_sees_what_is_registered(world: World) -> None:
+    world.chat("hi", model="echo")
+    sample = world.plugins()["sample"]
+    assert sample["name"] == "Sample"
+    assert sample["version"] == "1.2.3"
+    assert {"request_interceptor", "model_router", "executor"} <= set(sample["capabilities"])
+    (address,) = sample["addresses"]
+    assert address["calls"] > 0
+
+
+def test_ledger_has_direct_routes_under_the_plugin(world: World) -> None:
+    assert world.chat("hello", model="sample-model").status_code == 200
+    rows = {row["plugin"]: row for row in world.gateway.usage("plugin")}
+    assert rows["sample"]["attempts"] >= 1
+    assert rows["sample"]["failed"] == 0
+    assert httpx.codes.OK == 200
