@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchbay.cli import group
 from patchbay_gateway.commands.options import DataDirOption
 
 if TYPE_CHECKING:
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group `plugin`."""
-    group = typer.Typer(no_args_is_help=True, help="Plugins of this gateway.")
-    group.command()(key)
-    app.add_typer(group, name="plugin")
+    """Add to the group `plugin`, which has the SDK's verbs."""
+    plugin = group(app, "plugin", "Plugins of this gateway.")
+    plugin.command()(key)
 
 
 def key(

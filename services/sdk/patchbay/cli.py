@@ -3,7 +3,8 @@ The program `patchbay`: it gathers the verbs of whatever is installed.
 
 A distribution adds verbs by an entry point of group `patchbay.commands` that names a function
 `register(app)`. An error of `patchbay.errors` ends a verb with its sentence and status 1, never with a
-traceback; wrong use ends with 2. Not here: the verbs, but for `version`.
+traceback; wrong use ends with 2. A group of verbs that several distributions fill is found by `group`.
+Not here: the verbs, but for `version`; those for authors of plugins (`patchbay.commands`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
+
+from patchbay.commands import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +68,7 @@ def build(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -
         """Patchbay, a gateway for language-model APIs whose every moving part is a plugin."""
 
     app.command()(version)
+    plugins.register(group(app, "plugin", "Plugins: make, serve, check and declare them."))
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=ENTRY_POINTS)
     for entry in sorted(entry_points, key=lambda e: e.name):
@@ -76,6 +80,16 @@ def build(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -
             continue
         register(app)
     return app
+
+
+def group(app: typer.Typer, name: str, text: str) -> typer.Typer:
+    """Return the group of verbs *name* of *app*, made with the help *text* if nobody did before."""
+    for known in app.registered_groups:
+        if known.name == name and known.typer_instance is not None:
+            return known.typer_instance
+    made = typer.Typer(no_args_is_help=True, help=text)
+    app.add_typer(made, name=name)
+    return made
 
 
 def version(

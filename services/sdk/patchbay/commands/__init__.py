@@ -1,0 +1,1 @@
+"""Verbs of the program `patchbay` for authors of plugins (extra `cli`)."""

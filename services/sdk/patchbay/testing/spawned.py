@@ -1,0 +1,114 @@
+"""
+A plugin that the suite runs itself, in a process of its own: `patchbay plugin run` with a key of its own.
+
+What only the process shows, its log, its memory, its end, can then be judged too. Not here: verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from patchbay import errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_START: str = "from patchbay.cli import main; main()"
+
+
+class Spawned:
+    """A running process (patchbay.testing.rules.Running)."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str, output: Path) -> None:
+        self.address = address
+        self._process = process
+        self._output = output
+
+    def logs(self) -> str:
+        """Return what it has written, standard output and error."""
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def in_flight(self) -> int | None:
+        """Return nothing: a process does not show its calls."""
+        return None
+
+    def rss(self) -> int | None:
+        """Return its resident memory, bytes; None where the system does not tell."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
+            return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return None
+
+    async def stop(self) -> None:
+        """Send SIGTERM."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether it ends within that time."""
+        try:
+            await asyncio.wait_for(self._process.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """End it, whatever it does."""
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+@contextlib.asynccontextmanager
+async def spawned(target: str, key: bytes, *, seconds: float = 20.0) -> AsyncIterator[Spawned]:
+    """
+    Run `patchbay plugin run` of *target* on a socket of its own, ready when this returns.
+
+    Args:
+        target: File or module, as `patchbay plugin run` takes it.
+        key: Key of its plugins.
+        seconds: How long it may take to answer.
+
+    Raises:
+        Unavailable: It ended, or did not answer in time; the text holds what it wrote last.
+    """
+    with tempfile.TemporaryDirectory(prefix="patchbay-") as folder:
+        address, output = f"unix:{folder}/plugin", Path(folder) / "output"
+        with output.open("wb") as sink:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _START, "plugin", "run", target, "--address", address,
+                stdout=sink, stderr=sink,
+                env={**os.environ, "PATCHBAY_PLUGIN_KEY": key.hex(), "PATCHBAY_PLUGIN_KEY_FILE": ""},
+            )  # fmt: skip
+        found = Spawned(process, address, output)
+        try:
+            await _ready(found, process, seconds)
+            yield found
+        finally:
+            await found.aclose()
+
+
+async def _ready(found: Spawned, process: asyncio.subprocess.Process, seconds: float) -> None:
+    options = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50)]
+    channel = grpc.aio.insecure_channel(found.address, options=options)
+    ready = asyncio.ensure_future(channel.channel_ready())
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait({ready, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done() or ended.done():
+            said = found.logs().strip().splitlines()[-5:]
+            raise errors.Unavailable("the plugin does not start: " + " | ".join(said))
+    finally:
+        ready.cancel()
+        ended.cancel()
+        await asyncio.gather(ready, ended, return_exceptions=True)
+        await channel.close()
