@@ -15,7 +15,6 @@ from patchbay_gateway.edge.dialects.port import StreamState
 from patchbay_gateway.kernel import uid
 
 if TYPE_CHECKING:
-    from patchbay import errors
     from patchbay.errors import Headers
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.body import Document
@@ -54,8 +53,8 @@ class Request:
     """What plugins do to it; None: nobody wants it."""
     thinking: Thinking | None = None
     """What the suffix of the model's name asked for."""
-    error: errors.PatchbayError | None = None
-    """What the client was told, where that is a failure."""
+    error: str = ""
+    """What the client was told, where that is a failure. The text alone: the exception's frames hold the body."""
     terminated: bool = False
     """A plugin answered the client."""
     direct: str = ""

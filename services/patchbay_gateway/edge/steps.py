@@ -275,9 +275,8 @@ class Steps:
             outcome = _CANCELED
         elif request.terminated:
             outcome = _REJECTED
-        elif request.error is None and request.status < 400:
+        elif not request.error and request.status < 400:
             outcome = _SUCCEEDED
-        error = request.error.message if request.error is not None else ""
         completion = request_lifecycle_pb2.RequestCompletion(
             request_id=execution.request_id,
             trace_id=execution.trace_id,
@@ -287,7 +286,7 @@ class Steps:
             stream=request.stream,
             outcome=outcome,
             status_code=0 if outcome == _CANCELED else request.status,
-            error=error,
+            error=request.error,
             metadata=execution.metadata,
             operation=execution.operation,
             attempts=request.number,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def status_of(request: Request, error: errors.PatchbayError) -> int:
     """Return the status by which *error* is known to the client and the ledger, and keep it."""
     request.status = request.routed.dialect.error(error, "").status
-    request.error = error
+    request.error = error.message
     return request.status
 
 
