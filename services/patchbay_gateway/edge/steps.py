@@ -202,7 +202,7 @@ class Steps:
         )
         """Headers and body of the client as the steps left them."""
         self._reached = False
-        """Whether it came to the interceptors: what ends before is nothing to lifecycle plugins (pluginapi)."""
+        """Whether it came to the interceptors; lifecycle plugins hear of nothing that ended before."""
         self._after: tuple[tuple[str, str], Intercepted] | None = None
         self._started = request.clock.now()
 
