@@ -54,7 +54,7 @@ class Request:
     thinking: Thinking | None = None
     """What the suffix of the model's name asked for."""
     error: str = ""
-    """What the client was told, where that is a failure: the text, for the exception's frames hold the body."""
+    """What the client was told of a failure: the text, for the exception's frames hold the body."""
     terminated: bool = False
     """A plugin answered the client."""
     direct: str = ""
