@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.leases import Leases, LiveLease
     from patchbay_gateway.edge.outbox import Outbox
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.calls import Scope
     from patchbay_gateway.plugins.request_interceptors import Terminated
 
 _NANO = 1_000_000_000
@@ -46,6 +47,7 @@ class Attempt:
         "lease",
         "limits",
         "live",
+        "scope",
     )
 
     def __init__(
@@ -63,6 +65,8 @@ class Attempt:
         """What the provider's answer said of its limits."""
         self.head_arrived = False
         """Whether the provider's answer head was seen."""
+        self.scope: Scope | None = None
+        """What the executor may call back in; a model call in it carries the tokens itself."""
         self._leases = leases
         self._outbox = outbox
         self._clock = clock
@@ -133,8 +137,12 @@ class Attempt:
             return
         self._settled = True
         self._leases.release(self.live)
-        item = scheduler_pb2.ReportItem(attempt=self.lease.attempt, usage=self.live.usage)
+        nested = self.scope is not None and self.scope.nested
+        item = scheduler_pb2.ReportItem(
+            attempt=self.lease.attempt, usage=None if nested else self.live.usage
+        )
         settlement = item.settlement
+        settlement.nested = nested
         settlement.outcome = outcome
         settlement.http_status = http_status
         settlement.client_status = client_status

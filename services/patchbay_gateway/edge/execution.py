@@ -114,7 +114,7 @@ class Execution:
         asked = self._asked = await asking.ask(  # 7, 8
             request, self._attempt.lease, provider, self._plugins
         )
-        self._scope = self._plugins.scope(request, info.plugin_id)
+        self._scope = self._attempt.scope = self._plugins.scope(request, info.plugin_id)
         message, self._hide_usage = asked.message, asked.hide_usage
         taken = asked.formats
         request.answered_in = (

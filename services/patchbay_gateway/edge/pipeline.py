@@ -270,12 +270,17 @@ class Pipeline:
 
     def _answer(self, request: Request) -> Answer:
         limits = request.snapshot.settings.streaming
+        grace = limits.first_byte_grace if request.stream else limits.nonstream_keepalive
+        # White space before a JSON document means nothing (RFC 8259, section 2).
+        keepalive = request.routed.dialect.keepalive() if request.stream else b"\n"
+        if request.routed.source:
+            # Who asks from within waits for the head, and takes every byte for an answer.
+            grace, keepalive = 0.0, b""
         return Answer(
             request.routed.exchange,
             limits,
-            grace=limits.first_byte_grace if request.stream else limits.nonstream_keepalive,
-            # White space before a JSON document means nothing (RFC 8259, section 2).
-            keepalive=request.routed.dialect.keepalive() if request.stream else b"\n",
+            grace=grace,
+            keepalive=keepalive,
             early_head=request.early_headers,
             whole=not request.stream,
         )

@@ -191,6 +191,7 @@ class Steps:
             metadata=_metadata(request),
             depth=routed.depth,
             skip=routed.skip_plugin,
+            origin=request,
         )
         self.request_hooks: tuple[Hook, ...] = steps.requests.of(self.execution)
         self.answer_hooks: tuple[Hook, ...] = steps.answers.of(self.execution)

@@ -20,6 +20,8 @@ def status_of(request: Request, error: errors.PatchbayError) -> int:
     """Return the status by which *error* is known to the client and the ledger, and keep it."""
     request.status = request.routed.dialect.error(error, "").status
     request.error = error.message
+    if request.routed.on_error is not None:
+        request.routed.on_error(error)
     return request.status
 
 
@@ -27,6 +29,8 @@ async def send_error(
     routed: RoutedRequest, error: errors.PatchbayError, head: errors.Headers
 ) -> None:
     """Answer with *error* and the further headers *head*."""
+    if routed.on_error is not None:
+        routed.on_error(error)
     answer = routed.dialect.error(error, routed.request_id)
     length = (b"content-length", b"%d" % len(answer.body))
     await routed.exchange.send_head(answer.status, [*answer.headers, length, *head])

@@ -37,6 +37,8 @@ class Scope(Protocol):
 
     metadata: Metadata
     """What the call carries, so that the plugin can name the scope."""
+    nested: bool
+    """Whether the plugin ran a model in it."""
 
     def close(self) -> None:
         """End it; what was opened in it ends too. Idempotent."""

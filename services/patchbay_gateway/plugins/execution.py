@@ -32,6 +32,8 @@ class PluginExecution:
     """How many executions this one is nested in."""
     skip: str = ""
     """Plugin that started this execution: its own interceptors, router and lifecycle are not asked."""
+    origin: object = None
+    """The request as whoever made this knows it; callbacks inherit from it. Opaque to plugins."""
 
     @property
     def source_format(self) -> str:

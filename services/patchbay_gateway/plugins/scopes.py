@@ -33,7 +33,17 @@ SCOPE_ENDED: Final = "SCOPE_ENDED"
 class LiveScope:
     """One scope while it lives."""
 
-    __slots__ = ("_closed", "_ends", "_table", "execution", "grants", "id", "metadata", "plugin_id")
+    __slots__ = (
+        "_closed",
+        "_ends",
+        "_table",
+        "execution",
+        "grants",
+        "id",
+        "metadata",
+        "nested",
+        "plugin_id",
+    )
 
     def __init__(
         self,
@@ -51,6 +61,8 @@ class LiveScope:
         self.grants = grants
         self.execution = execution
         """What callbacks inherit; None for calls outside of any request."""
+        self.nested = False
+        """Set by a model call in it."""
         self.metadata: Metadata = ((CALLBACK_KEY, address), (SCOPE_KEY, self.id))
 
     def bind(self, end: Callable[[], None]) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from patchbay.errors import PatchbayError
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.exchange import Exchange
@@ -52,6 +53,8 @@ class RoutedRequest:
     """Id of the client's request that this one belongs to; empty: its own `request_id`."""
     source: str = ""
     """What made this request, where it is not a client's; plugins see it."""
+    on_error: Callable[[PatchbayError], None] | None = None
+    """Told what the request fails with, before any of that is sent."""
 
 
 class Pipeline(Protocol):
