@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from patchbay_operator.build.naming import MANAGER, owned, state_secret_name
+from patchbay_operator.objects.naming import MANAGER, owned, state_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,7 +19,7 @@ from lightkube import KubeConfig
 from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 
 from patchbay.errors import Aborted, FailedPrecondition, NotFound, PatchbayError, Unavailable
-from patchbay_operator.build.naming import MANAGER
+from patchbay_operator.objects.naming import MANAGER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ What is done about each key of the queue: the operator's loop of observe, decide
     status          conditions are written where they changed, Events posted
 
 All of it is idempotent, for two operators may lead for a moment. Not here: watching (watching.py), decisions
-(draft.py, conditions.py), objects (`build`).
+(draft.py, conditions.py), objects (`objects`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from patchbay.errors import PatchbayError
 from patchbay_gateway.kernel import keys, logs
 from patchbay_operator.access import build_role, state_secret
 from patchbay_operator.api.status import READY
-from patchbay_operator.build.naming import (
+from patchbay_operator.cluster import KINDS, Conflicted, Gone
+from patchbay_operator.conditions import merge, summarise, transitions
+from patchbay_operator.draft import Aspect, draft
+from patchbay_operator.gathering import RESOURCES, gather, versions
+from patchbay_operator.objects.naming import (
     PLUGIN_LABEL,
     child_name,
     generated_key_name,
@@ -33,11 +37,7 @@ from patchbay_operator.build.naming import (
     selector_text,
     state_secret_name,
 )
-from patchbay_operator.build.workload import Given, build_children, references
-from patchbay_operator.cluster import KINDS, Conflicted, Gone
-from patchbay_operator.conditions import merge, summarise, transitions
-from patchbay_operator.draft import Aspect, draft
-from patchbay_operator.gathering import RESOURCES, gather, versions
+from patchbay_operator.objects.workload import Given, build_children, references
 from patchbay_operator.resources import understand
 
 if TYPE_CHECKING:

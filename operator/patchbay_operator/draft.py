@@ -21,7 +21,7 @@ from pydantic.alias_generators import to_camel
 from patchbay_gateway.kernel import config as model
 from patchbay_gateway.plugins.building import build_snapshot, implicit_id
 from patchbay_operator.api.provider_credential import PROVIDER_FIELDS
-from patchbay_operator.build.naming import child_name
+from patchbay_operator.objects.naming import child_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

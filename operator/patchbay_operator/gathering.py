@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from patchbay_gateway.kernel import config as model
 from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.plugins.prices import load_prices
-from patchbay_operator.build.naming import generated_key_name
-from patchbay_operator.build.workload import references
 from patchbay_operator.draft import Gathered
+from patchbay_operator.objects.naming import generated_key_name
+from patchbay_operator.objects.workload import references
 from patchbay_operator.resources import understand
 
 if TYPE_CHECKING:

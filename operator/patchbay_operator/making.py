@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from patchbay.errors import FailedPrecondition
 from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.kernel.config import BUILTIN_PLUGINS
-from patchbay_operator.build.naming import MANAGER
 from patchbay_operator.cluster import Conflicted
+from patchbay_operator.objects.naming import MANAGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import kopf
 
 from patchbay_operator.api.fields import GROUP, VERSION
-from patchbay_operator.build.naming import PLUGIN_LABEL
 from patchbay_operator.controller import ENDPOINTS, SNAPSHOT, STATUS
+from patchbay_operator.objects.naming import PLUGIN_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,7 +3,7 @@ Plugin: a plugin of the gateway, run here from an image or reached at an address
 
 The keys of an entry of `plugins` in the configuration file, in camelCase, and how to run it. What a plugin's
 author may change of the pod is listed, not merged: whatever is not in this model cannot be said, so the pod
-stays within the restricted profile. Not here: the objects that it becomes (`build`).
+stays within the restricted profile. Not here: the objects that it becomes (`objects`).
 """
 
 from __future__ import annotations

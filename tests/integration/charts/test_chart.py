@@ -15,8 +15,8 @@ from tests.harness.helm import CHARTS, Helm, find_helm
 
 from patchbay_gateway.kernel import config
 from patchbay_operator.access import role_name
-from patchbay_operator.build.naming import selector
 from patchbay_operator.installation import Installation
+from patchbay_operator.objects.naming import selector
 
 pytestmark = pytest.mark.requires("helm")
 

@@ -15,7 +15,7 @@ from patchbay_gateway.kernel.keys import client_key_digest
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.plugins.distribution import SnapshotPublisher
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
-from patchbay_operator.build.pod import SECRETS_ANNOTATION
+from patchbay_operator.objects.pod import SECRETS_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,9 +12,9 @@ import yaml
 
 from patchbay_operator.api.crds import dump
 from patchbay_operator.api.plugin import PluginSpec
-from patchbay_operator.build.pod import SECRETS_ANNOTATION, grace_seconds
-from patchbay_operator.build.workload import Given, build_children, references
 from patchbay_operator.installation import Installation
+from patchbay_operator.objects.pod import SECRETS_ANNOTATION, grace_seconds
+from patchbay_operator.objects.workload import Given, build_children, references
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "operator"
 CASES = sorted(p.stem for p in GOLDEN.glob("*.yaml") if not p.stem.endswith(".objects"))

@@ -1,4 +1,4 @@
-"""From resources and values to the snapshot: who takes part, who is told why not, what others notice of it."""
+"""From resources and values to the snapshot: who takes part, who is told why not, who else notices."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""From the spec of a Plugin to the objects that run it: pure, no cluster and no clock."""
