@@ -2,7 +2,7 @@
 The operator: custom resources become workloads, and the snapshot that the gateway runs on.
 
 `api` the kinds and their CRDs · `objects` what a Plugin becomes, pure · `draft` resources to snapshot, pure ·
-`cluster` the API server · `reconcile` one resource at a time · `run` the process. Nothing serves traffic
+`cluster` the API server · `controller` the work · `run` the process. Nothing serves traffic
 here, and nothing that does waits for it.
 """
 
