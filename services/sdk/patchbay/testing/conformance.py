@@ -19,6 +19,7 @@ import grpc
 
 from patchbay import errors
 from patchbay.testing import rules_calls, rules_handshake, rules_process, rules_streams
+from patchbay.testing.connection import CallFailed, Refused
 from patchbay.testing.rules import NOT_DECLARED, Broken, Skipped, Subject
 from patchbay.testing.upstream import FakeUpstream
 
@@ -162,6 +163,8 @@ async def _try(rule: Rule, subject: Subject) -> Result:
         result, detail = FAIL, str(broken)
     except TimeoutError:
         result, detail = FAIL, f"no verdict after {_MOST:g} s"
+    except (CallFailed, Refused) as error:
+        result, detail = FAIL, str(error)
     except grpc.aio.AioRpcError as error:
         result, detail = FAIL, f"{error.code().name}: {error.details()}"
     took = round(time.monotonic() - began, 3)

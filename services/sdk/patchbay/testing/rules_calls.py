@@ -40,6 +40,9 @@ _OUR_FAULT: Final = frozenset(
         "INTERNAL",
     }
 )
+_OPTIONAL: Final = frozenset(
+    {"ParseAuth", "StartLogin", "PollLogin", "RefreshAuth", "CountTokens", "HttpRequest"}
+)
 DEADLINE: Final = 0.05
 """Seconds that a call gets whose end is watched."""
 SLACK: Final = 0.45
@@ -58,8 +61,6 @@ def _capability(flag: str, service: str) -> Callable[[Subject], Awaitable[None]]
         if flag not in requests.declared_services(facts.capabilities):
             raise Skipped(NOT_DECLARED)
         methods = requests.unary_methods(service)
-        if not methods:
-            raise Skipped("a stream: see streams.interceptor")
         skipped = requests.skipped_methods(facts.capabilities)
         subject.upstream.expect(Mode.ANSWER)
         for method in methods:
@@ -69,7 +70,8 @@ def _capability(flag: str, service: str) -> Callable[[Subject], Awaitable[None]]
             try:
                 answer = await facts.connection.unary(service, method, request)
             except CallFailed as error:
-                _judge(error.failure, service)
+                if error.failure.code is not _CODE.UNIMPLEMENTED or method not in _OPTIONAL:
+                    _judge(error.failure)
                 continue
             if found := complaints(method, request, answer):
                 raise Broken(f"{method}: {found}")
@@ -77,14 +79,10 @@ def _capability(flag: str, service: str) -> Callable[[Subject], Awaitable[None]]
     return check
 
 
-def _judge(failure: Failure, service: str) -> None:
+def _judge(failure: Failure) -> None:
     """Raise Broken unless *failure* is one that a plugin may mean."""
-    if failure.code is _CODE.UNIMPLEMENTED and service in {
-        "AuthProviderService",
-        "ExecutorService",
-    }:
-        return
-    if not failure.reason or failure.reason in _OUR_FAULT:
+    unserved = failure.code is _CODE.UNIMPLEMENTED
+    if unserved or not failure.reason or failure.reason in _OUR_FAULT:
         raise Broken(str(failure))
 
 
@@ -135,7 +133,7 @@ async def _ends_in_time(subject: Subject, facts: requests.Facts, call: tuple[str
         await facts.connection.unary(*call, seconds=DEADLINE)
     except CallFailed as error:
         if error.failure.code not in {_CODE.DEADLINE_EXCEEDED, _CODE.CANCELLED}:
-            _judge(error.failure, call[0])
+            _judge(error.failure)
     took = time.monotonic() - before
     if took > DEADLINE + SLACK:
         return f"a call with {DEADLINE * 1000:.0f} ms ended after {took * 1000:.0f} ms"
@@ -339,6 +337,7 @@ CAPABILITIES: Final = tuple(
         _capability(flag, service),
     )
     for flag, service in requests.all_services().items()
+    if requests.unary_methods(service)
 )
 
 RULES: Final = (

@@ -31,6 +31,8 @@ async def refused(
         if failure.code is not code or failure.reason != reason:
             raise Broken(f"{what} should be {code.name} {reason}, was {failure}") from None
         return failure
+    except Refused as error:
+        raise Broken(f"{what} was accepted; {error}") from None
     raise Broken(f"{what} was accepted")
 
 

@@ -78,10 +78,8 @@ async def _backpressure(subject: Subject) -> None:
     connection, call = await _executor(subject, Mode.ENDLESS)
     path = "/".join(_EXECUTOR)
     try:
-        before = subject.upstream.requests
         await connection.read(call, path)
-        if subject.upstream.requests == before and subject.upstream.sent == 0:
-            raise Skipped("the executor does not call the provider that it was sent to")
+        await _arrived(subject)
         until = time.monotonic() + 10
         seen = -1
         while seen != subject.upstream.sent:
@@ -122,18 +120,25 @@ async def _cancellation(subject: Subject) -> None:
         await asyncio.sleep(0.005)
 
 
+async def _arrived(subject: Subject) -> None:
+    """Return when the provider was called; Skipped when it is not."""
+    try:
+        await asyncio.wait_for(subject.upstream.arrived.wait(), 1.0)
+    except TimeoutError:
+        raise Skipped("the executor does not call the provider that it was sent to") from None
+
+
 async def _hang_up(subject: Subject) -> float:
     """Return the seconds from the cancellation of a stream to the end of the provider's connection."""
     connection, call = await _executor(subject, Mode.ENDLESS)
     try:
         await connection.read(call, "/".join(_EXECUTOR))
+        await _arrived(subject)
+        cancelled = time.monotonic()
     except CallFailed as error:
         raise Skipped(f"the executor does not stream here: {error}") from None
-    if not subject.upstream.arrived.is_set():
+    finally:
         call.cancel()
-        raise Skipped("the executor does not call the provider that it was sent to")
-    cancelled = time.monotonic()
-    call.cancel()
     try:
         await asyncio.wait_for(subject.upstream.hung_up.wait(), 1.0)
     except TimeoutError:

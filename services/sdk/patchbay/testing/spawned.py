@@ -22,7 +22,9 @@ from patchbay import errors
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_START: str = "from patchbay.cli import main; main()"
+# The suite's provider is on this machine, whatever proxy the others need.
+_ENVIRONMENT = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+_START = "from patchbay.cli import main; main()"
 
 
 class Spawned:
@@ -87,7 +89,7 @@ async def spawned(target: str, key: bytes, *, seconds: float = 20.0) -> AsyncIte
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", _START, "plugin", "run", target, "--address", address,
                 stdout=sink, stderr=sink,
-                env={**os.environ, "PATCHBAY_PLUGIN_KEY": key.hex(), "PATCHBAY_PLUGIN_KEY_FILE": ""},
+                env={**os.environ, **_ENVIRONMENT, "PATCHBAY_PLUGIN_KEY": key.hex()},
             )  # fmt: skip
         found = Spawned(process, address, output)
         try:
