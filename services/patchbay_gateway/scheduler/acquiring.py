@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from patchbay.errors import Aborted, NotFound, PatchbayError, Unavailable
+from patchbay.errors import Aborted, NotFound, PatchbayError, ResourceExhausted, Unavailable
 from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.scheduler.affinity import Wanted
-from patchbay_gateway.scheduler.capacity import BUSY
+from patchbay_gateway.scheduler.capacity import BUSY, QUEUED
 from patchbay_gateway.scheduler.grants import fill, split_value
 from patchbay_gateway.scheduler.journal import Draft
 from patchbay_gateway.scheduler.messages import fill_refusal
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.hooks import Hook
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.affinity import Affinity, Session
     from patchbay_gateway.scheduler.booking import LeaseBook
     from patchbay_gateway.scheduler.capacity import Capacity
     from patchbay_gateway.scheduler.grants import Grants
     from patchbay_gateway.scheduler.health import HealthView
+    from patchbay_gateway.scheduler.picking import Picking
     from patchbay_gateway.scheduler.placing import Placing
 
     _Owner = tuple[scheduler_pb2.AcquireItem, scheduler_pb2.AcquireResult]
@@ -56,6 +58,7 @@ class Acquiring:
         capacity: Queues.
         clock: Time.
         metrics: Where leases and refusals are counted.
+        picking: Has plugins choose; None: there are none.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Acquiring:
         capacity: Capacity,
         clock: Clock,
         metrics: Metrics,
+        picking: Picking | None = None,
     ) -> None:
+        self._picking = picking
         self._holder = holder
         self._placing = placing
         self._book = book
@@ -106,7 +111,9 @@ class Acquiring:
         wishes: list[Wish] = []
         owners: list[_Owner] = []
         drafts: list[Draft] = []
+        picks: list[Hook] = []
         with_session = False
+        picking = self._picking
         for item, result in zip(items, results, strict=True):
             try:
                 if item.direct_plugin_id:
@@ -116,12 +123,19 @@ class Acquiring:
             except PatchbayError as error:
                 self._refuse(result, error)
                 continue
+            hook = picking.who(wish.snapshot, item) if picking is not None else None
+            if hook is not None:
+                if len(items) > 1:
+                    # A plugin's time must not hold back the others of the batch.
+                    self._refuse(result, _alone())
+                    continue
+                picks.append(hook)
             wishes.append(wish)
             owners.append((item, result))
             if wish.snapshot.settings.affinity.enabled and item.session_ids:
                 with_session = True
         if wishes:
-            drafts += await self._pooled(wishes, owners, with_session=with_session)
+            drafts += await self._pooled(wishes, owners, picks, with_session=with_session)
         if drafts:
             await self._journal(drafts)
 
@@ -146,11 +160,21 @@ class Acquiring:
         return Draft(_OPENED, result.lease.attempt)
 
     async def _pooled(
-        self, wishes: Sequence[Wish], owners: Sequence[_Owner], *, with_session: bool
+        self,
+        wishes: Sequence[Wish],
+        owners: Sequence[_Owner],
+        picks: Sequence[Hook],
+        *,
+        with_session: bool,
     ) -> list[Draft]:
         """Choose and lease credentials; return the attempts that were opened."""
         sessions = await self._sessions(wishes, owners) if with_session else None
-        answers = await self._placing.place(wishes)
+        if picks and self._picking is not None:
+            answers = await self._picking.place(
+                wishes, [(hook, item) for hook, (item, _) in zip(picks, owners, strict=True)]
+            )
+        else:
+            answers = await self._placing.place(wishes)
         drafts: list[Draft] = []
         now = self._clock.now()
         for index, answer in enumerate(answers):
@@ -283,6 +307,13 @@ class Acquiring:
     def _refuse(self, result: scheduler_pb2.AcquireResult, error: PatchbayError) -> None:
         fill_refusal(result, error)
         self._refused.labels(error.reason).inc()
+
+
+def _alone() -> PatchbayError:
+    """Return what tells an edge to ask again for the attempt on a call of its own."""
+    return ResourceExhausted(
+        "a plugin chooses this attempt's credential; ask for it alone", reason=QUEUED, retry_after=0
+    )
 
 
 def _queue(wish: Wish) -> Hashable:

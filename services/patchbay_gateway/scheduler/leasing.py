@@ -19,6 +19,7 @@ from patchbay_gateway.scheduler.grants import Grants
 from patchbay_gateway.scheduler.health import HealthView
 from patchbay_gateway.scheduler.inventory import Inventory
 from patchbay_gateway.scheduler.leases import RedisLeases
+from patchbay_gateway.scheduler.picking import Picking
 from patchbay_gateway.scheduler.placing import Placing
 from patchbay_gateway.scheduler.pool import Pool
 from patchbay_gateway.scheduler.selection import Selector
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.scheduler_plugin import SchedulerPlugins
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.credentials import Credentials
     from patchbay_gateway.scheduler.durable.port import CredentialRecord
@@ -100,6 +102,7 @@ def build_leasing(
     installation: str,
     lease_ttl: float,
     metrics: Metrics,
+    plugins: SchedulerPlugins,
 ) -> Leasing:
     """
     Return the parts that serve attempts.
@@ -115,19 +118,15 @@ def build_leasing(
         installation: Filled into attempts.
         lease_ttl: Seconds.
         metrics: Counters.
+        plugins: Those that choose credentials.
     """
     view, pool, book = core.view, core.pool, core.book
     grants = Grants(credentials, clock=clock, installation=installation, lease_ttl=lease_ttl)
     affinity = Affinity(store, clock=clock)
     capacity = Capacity(clock=clock)
     view.on_change(capacity.wake)
-    placing = Placing(
-        selector=Selector(credentials.usable, view, now=clock.now, unusable=credentials.obstacle),
-        grants=grants,
-        book=book,
-        view=view,
-        clock=clock,
-    )
+    selector = Selector(credentials.usable, view, now=clock.now, unusable=credentials.obstacle)
+    placing = Placing(selector=selector, grants=grants, book=book, view=view, clock=clock)
     acquiring = Acquiring(
         holder=holder,
         placing=placing,
@@ -138,6 +137,9 @@ def build_leasing(
         capacity=capacity,
         clock=clock,
         metrics=metrics,
+        picking=Picking(
+            plugins, placing, selector=selector, credentials=credentials, view=view, clock=clock
+        ),
     )
     settling = Settling(
         holder=holder,

@@ -30,9 +30,11 @@ from patchbay_gateway.plugins.distribution import (
     SnapshotWatcher,
 )
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.plugins.scheduler_plugin import SchedulerPlugins
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial, kubernetes
 from patchbay_gateway.scheduler.credentials import Credentials
+from patchbay_gateway.scheduler.hosted import host_plugins
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged
 from patchbay_gateway.scheduler.leasing import LeaseCore, build_leasing
@@ -66,7 +68,7 @@ SERVICE: Final = "patchbay.scheduler.v1.SchedulerService"
 
 
 @contextlib.asynccontextmanager
-async def running_scheduler(
+async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides nothing
     config: Config,
     settings: ProcessSettings,
     *,
@@ -137,10 +139,15 @@ async def running_scheduler(
         credentials = Credentials(roots.plugins, clock=clock)
         # Where an operator publishes, keys and records are in Secrets.
         secrets = kubernetes(environ) if settings.snapshot_from == "operator" else None
+        name = f"scheduler-{journal.writer}"
+        plugins = host_plugins(
+            settings, name=name, store=store, roots=roots, clock=clock, local=local
+        )
+        parts.push_async_callback(plugins.registry.aclose)
         refreshing = await parts.enter_async_context(
             running_refresh(
                 settings,
-                name=f"scheduler-{journal.writer}",
+                name=name,
                 store=store,
                 holder=holder,
                 roots=roots,
@@ -148,7 +155,7 @@ async def running_scheduler(
                 tasks=tasks,
                 credentials=credentials,
                 metrics=metrics,
-                local=local,
+                plugins=plugins,
                 secrets=secrets,
             )
         )
@@ -196,6 +203,7 @@ async def running_scheduler(
             installation=settings.installation,
             lease_ttl=settings.lease_ttl,
             metrics=metrics,
+            plugins=SchedulerPlugins(plugins.hooks, plugins.calls),
         )
         servicer = SchedulerServicer(
             holder=holder,
@@ -209,6 +217,7 @@ async def running_scheduler(
             plugins_roots=roots.plugins,
             clock=clock,
             refresh=watcher.refresh,
+            plugins=plugins,
             problems=problems,
         )
         leasing.start(core, tasks)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.scheduler.alone import PROBING, Refused
 from patchbay_gateway.scheduler.leases import Check
+from patchbay_gateway.scheduler.selection import CHOICE_GONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.booking import LeaseBook
     from patchbay_gateway.scheduler.grants import Grant, Grants
     from patchbay_gateway.scheduler.health import HealthView
-    from patchbay_gateway.scheduler.selection import Selector
+    from patchbay_gateway.scheduler.selection import Candidate, Selector
 
 # Choices per attempt. Each one that fails teaches the view, so more only help while the pool changes faster.
 _TURNS: Final = 8
@@ -45,6 +46,10 @@ class Wish:
     pinned: str = ""
     round: int = 0
     sticky: str | None = None
+    chosen: str = ""
+    """Credential that a plugin chose (picking.py)."""
+    strategy: str = ""
+    """Built-in strategy that a plugin wants."""
 
 
 @dataclass(slots=True, eq=False)
@@ -161,18 +166,22 @@ class Placing:
         for index in indices:
             wish = wishes[index]
             try:
-                candidate = pick(
-                    wish.snapshot,
-                    wish.model,
-                    wish.providers,
-                    exclude=wish.exclude,
-                    tried=wish.tried,
-                    prefer=wish.prefer,
-                    pinned=wish.pinned,
-                    sticky=wish.sticky,
-                    round=wish.round,
-                    now=now,
-                )
+                if wish.chosen:
+                    candidate = self._chosen(wish, now)
+                else:
+                    candidate = pick(
+                        wish.snapshot,
+                        wish.model,
+                        wish.providers,
+                        exclude=wish.exclude,
+                        tried=wish.tried,
+                        prefer=wish.prefer,
+                        pinned=wish.pinned,
+                        sticky=wish.sticky,
+                        round=wish.round,
+                        now=now,
+                        strategy=wish.strategy,
+                    )
             except PatchbayError as error:
                 results[index] = error
                 continue
@@ -186,6 +195,13 @@ class Placing:
             turn.leases.append((wish.uid, grant.value))
             turn.chosen.append((index, grant))
         return turn
+
+    def _chosen(self, wish: Wish, now: float) -> Candidate:
+        if wish.chosen in wish.exclude:
+            raise Unavailable("the credential that was chosen is outdated", reason=CHOICE_GONE)
+        return self._selector.one(
+            wish.snapshot, wish.model, wish.providers, wish.chosen, tried=wish.tried, now=now
+        )
 
 
 def _restless() -> PatchbayError:

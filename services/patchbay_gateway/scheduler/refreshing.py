@@ -1,8 +1,7 @@
 """
 Puts together what keeps tokens fresh: durable records, auth providers, timers.
 
-Only auth providers that a credential of the snapshot needs are registered with here. Not here: what the parts
-do, and the rest of the scheduler (main.py).
+Not here: what the parts do, where plugins are (hosted.py), and the rest of the scheduler (main.py).
 """
 
 from __future__ import annotations
@@ -10,19 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from patchbay.errors import Unavailable
-from patchbay.keys import channel_key
 from patchbay_gateway.kernel import logs
-from patchbay_gateway.kernel.keys import plugin_key
-from patchbay_gateway.plugins.dns import DnsResolver
-from patchbay_gateway.plugins.endpoints import EndpointsResolver
-from patchbay_gateway.plugins.handshake import Host
-from patchbay_gateway.plugins.registry import PluginRegistry
 from patchbay_gateway.scheduler.auth_calls import PluginAuthProviders
 from patchbay_gateway.scheduler.durable.directory import DirectoryStore
 from patchbay_gateway.scheduler.durable.secret_store import SecretStore
@@ -32,9 +22,8 @@ from patchbay_gateway.scheduler.refresh_loop import RefreshLoop
 from patchbay_gateway.scheduler.timers import RedisTimers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator
 
-    from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import ProcessSettings
     from patchbay_gateway.kernel.keys import Roots
@@ -44,6 +33,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.scheduler.cluster_secrets import SecretsApi
     from patchbay_gateway.scheduler.credentials import Credentials
+    from patchbay_gateway.scheduler.hosted import HostedPlugins
     from patchbay_gateway.scheduler.seeds import Seeds
 
 _log = logs.get_logger("scheduler.refresh")
@@ -90,7 +80,7 @@ async def running_refresh(
     tasks: Tasks,
     credentials: Credentials,
     metrics: Metrics,
-    local: Mapping[str, Channel] | None = None,
+    plugins: HostedPlugins,
     secrets: SecretsApi | None = None,
 ) -> AsyncIterator[Refreshing]:
     """
@@ -106,7 +96,7 @@ async def running_refresh(
         tasks: Owns the loops.
         credentials: Told of every change of a record.
         metrics: Counts refreshes.
-        local: Auth providers in this process, plugin id → channel.
+        plugins: Those that this process talks to; told of each new snapshot.
         secrets: The Secrets that hold the records in Kubernetes; None: a directory does.
 
     Raises:
@@ -129,20 +119,9 @@ async def running_refresh(
     except Unavailable as error:
         _log.warning("starting without the records of credentials", why=error.message)
 
-    async def keys(plugin_id: str) -> Sequence[bytes]:
-        return [channel_key(plugin_key(root, plugin_id)) for root in roots.plugins]
-
-    registry = PluginRegistry(
-        host=Host(name, version("patchbay-gateway")),
-        keys=keys,
-        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
-        clock=clock,
-        local=local,
-        builtin_address=settings.executors_address or None,
-    )
     refresher = Refresher(
         records,
-        PluginAuthProviders(registry, plugins_roots=roots.plugins, clock=clock),
+        PluginAuthProviders(plugins.registry, plugins_roots=roots.plugins, clock=clock),
         clock=clock,
         timeout=settings.refresh_timeout,
         name=name,
@@ -151,18 +130,17 @@ async def running_refresh(
     loop = RefreshLoop(refresher, RedisTimers(store, lease=claim_lease(settings)), clock=clock)
     records.on_change(lambda id_, _: loop.changed(id_))
     try:
-        tasks.start("scheduler-auth-providers", _follow(holder, registry, refresher, loop))
+        tasks.start("scheduler-auth-providers", _follow(holder, plugins, refresher, loop))
         tasks.start("scheduler-records", records.watch())
         tasks.start("scheduler-refresh", loop.run())
         yield Refreshing(records, refresher)
     finally:
         await refresher.aclose()
         await records.aclose()
-        await registry.aclose()
 
 
 async def _follow(
-    holder: SnapshotHolder, registry: PluginRegistry, refresher: Refresher, loop: RefreshLoop
+    holder: SnapshotHolder, plugins: HostedPlugins, refresher: Refresher, loop: RefreshLoop
 ) -> None:
     """Refresh the credentials of each new snapshot, with the auth providers that they need."""
     changed = asyncio.Event()
@@ -177,8 +155,7 @@ async def _follow(
                 continue
             refresher.apply(snapshot)
             needed = {known.plugin_id for known in refresher.known.values()}
-            plugins = tuple(plugin for plugin in snapshot.plugins if plugin.id in needed)
-            await registry.apply(msgspec.structs.replace(snapshot, plugins=plugins))
+            await plugins.apply(snapshot, needed)
             loop.changed_all()
     finally:
         forget()

@@ -187,6 +187,34 @@ class Ring:
         entry = self._entries[number]
         return self._ready(entry)
 
+    def ready(
+        self,
+        now: float,
+        *,
+        exclude: Collection[str] = (),
+        tried: Collection[tuple[str, str]] = (),
+    ) -> list[Candidate]:
+        """
+        Return all that `pick` could return now, one per credential, ordered by id; no turn is used up.
+
+        Looks at every credential of a priority: not for each choice.
+        """
+        self._now, self._tried = now, tried
+        found: list[Candidate] = []
+        for entry in self._entries:
+            if found and entry.tier != self._tier_of(found[0]):
+                break
+            if entry.id in exclude:
+                continue
+            turn = entry.turn
+            if (candidate := self._ready(entry)) is not None:
+                found.append(candidate)
+            entry.turn = turn
+        return sorted(found, key=lambda candidate: candidate.credential.id)
+
+    def _tier_of(self, candidate: Candidate) -> int:
+        return self._entries[self._numbers[candidate.credential.id]].tier
+
     def _take(self, skip: int) -> Candidate | None:
         waiting = self._open
         while waiting:

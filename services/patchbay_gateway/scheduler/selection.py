@@ -40,7 +40,11 @@ _SNAPSHOTS: Final = 3
 # pool for each would make it worse.
 _REASON_HOLDS: Final = 0.5
 
-_Key = tuple[str, tuple[str, ...]]
+CHOICE_GONE: Final = "CHOICE_GONE"
+"""Reason: the credential that a plugin chose cannot be had any more."""
+
+_Key = tuple[str, tuple[str, ...], str]
+"""Public name, providers, strategy (empty: the configured one)."""
 
 
 class _AllReady:
@@ -108,6 +112,7 @@ class Selector:
         sticky: str | None = None,
         round: int = 0,  # noqa: A002 - its name in the contract
         now: float | None = None,
+        strategy: str = "",
     ) -> Candidate:
         """
         Return the next candidate. The caller asks the view whether its attempt is a probe.
@@ -123,6 +128,7 @@ class Selector:
             sticky: Id that the session is bound to.
             round: Of the attempt loop; providers whose `retry.rounds` is smaller take no part.
             now: Unix seconds.
+            strategy: Built-in strategy that chooses; empty means the configured one.
 
         Raises:
             NotFound: MODEL_NOT_FOUND, no such model in the snapshot.
@@ -134,7 +140,9 @@ class Selector:
             now = self._now()
         if round:
             providers = _of_round(snapshot, providers, round)
-        ring = self._ring(snapshot, (model, providers))
+        if strategy == snapshot.settings.strategy:
+            strategy = ""
+        ring = self._ring(snapshot, (model, providers, strategy))
         if pinned:
             found = None if pinned in exclude else ring.one(pinned, now, tried)
         else:
@@ -145,12 +153,59 @@ class Selector:
             return found
         if not pinned:
             for name in snapshot.fallbacks.get(model, ()):
-                found = self._ring(snapshot, (name, providers)).pick(
+                found = self._ring(snapshot, (name, providers, strategy)).pick(
                     now, exclude=exclude, tried=tried
                 )
                 if found is not None:
                     return found
-        raise self._refusal(snapshot, (model, providers), exclude, tried, pinned, round, now)
+        raise self._refusal(snapshot, (model, providers, ""), exclude, tried, pinned, round, now)
+
+    def ready(
+        self,
+        snapshot: Snapshot,
+        model: str,
+        providers: tuple[str, ...],
+        *,
+        exclude: Collection[str] = (),
+        tried: Collection[tuple[str, str]] = (),
+        round: int = 0,  # noqa: A002 - its name in the contract
+        now: float,
+    ) -> list[Candidate]:
+        """
+        Return what `pick` could return now, of the best priority alone, ordered by id of the credential.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND, no such model in the snapshot.
+        """
+        if round:
+            providers = _of_round(snapshot, providers, round)
+        for name in (model, *snapshot.fallbacks.get(model, ())):
+            ring = self._ring(snapshot, (name, providers, ""))
+            if found := ring.ready(now, exclude=exclude, tried=tried):
+                return found
+        return []
+
+    def one(
+        self,
+        snapshot: Snapshot,
+        model: str,
+        providers: tuple[str, ...],
+        credential_id: str,
+        *,
+        tried: Collection[tuple[str, str]] = (),
+        now: float,
+    ) -> Candidate:
+        """
+        Return a candidate of *credential_id*, which was found by `ready`.
+
+        Raises:
+            Unavailable: CHOICE_GONE, it is not ready any more.
+        """
+        for name in (model, *snapshot.fallbacks.get(model, ())):
+            ring = self._ring(snapshot, (name, providers, ""))
+            if (found := ring.one(credential_id, now, tried)) is not None:
+                return found
+        raise Unavailable("the credential that was chosen is taken", reason=CHOICE_GONE)
 
     @staticmethod
     def _again(
@@ -173,7 +228,7 @@ class Selector:
         return ring if ring is not None else self._build(snapshot, key)
 
     def _build(self, snapshot: Snapshot, key: _Key) -> Ring:
-        model, providers = key
+        model, providers, strategy = key
         if model not in snapshot.targets:
             # Not kept: clients invent names without end.
             raise NotFound(f"no model {model!r} in the configuration", reason="MODEL_NOT_FOUND")
@@ -182,7 +237,7 @@ class Selector:
             kept = self._snapshots[snapshot.version] = _Rings()
             while len(self._snapshots) > _SNAPSHOTS:
                 del self._snapshots[min(self._snapshots)]
-        strategy = snapshot.settings.strategy
+        strategy = strategy or snapshot.settings.strategy
         tiers = tuple(_tiers(snapshot, model, providers, strategy, kept.candidates))
         ring = Ring(tiers, strategy=strategy, view=self._view, usable=self._usable)
         before = self._newest(key)
@@ -217,7 +272,7 @@ class Selector:
         now: float,
     ) -> PatchbayError:
         """Say why nothing can be had: of the name and of all that it falls back to."""
-        model, providers = key
+        model, providers, _ = key
         plain = not (exclude or tried or pinned or round_)
         known = self._snapshots.get(snapshot.version)
         generation = self._view.generation
@@ -227,7 +282,7 @@ class Selector:
                 return reason.error(now)
         found: dict[str, Obstacle | None] = {}
         for name in (model,) if pinned else (model, *snapshot.fallbacks.get(model, ())):
-            found.update(self._ring(snapshot, (name, providers)).obstacles(now))
+            found.update(self._ring(snapshot, (name, providers, "")).obstacles(now))
         if pinned:
             found = {id_: obstacle for id_, obstacle in found.items() if id_ == pinned}
         if not found:

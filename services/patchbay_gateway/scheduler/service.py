@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.acquiring import Acquiring
     from patchbay_gateway.scheduler.catalogue import Catalogue
+    from patchbay_gateway.scheduler.hosted import HostedPlugins
     from patchbay_gateway.scheduler.inventory import Inventory, Status
     from patchbay_gateway.scheduler.pool import Pool
     from patchbay_gateway.scheduler.records import Records
@@ -57,9 +58,12 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         plugins_roots: tuple[bytes, ...],
         clock: Clock,
         refresh: Callable[[], Awaitable[None]],
+        plugins: HostedPlugins,
         problems: Callable[[], list[str]] = list,
     ) -> None:
         """*refresh* fetches the newest snapshot."""
+        self.plugins = plugins
+        """Those that this scheduler talks to."""
         self.problems = problems
         """What keeps this scheduler from serving as configured; empty when nothing does."""
         self._holder = holder
