@@ -10,6 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from patchbay import errors
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay_gateway.kernel.channels import methods
 
 if TYPE_CHECKING:
     from patchbay_gateway.kernel.channels.port import Channel, Method, Req, Res
@@ -77,3 +79,21 @@ class ChannelCalls:
             if left <= 0:
                 raise
         return await channel.unary(method, request, deadline=left)
+
+
+class SchedulerKeys:
+    """Channel keys of plugins, asked of the scheduler and kept."""
+
+    def __init__(self, scheduler: SchedulerCalls) -> None:
+        self._scheduler = scheduler
+
+    async def keys(self, plugin_id: str) -> list[bytes]:
+        """
+        Return the channel keys of *plugin_id*, newest first.
+
+        Raises:
+            PatchbayError: No scheduler answers.
+        """
+        request = scheduler_pb2.ListChannelKeysRequest(plugin_ids=[plugin_id])
+        response = await self._scheduler.call(methods.LIST_CHANNEL_KEYS, request, deadline=5.0)
+        return [entry.key for entry in response.keys if entry.plugin_id == plugin_id]

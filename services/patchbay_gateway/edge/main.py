@@ -16,12 +16,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, server
-from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay.tokens import TokenSource
 from patchbay_gateway.edge import attempts
 from patchbay_gateway.edge.auth import Authenticator
 from patchbay_gateway.edge.budget import ByteBudget
-from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.callbacks.serving import edge_callbacks
+from patchbay_gateway.edge.clients import ChannelCalls, SchedulerKeys
 from patchbay_gateway.edge.counting import EdgeCounts
 from patchbay_gateway.edge.deciding import Decider
 from patchbay_gateway.edge.dialects.table import dialects
@@ -41,7 +41,6 @@ from patchbay_gateway.edge.server import EdgeServer, listen
 from patchbay_gateway.edge.steps import PluginSteps
 from patchbay_gateway.kernel import lifecycle, logs, memory
 from patchbay_gateway.kernel.appendlog import AppendLog
-from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.health import HealthApp, serve_app
@@ -82,24 +81,6 @@ _PATIENCE: Final = 10.0
 # Reports that wait at the end get this long; the rest stays in the outbox file.
 _LAST_REPORTS: Final = 3.0
 _NO_METRICS: Final = NoMetrics()
-
-
-class SchedulerKeys:
-    """Channel keys of plugins, asked of the scheduler and kept."""
-
-    def __init__(self, scheduler: SchedulerCalls) -> None:
-        self._scheduler = scheduler
-
-    async def keys(self, plugin_id: str) -> list[bytes]:
-        """
-        Return the channel keys of *plugin_id*, newest first.
-
-        Raises:
-            PatchbayError: No scheduler answers.
-        """
-        request = scheduler_pb2.ListChannelKeysRequest(plugin_ids=[plugin_id])
-        response = await self._scheduler.call(methods.LIST_CHANNEL_KEYS, request, deadline=5.0)
-        return [entry.key for entry in response.keys if entry.plugin_id == plugin_id]
 
 
 @dataclass(slots=True)
@@ -413,7 +394,9 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
         ]
         usage = channel(settings.usage_address, USAGE)
         calls = ChannelCalls(schedulers)
-        for each in (*schedulers, usage):
+        # Plugins' own tokens go along on these.
+        auths = [RemoteChannel(a.strip()) for a in settings.scheduler_address.split(",")]
+        for each in (*schedulers, usage, *auths):
             stack.push_async_callback(each.close)
         edge = await stack.enter_async_context(
             running_edge(
@@ -426,6 +409,16 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 clock=clock,
                 shutdown=shutdown,
                 metrics=metrics,
+            )
+        )
+        await stack.enter_async_context(
+            edge_callbacks(
+                edge,
+                settings,
+                scheduler=calls,
+                auths=auths,
+                port=settings.grpc_port,
+                always=True,
             )
         )
         await stack.enter_async_context(
