@@ -122,11 +122,12 @@ async def test_place_freed_at_another_scheduler_is_taken(gateway: Gateway):
         await eventually(lambda: _knows(other, version))
         first = await one.Acquire(acquire(version, *[f"R{n}-1" for n in range(6)]))
         assert len(leased(first)) == 6
+        freed = False
         response = await two.Acquire(acquire(version, "S1-1"))
         while reasons(response) == ["CREDENTIALS_QUEUED"]:
-            if first is not None:
+            if not freed:
                 await one.Report(report(first.results[0].lease))
-                first = None
+                freed = True
             response = await two.Acquire(acquire(version, "S1-1"))
         assert len(leased(response)) == 1
 

@@ -1,4 +1,4 @@
-"""From resources and values to the snapshot: who takes part, who is told why not, who else notices."""
+"""From resources and values to the snapshot: who takes part, who is told why not, what others notice."""
 
 from __future__ import annotations
 

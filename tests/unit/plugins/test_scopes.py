@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from patchbay import errors
@@ -13,7 +15,7 @@ from patchbay_gateway.plugins.scopes import ScopeTable
 from patchbay_gateway.plugins.snapshot import PluginEntry
 
 
-def hook(plugin_id: str = "a", **access: object) -> Hook:
+def hook(plugin_id: str = "a", **access: Any) -> Hook:
     entry = PluginEntry(plugin_id, host_access=dict(access))
     return Hook(plugin_id, "model_router", entry, policy("model_router"))
 
@@ -33,7 +35,7 @@ def test_scope_tells_the_plugin_where_and_in_what_to_call(table: ScopeTable) -> 
 @pytest.mark.parametrize(
     "access", [{}, {"models": False}, {"auths": "none"}, {"http": {"hosts": []}}]
 )
-def test_plugin_without_grants_gets_no_scope(table: ScopeTable, access: dict[str, object]) -> None:
+def test_plugin_without_grants_gets_no_scope(table: ScopeTable, access: dict[str, Any]) -> None:
     assert table.open(hook(**access), None) is None
 
 

@@ -22,6 +22,7 @@ class Desk:
         self.free = 0
         self.served = []
         self.refused = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     def ask(self, uid, limits=LIMITS):
         """Do what Acquire does with one attempt; return the reason of its refusal."""
@@ -48,7 +49,6 @@ class Desk:
 @pytest.fixture
 async def desk(clock):
     made = Desk(clock)
-    made.tasks = []
     yield made
     for task in made.tasks:
         task.cancel()

@@ -18,6 +18,13 @@ def failure(uid="R-1", **more):
     )
 
 
+def blocked_in(view, model):
+    """Return what blocks `c` for *model*."""
+    found = view.blocked("c", model)
+    assert found is not None
+    return found
+
+
 async def test_nothing_known_is_nothing_blocked(clock):
     view = HealthView(clock=clock)
     assert view.blocked("c", "m") is None
@@ -28,24 +35,24 @@ async def test_nothing_known_is_nothing_blocked(clock):
 async def test_mark_blocks_its_model_until_its_end_and_then_allows_a_probe(clock):
     view = HealthView(clock=clock)
     view.learn([mark_change(clock, 1, 60)])
-    blocked = view.blocked("c", "m")
+    blocked = blocked_in(view, "m")
     assert (blocked.state, blocked.reason, blocked.probe_allowed) == ("cooling", "QUOTA", False)
     assert blocked.until == clock.now() + 60
     assert view.blocked("c", "n") is None
     assert view.cooling() == 1
     await clock.advance(60)
-    assert view.blocked("c", "m").probe_allowed
+    assert blocked_in(view, "m").probe_allowed
     assert view.cooling() == 0
 
 
 async def test_mark_against_the_whole_credential_blocks_every_model(clock):
     view = HealthView(clock=clock)
     view.learn([mark_change(clock, 1, 10), mark_change(clock, 2, 60, scope=WHOLE)])
-    assert view.blocked("c", "n").until == clock.now() + 60
-    assert view.blocked("c", "m").until == clock.now() + 60
+    assert blocked_in(view, "n").until == clock.now() + 60
+    assert blocked_in(view, "m").until == clock.now() + 60
     await clock.advance(20)
     # Its own mark would allow a probe, that against the whole credential does not.
-    assert not view.blocked("c", "m").probe_allowed
+    assert not blocked_in(view, "m").probe_allowed
 
 
 async def test_change_out_of_turn_is_taken_and_asks_for_a_look(clock):
@@ -85,7 +92,7 @@ async def test_each_change_grows_the_generation_and_calls_listeners(clock):
 async def test_disabled_credential_is_blocked_without_end(clock):
     view = HealthView(clock=clock)
     view.learn([Change(1, "o", "c", "", b"1")])
-    blocked = view.blocked("c", "m")
+    blocked = blocked_in(view, "m")
     assert (blocked.state, blocked.until, blocked.probe_allowed) == ("disabled", None, False)
     view.learn([Change(2, "o", "c", "", b"")])
     assert not view.touches("c")
@@ -101,10 +108,10 @@ async def test_earliest_recovery_is_that_of_the_first_to_recover(clock):
 async def test_alone_an_end_marks_and_a_success_of_the_probe_lifts(clock):
     view = HealthView(clock=clock)
     assert view.settle(failure()) == ["m"]
-    assert not view.blocked("c", "m").probe_allowed
+    assert not blocked_in(view, "m").probe_allowed
     await clock.advance(60)
     assert view.probe("c", "m", "P-1")
-    assert view.blocked("c", "m").state == "probing"
+    assert blocked_in(view, "m").state == "probing"
     assert view.settle(End("P-1", "c", "m", kind="ok")) == ["m"]
     assert view.blocked("c", "m") is None
 
@@ -112,7 +119,7 @@ async def test_alone_an_end_marks_and_a_success_of_the_probe_lifts(clock):
 async def test_alone_places_are_divided_by_the_schedulers(clock):
     view = HealthView(clock=clock, lease_ttl=60)
     view.share = 2
-    given = []
+    given: list[str] = []
     # max_in_flight 5 for two schedulers: two places here.
     while view.in_flight("c") < 5:
         given.append(f"R{len(given)}-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ class Rig:
         self.local = Local(clock=clock, ttl=60)
         self.behind = asyncio.Event()
         self.view = HealthView(clock=clock)
-        self.alone = []
+        self.alone: list[Any] = []
         self.book = LeaseBook(
             self.store,
             self.journal,

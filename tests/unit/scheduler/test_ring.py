@@ -144,6 +144,7 @@ def test_all_cooling_tells_the_earliest_recovery_and_the_last_error():
     with pytest.raises(Cooling, match="529 overloaded_error busy day") as caught:
         pick()
     assert (caught.value.reason, caught.value.retry_after) == ("MODEL_COOLDOWN", 20.0)
+    assert caught.value.last_error is not None
     assert caught.value.last_error.http_status == 529
     with pytest.raises(Cooling) as caught:
         pick(exclude=["y"])
