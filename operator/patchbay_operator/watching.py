@@ -17,7 +17,7 @@ import kopf
 
 from patchbay_operator.api.fields import GROUP, VERSION
 from patchbay_operator.controller import ENDPOINTS, SNAPSHOT, STATUS
-from patchbay_operator.objects.naming import PLUGIN_LABEL
+from patchbay_operator.objects.naming import MANAGER, PLUGIN_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +34,9 @@ _PLURALS: Final = {
     "modelroutes": "ModelRoute",
     "clientkeys": "ClientKey",
 }
+
+
+_IDENTITY: Final: Any = MANAGER
 
 
 class Witness:
@@ -189,6 +192,8 @@ async def watch(
                 settings=settings,
                 namespaces=[namespace],
                 standalone=True,
+                # Its own guess asks for the user's name, which a container's number has not.
+                identity=_IDENTITY,
                 stop_flag=stop,
             )
         )
