@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import yaml
 from tests.docs.pages import ROOT, Block, blocks, pages, text
 from tests.harness.processes import PATCHBAY, Process, free_port
 
 from patchbay_gateway.kernel import config
 from patchbay_gateway.kernel.config import schema
 from patchbay_gateway.plugins.prices import parse_prices
+from patchbay_operator.resources import understand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,13 +136,17 @@ def _yaml() -> list[Block]:
 
 @pytest.mark.parametrize("block", _yaml(), ids=lambda b: b.page)
 def test_yaml_of_the_pages_is_taken(block: Block, tmp_path: Path) -> None:
-    """Each is a configuration, or a file of prices where it says so."""
+    """Each is a configuration, a part of one, custom resources, or a file of prices where it says so."""
     if block.text.startswith("# prices.yaml"):
         assert parse_prices(block.text)
         return
+    if block.text.startswith("apiVersion: patchbay.dev/"):
+        for document in yaml.safe_load_all(block.text):
+            assert understand({**document, "metadata": {"uid": "1", **document["metadata"]}}).spec
+        return
     file = tmp_path / "patchbay.yaml"
     file.write_text(block.text, encoding="utf-8")
-    assert config.load(file, {}).providers
+    assert config.load(file, {}) != config.Config()
 
 
 @pytest.mark.parametrize("page", pages())
