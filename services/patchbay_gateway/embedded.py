@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from patchbay_gateway import workers
+from patchbay_gateway.edge.callbacks.serving import edge_callbacks
 from patchbay_gateway.edge.clients import ChannelCalls
 from patchbay_gateway.edge.main import running_edge, running_management
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
@@ -22,6 +23,8 @@ from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
+from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, serving_callbacks
+from patchbay_gateway.plugins.channel_keys import derived
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
 from patchbay_gateway.scheduler.main import running_scheduler
@@ -66,7 +69,13 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         local = dict.fromkeys(BUILT_IN, built_in)
         usage = await stack.enter_async_context(
             running_usage(
-                config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
+                config,
+                settings,
+                store=store,
+                holder=holder,
+                clock=clock,
+                shutdown=shutdown,
+                plugin_keys=derived(roots.plugins),
             )
         )
         scheduler = await stack.enter_async_context(
@@ -75,7 +84,9 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 shutdown=shutdown, local=local, metrics=metrics,
             )
         )  # fmt: skip
-        channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
+        channel = InProcessChannel(
+            {SCHEDULER: scheduler, USAGE: usage, HOST_SERVICE: scheduler.host}
+        )
         stack.push_async_callback(channel.close)
         calls = ChannelCalls([channel])
         edge = await stack.enter_async_context(
@@ -91,6 +102,18 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 metrics=metrics,
             )
         )
+        await stack.enter_async_context(
+            edge_callbacks(
+                edge, settings, scheduler=calls, auths=[channel], port=settings.grpc_port,
+                always=False,
+            )
+        )  # fmt: skip
+        await stack.enter_async_context(
+            serving_callbacks(
+                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
+                always=False,
+            )
+        )  # fmt: skip
         await stack.enter_async_context(
             running_management(
                 config,

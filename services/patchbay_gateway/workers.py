@@ -24,6 +24,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import PatchbayError
+from patchbay_gateway.edge.callbacks.serving import edge_callbacks
 from patchbay_gateway.edge.clients import ChannelCalls
 from patchbay_gateway.edge.main import running_edge, running_management
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
@@ -34,6 +35,8 @@ from patchbay_gateway.kernel.config import ProcessSettings, load_for
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
+from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, serving_callbacks
+from patchbay_gateway.plugins.channel_keys import derived
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.instances import list_instances
 from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
@@ -199,14 +202,15 @@ async def _data(
                 metrics=metrics,
             )
         )
-        channel = InProcessChannel({SCHEDULER: scheduler})
+        channel = InProcessChannel({SCHEDULER: scheduler, HOST_SERVICE: scheduler.host})
         stack.push_async_callback(channel.close)
+        calls = ChannelCalls([channel])
         edge = await stack.enter_async_context(
             running_edge(
                 settings,
                 store=store,
                 holder=holder,
-                scheduler=ChannelCalls([channel]),
+                scheduler=calls,
                 local=local,
                 roots=roots,
                 clock=clock,
@@ -216,6 +220,16 @@ async def _data(
                 metrics=metrics,
             )
         )
+        # Each process has ports of its own: plugins are told them with each call.
+        await stack.enter_async_context(
+            edge_callbacks(edge, settings, scheduler=calls, auths=[channel], port=0, always=False)
+        )
+        await stack.enter_async_context(
+            serving_callbacks(
+                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
+                always=False,
+            )
+        )  # fmt: skip
         memory.freeze()
         await shutdown.wait()
         await edge.drain()
@@ -234,7 +248,13 @@ async def _control(
         holder = SnapshotHolder()
         usage = await stack.enter_async_context(
             running_usage(
-                config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
+                config,
+                settings,
+                store=store,
+                holder=holder,
+                clock=clock,
+                shutdown=shutdown,
+                plugin_keys=derived(roots.plugins),
             )
         )
         scheduler = await stack.enter_async_context(
@@ -245,6 +265,12 @@ async def _control(
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
         stack.push_async_callback(channel.close)
+        await stack.enter_async_context(
+            serving_callbacks(
+                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
+                always=False,
+            )
+        )  # fmt: skip
 
         edges = 0
 

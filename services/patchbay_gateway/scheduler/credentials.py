@@ -175,6 +175,11 @@ class Credentials:
         record = self._records.get(credential.id)
         return record.attributes if record is not None else {}
 
+    def material(self, credential: CredentialEntry) -> Mapping[str, str]:
+        """Return the plain material of the configuration, for its owner; empty for tokens."""
+        found = self._find(credential)
+        return found.values if found is not None else {}
+
     def _find(self, credential: CredentialEntry) -> Material | None:
         key = (credential.id, credential.fingerprint)
         return (

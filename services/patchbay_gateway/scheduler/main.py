@@ -24,6 +24,7 @@ from patchbay_gateway.kernel.keys import ROOTS, load_roots, service_key
 from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
+from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, advertised
 from patchbay_gateway.plugins.distribution import (
     SnapshotHolder,
     SnapshotPublisher,
@@ -34,6 +35,7 @@ from patchbay_gateway.plugins.scheduler_plugin import SchedulerPlugins
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial, kubernetes
 from patchbay_gateway.scheduler.credentials import Credentials
+from patchbay_gateway.scheduler.host_service import build_host
 from patchbay_gateway.scheduler.hosted import host_plugins
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
+    from patchbay.tokens import Metadata
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
@@ -218,6 +221,16 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             clock=clock,
             refresh=watcher.refresh,
             plugins=plugins,
+            host=build_host(
+                plugins,
+                holder=holder,
+                inventory=leasing.inventory,
+                credentials=credentials,
+                refreshing=refreshing,
+                files=configuration,
+                roots=roots,
+                clock=clock,
+            ),
             problems=problems,
         )
         leasing.start(core, tasks)
@@ -303,14 +316,21 @@ async def _serve(
             shutdown=shutdown,
             metrics=metrics,
         ) as servicer:
+            services = ServiceAuthenticator([service_key(root) for root in roots.cluster])
+
+            def authenticate(path: str, metadata: Metadata) -> None:
+                if not path.startswith(f"/{HOST_SERVICE}/"):  # which sees for itself who calls
+                    services(path, metadata)
+
             server = Server(
-                {SERVICE: servicer},
-                authenticate=ServiceAuthenticator([service_key(root) for root in roots.cluster]),
+                {SERVICE: servicer, HOST_SERVICE: servicer.host},
+                authenticate=authenticate,
                 max_connection_age=_CONNECTION_AGE,
             )
             checks = {"scheduler": lambda: "; ".join(servicer.problems()) or None}
             async with serve_health(settings.host, settings.health_port, checks, metrics) as health:
                 port = await server.start(settings.grpc_listen)
+                servicer.host.scopes.address = advertised(settings, port)
                 try:
                     _log.info("scheduler listens", grpc=port, health=health)
                     await shutdown.wait()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.acquiring import Acquiring
     from patchbay_gateway.scheduler.catalogue import Catalogue
+    from patchbay_gateway.scheduler.host_service import SchedulerHostServicer
     from patchbay_gateway.scheduler.hosted import HostedPlugins
     from patchbay_gateway.scheduler.inventory import Inventory, Status
     from patchbay_gateway.scheduler.pool import Pool
@@ -59,6 +60,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         clock: Clock,
         refresh: Callable[[], Awaitable[None]],
         plugins: HostedPlugins,
+        host: SchedulerHostServicer,
         problems: Callable[[], list[str]] = list,
     ) -> None:
         """*refresh* fetches the newest snapshot."""
@@ -66,6 +68,8 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Those that this scheduler talks to."""
         self.problems = problems
         """What keeps this scheduler from serving as configured; empty when nothing does."""
+        self.host = host
+        """What the same scheduler is to plugins, whoever serves it to them."""
         self._holder = holder
         self._refresh = refresh
         self._acquiring = acquiring

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotPublisher
     from patchbay_gateway.plugins.snapshot import PriceEntry, Snapshot
     from patchbay_gateway.scheduler.credentials import Credentials, Material
+    from patchbay_gateway.scheduler.durable.auth_files import AuthFile
 
 _log = logs.get_logger("scheduler.configuration")
 
@@ -124,6 +125,16 @@ class Configuration:
     def problems(self) -> list[str]:
         """Why what is in the file is not what is served; empty when it is."""
         return [self._problem] if self._problem else []
+
+    @property
+    def auth_dir(self) -> Path | None:
+        """The directory of auth files; None where none is configured."""
+        return self._read.config.auth_dir if self._read is not None else None
+
+    def auth_file(self, credential_id: str) -> AuthFile | None:
+        """Return the auth file that a credential comes from; None for one of the configuration."""
+        files = self._read.auth_files.files if self._read is not None else ()
+        return next((file for file in files if file.id == credential_id), None)
 
     async def start(self, config: Config) -> None:
         """

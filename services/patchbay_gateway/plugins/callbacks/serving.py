@@ -14,6 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
+from patchbay.host.v1 import host_pb2
 from patchbay.server import Server, message_limit_for
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.plugins.grants import grants_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.scopes import ScopeTable
     from patchbay_gateway.plugins.snapshot import Snapshot
 
-HOST_SERVICE: Final = "patchbay.host.v1.HostService"
+HOST_SERVICE: Final[str] = host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name
 """Full name of the service, for channels and servers."""
 
 _WILDCARDS: Final = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104 - compared, not bound

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from patchbay.auth_documents import Refused, Torn, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from patchbay.auth_documents import AuthDocument
@@ -172,7 +172,7 @@ def place(
             )
             continue
         try:
-            provider = _provider_of(file.document.type, providers)
+            provider = provider_of(file.document.type, providers)
         except Refused as error:
             refused.append(RefusedFile(file.source, str(error)))
             continue
@@ -180,7 +180,13 @@ def place(
     return tuple(placed), tuple(refused)
 
 
-def _provider_of(type_: str, providers: list[ProviderKey]) -> str:
+def provider_of(type_: str, providers: Sequence[ProviderKey]) -> str:
+    """
+    Return the name of the provider that files of a type belong to.
+
+    Raises:
+        Refused: None, or more than one.
+    """
     names = [name for name in (_OTHER_NAMES.get(type_), type_) if name]
     for name in names:
         for provider in providers:
