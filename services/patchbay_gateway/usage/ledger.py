@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from patchbay_gateway.plugins.snapshot import PriceEntry
 from patchbay_gateway.usage.database import open_database
+from patchbay_gateway.usage.deliveries import Deliveries
 from patchbay_gateway.usage.events import Event, Kind, lost
 from patchbay_gateway.usage.pricing import PriceBook
 from patchbay_gateway.usage.reduce import reduce
@@ -54,6 +55,7 @@ class Ledger:
         self._database = database
         self._statements: Statements | None = None
         self.book = book
+        self.deliveries = Deliveries(database)
 
     @classmethod
     async def open(cls, url: str) -> Ledger:
@@ -66,10 +68,12 @@ class Ledger:
         """
         database = await open_database(url)
         try:
-            return cls(database, PriceBook(await database.read(_prices)))
+            ledger = cls(database, PriceBook(await database.read(_prices)))
+            await ledger.deliveries.load()
         except BaseException:
             await database.aclose()
             raise
+        return ledger
 
     async def aclose(self) -> None:
         """Close the database. Idempotent."""
@@ -109,7 +113,9 @@ class Ledger:
             self._apply(connection, events)
             return self._progress(connection, sequences)
 
-        return await self._database.write(work)
+        progress = await self._database.write(work)
+        self.deliveries.tell()
+        return progress
 
     async def mark_lost(self, uids: Sequence[str], before: int) -> int:
         """
@@ -124,7 +130,9 @@ class Ledger:
             self._apply(connection, verdicts)
             return len(verdicts)
 
-        return await self._database.write(work)
+        count = await self._database.write(work)
+        self.deliveries.tell()
+        return count
 
     async def add_prices(self, version: int, entries: tuple[PriceEntry, ...]) -> None:
         """
@@ -164,9 +172,10 @@ class Ledger:
         to = self._prepared(connection)
         refused = {e.uid for e in events if e.kind == Kind.REFUSED}
         uids = {e.uid for e in events if e.kind != Kind.REFUSED}
+        before = to.attempts_of(connection, list(uids))
         changes = reduce(
             events,
-            to.attempts_of(connection, list(uids)),
+            before,
             to.refused_among(connection, list(refused)),
             self.book.price,
         )
@@ -176,6 +185,7 @@ class Ledger:
         to.attempts.run(connection, [attempt_values(row) for row in changes.rows])
         to.requests.run(connection, [refused_values(r) for r in changes.refused])
         to.rollups.run(connection, rollup_values(changes.rollups))
+        to.deliveries.run(connection, self.deliveries.of(before, changes.rows))
 
     def _progress(
         self, connection: Connection, sequences: dict[str, list[int]]

@@ -16,8 +16,10 @@ from patchbay.errors import FailedPrecondition, PatchbayError, Unavailable
 from patchbay_gateway.kernel import lifecycle, logs
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
+from patchbay_gateway.plugins.channel_keys import listed
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.usage.consumer import LINGER, Consumer
+from patchbay_gateway.usage.hosted import running_fan_out
 from patchbay_gateway.usage.ledger import Ledger
 from patchbay_gateway.usage.price_feed import PriceFeed
 from patchbay_gateway.usage.service import SERVICE, UsageServicer
@@ -25,18 +27,20 @@ from patchbay_gateway.usage.stream import RedisStream
 from patchbay_gateway.usage.sweeper import Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.registry import ChannelKeys
 
 __all__ = ["SERVICE", "database_url", "run", "running_usage"]
 
 _GRACE: Final = 5.0
 _LAST_WORDS: Final = 2.0
 _RETRY_EVERY: Final = 1.0
+_SCHEDULER: Final = "patchbay.scheduler.v1.SchedulerService"
 
 _log = logs.get_logger("usage")
 
@@ -57,6 +61,7 @@ async def running_usage(
     shutdown: Shutdown | None = None,
     consumer: str | None = None,
     linger: float = LINGER,
+    plugin_keys: ChannelKeys | None = None,
 ) -> AsyncIterator[UsageServicer]:
     """
     Run consumer and sweeper around the servicer that it yields.
@@ -70,6 +75,7 @@ async def running_usage(
         shutdown: Told when a part crashes; None: only the log says so.
         consumer: Name in the journal's group; default the host's. No two running services share one.
         linger: Seconds between batches that are not full.
+        plugin_keys: Channel keys of plugins; None: this service tells no plugins.
 
     Raises:
         FailedPrecondition: The database's URL or schema is not for us; the text says what to do.
@@ -78,6 +84,7 @@ async def running_usage(
     ledger = await Ledger.open(database_url(config, settings))
     tasks = Tasks(shutdown or Shutdown())
     feed = PriceFeed(holder, ledger, clock=clock)
+    parts = contextlib.AsyncExitStack()
     try:
         name = consumer or socket.gethostname()
         stream = RedisStream(store, consumer=name)
@@ -103,6 +110,18 @@ async def running_usage(
         tasks.start("usage-consumer", reader.run())
         tasks.start("usage-sweeper", sweeper.run())
         tasks.start("usage-heartbeat", heartbeat.run())
+        if plugin_keys is not None:
+            await parts.enter_async_context(
+                running_fan_out(
+                    ledger.deliveries,
+                    name=f"usage-{name}",
+                    store=store,
+                    holder=holder,
+                    keys=plugin_keys,
+                    clock=clock,
+                    tasks=tasks,
+                )
+            )
         yield UsageServicer(ledger, stream, reader)
         await tasks.aclose()
         await reader.finish(_LAST_WORDS)
@@ -110,6 +129,7 @@ async def running_usage(
             await heartbeat.beat(alive=False)
     finally:
         await tasks.aclose()
+        await parts.aclose()
         feed.close()
         await ledger.aclose()
 
@@ -135,7 +155,8 @@ def run(config: Config, settings: ProcessSettings) -> int:
 async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) -> None:
     # Only the process needs the network's side; `patchbay up` has it elsewhere.
     from patchbay.server import Server  # noqa: PLC0415 - see above
-    from patchbay.tokens import ServiceAuthenticator  # noqa: PLC0415 - see above
+    from patchbay.tokens import ServiceAuthenticator, TokenSource  # noqa: PLC0415 - see above
+    from patchbay_gateway.kernel.channels.remote import RemoteChannel  # noqa: PLC0415 - see above
     from patchbay_gateway.kernel.health import serve_health  # noqa: PLC0415 - see above
     from patchbay_gateway.kernel.keys import load_roots, service_key  # noqa: PLC0415 - see above
     from patchbay_gateway.kernel.redis import Store  # noqa: PLC0415 - see above
@@ -160,7 +181,28 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
         watcher = SnapshotWatcher(store, holder, settings.data_dir / "usage-snapshot.json", clock)
         await watcher.boot()
         tasks.start("usage-snapshot", watcher.run())
-        servicer = await _entered(stack, config, settings, store, holder, clock, shutdown)
+        keys = service_key(roots.cluster[0])
+        source = TokenSource(keys, _SCHEDULER, f"usage-{socket.gethostname()}")
+        schedulers = [
+            RemoteChannel(address, metadata=source.metadata)
+            for address in settings.scheduler_address.split(",")
+            if address
+        ]
+        for channel in schedulers:
+            stack.push_async_callback(channel.close)
+
+        def entering() -> contextlib.AbstractAsyncContextManager[UsageServicer]:
+            return running_usage(
+                config,
+                settings,
+                store=store,
+                holder=holder,
+                clock=clock,
+                shutdown=shutdown,
+                plugin_keys=listed(schedulers) if schedulers else None,
+            )
+
+        servicer = await _entered(stack, entering, shutdown)
         if servicer is None:
             return
         port = await stack.enter_async_context(
@@ -185,21 +227,13 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
 
 async def _entered(
     stack: contextlib.AsyncExitStack,
-    config: Config,
-    settings: ProcessSettings,
-    store: Store,
-    holder: SnapshotHolder,
-    clock: Clock,
+    entering: Callable[[], contextlib.AbstractAsyncContextManager[UsageServicer]],
     shutdown: Shutdown,
 ) -> UsageServicer | None:
     """Start the service when its database answers; None when the process is to end before."""
     while not shutdown.draining.is_set():
         try:
-            return await stack.enter_async_context(
-                running_usage(
-                    config, settings, store=store, holder=holder, clock=clock, shutdown=shutdown
-                )
-            )
+            return await stack.enter_async_context(entering())
         except Unavailable as error:
             _log.warning("waits for the ledger's database", why=error.message)
             with contextlib.suppress(TimeoutError):

@@ -123,3 +123,20 @@ PRICES: Final = Table(
     Column("entries", Text, nullable=False),
 )
 """Prices by the snapshot version at which they changed (JSON)."""
+
+USAGE_PLUGINS: Final = Table(
+    "usage_plugins", METADATA, Column("plugin_id", String, primary_key=True)
+)
+"""Plugins that hear of final rows, kept so that a start knows them before any plugin answers."""
+
+DELIVERIES: Final = Table(
+    "deliveries",
+    METADATA,
+    Column("plugin_id", String, primary_key=True),
+    Column("attempt_uid", String, primary_key=True),
+    _number("queued"),
+    _number("tries"),
+    _number("due"),
+    Index("deliveries_due", "plugin_id", "due"),
+)
+"""Final rows that a plugin has not taken yet: since when, how often it refused, when it is asked again."""

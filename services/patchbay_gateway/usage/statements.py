@@ -21,7 +21,15 @@ from sqlalchemy import ARRAY, String, bindparam, func, select
 
 from patchbay_gateway.usage.events import Info, Usage
 from patchbay_gateway.usage.reduce import SUMS, Owner, Refused, Row
-from patchbay_gateway.usage.schema import ATTEMPTS, EVENTS, PRICES, REQUESTS, ROLLUPS, WATERMARKS
+from patchbay_gateway.usage.schema import (
+    ATTEMPTS,
+    DELIVERIES,
+    EVENTS,
+    PRICES,
+    REQUESTS,
+    ROLLUPS,
+    WATERMARKS,
+)
 from patchbay_gateway.usage.watermarks import Progress
 
 if TYPE_CHECKING:
@@ -147,6 +155,7 @@ class Statements:
         self.rollups = Insert(dialect, ROLLUPS, "add")
         self.watermarks = Insert(dialect, WATERMARKS, "replace")
         self.prices = Insert(dialect, PRICES, "nothing")
+        self.deliveries = Insert(dialect, DELIVERIES, "replace")
         self._attempts = Lookup(dialect, select(ATTEMPTS), ATTEMPTS.c.attempt_uid)
         self._refused = Lookup(dialect, select(REQUESTS.c.request_uid), REQUESTS.c.request_uid)
         self._progress = Lookup(dialect, select(WATERMARKS), WATERMARKS.c.writer)

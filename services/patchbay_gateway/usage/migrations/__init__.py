@@ -19,7 +19,7 @@ from patchbay_gateway.usage.schema import METADATA
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest revision in versions/."""
 
 

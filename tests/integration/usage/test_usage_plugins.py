@@ -1,0 +1,139 @@
+"""Usage plugins hear of every final row, whatever dies, and the ledger does not wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, ClassVar
+
+from tests.fakes.journal_events import make_bytes
+from tests.integration.usage.conftest import Bench, eventually
+
+from patchbay import errors
+from patchbay.serve import PluginServer
+from patchbay.usage_plugin import UsagePlugin, UsageRecord
+from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.plugins.channel_keys import derived
+from patchbay_gateway.plugins.snapshot import AddressEntry, PluginEntry, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = b"p" * 32
+TOKENS = {"input_tokens": 10, "output_tokens": 5}
+
+
+class Sink(UsagePlugin):
+    id: ClassVar = "sink"
+    name: ClassVar = "Sink"
+    version: ClassVar = "1"
+    author: ClassVar = "tests"
+
+    def __init__(self) -> None:
+        self.records: list[UsageRecord] = []
+        self.refuses: set[str] = set()
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def handle_usage(self, record: UsageRecord) -> None:
+        await self.hold.wait()
+        self.records.append(record)
+        if record.attempt_uid in self.refuses:
+            self.refuses.discard(record.attempt_uid)
+            raise errors.Internal("not now")
+
+    async def heard(self, count: int, *, within: float = 10.0) -> None:
+        """Return when *count* records have come."""
+
+        async def enough() -> bool:
+            return len(self.records) >= count
+
+        await eventually(enough, within=within)
+
+
+@contextlib.asynccontextmanager
+async def serving(sink: Sink, port: int = 0) -> AsyncIterator[int]:
+    """Serve the plugin; yield its port."""
+    server = PluginServer([sink], {sink.id: [plugin_key(ROOT, sink.id)]})
+    try:
+        yield await server.start(f"127.0.0.1:{port}")
+    finally:
+        sink.hold.set()
+        await server.stop()
+
+
+def declare(bench: Bench, port: int, version: int = 2) -> None:
+    """Publish the plugin."""
+    entry = PluginEntry("sink", addresses=(AddressEntry(f"127.0.0.1:{port}"),))
+    bench.holder.set(Snapshot(version=version, plugins=(entry,)))
+
+
+def pair(request: int, sequence: int) -> list[bytes]:
+    """Return opened and settled of one attempt."""
+    return [
+        make_bytes("opened", request, sequence=sequence),
+        make_bytes("settled", request, at=1, usage=TOKENS, sequence=sequence + 1),
+    ]
+
+
+async def test_every_final_row_is_told_once_in_order(bench: Bench) -> None:
+    sink = Sink()
+    async with serving(sink) as port:
+        declare(bench, port)
+        async with bench.service(plugin_keys=derived([ROOT])):
+            for n in range(1, 101):
+                await bench.send(pair(n, 2 * n - 1))
+            await sink.heard(100)
+            await bench.reaches(200)
+    uids = [record.attempt_uid for record in sink.records]
+    assert len(set(uids)) == 100
+    assert uids == sorted(uids)
+    first = sink.records[0]
+    assert (first.outcome, first.failed, first.tenant) == ("succeeded", False, "default")
+    assert first.detail is not None
+    assert first.detail.quantity("input_tokens") == 10
+    assert first.latency is not None
+
+
+async def test_rows_wait_for_a_plugin_that_is_away_and_over_a_restart(bench: Bench) -> None:
+    sink = Sink()
+    async with serving(sink) as port:
+        declare(bench, port)
+        async with bench.service(plugin_keys=derived([ROOT])):
+            await bench.send(pair(1, 1))
+            await sink.heard(1)
+    async with bench.service(plugin_keys=derived([ROOT])):
+        await bench.send(pair(2, 3))
+        await bench.reaches(4)
+    async with bench.service(plugin_keys=derived([ROOT])) as servicer:
+        await bench.send(pair(3, 5))
+        await bench.reaches(6)
+        assert servicer.health() is None
+        async with serving(sink, port):
+            await sink.heard(3, within=20)
+    assert [r.attempt_uid for r in sink.records] == sorted(r.attempt_uid for r in sink.records)
+
+
+async def test_plugin_that_hangs_does_not_hold_the_ledger(bench: Bench) -> None:
+    sink = Sink()
+    sink.hold.clear()
+    async with serving(sink) as port:
+        declare(bench, port)
+        async with bench.service(plugin_keys=derived([ROOT])):
+            for n in range(1, 4):
+                await bench.send(pair(n, 2 * n - 1))
+            await bench.reaches(6, within=3)
+            sink.hold.set()
+            await sink.heard(3)
+
+
+async def test_row_that_is_refused_comes_again_and_others_go_on(bench: Bench) -> None:
+    sink = Sink()
+    first, second = (f"01J{n:023d}-1" for n in (1, 2))
+    sink.refuses = {first}
+    async with serving(sink) as port:
+        declare(bench, port)
+        async with bench.service(plugin_keys=derived([ROOT])):
+            await bench.send([*pair(1, 1), *pair(2, 3)])
+            await sink.heard(3)
+    assert [r.attempt_uid for r in sink.records] == [first, second, first]
