@@ -201,7 +201,7 @@ async def test_request_too_large_is_refused(wire: Wire) -> None:
 async def test_answer_too_large_is_refused(wire: Wire, streamed: bool) -> None:
     with pytest.raises(errors.ResourceExhausted) as caught:
         await (read(wire, b"one, then large") if streamed else call(wire, b"large"))
-    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+    assert caught.value.reason == "ANSWER_TOO_LARGE"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -65,6 +65,10 @@ class Conversation(Generic[Req, Res]):
                 return await anext(self._call)
         except StopAsyncIteration:
             raise errors.Internal("the plugin ended the call before the stream") from None
+        except asyncio.CancelledError:
+            # Given up by its caller before the address told anything.
+            self._failed = None
+            raise
         except TimeoutError:
             self._failed = True
             raise errors.DeadlineExceeded(

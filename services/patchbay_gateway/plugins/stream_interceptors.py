@@ -205,6 +205,11 @@ class StreamChain:
                 )
             assert link.conversation is not None
             reply = await link.conversation.say(message)
+            if reply.chunk_index != message.chunk_index:
+                raise errors.Internal(
+                    f"the plugin answered chunk {reply.chunk_index} "
+                    f"when it was asked about {message.chunk_index}"
+                )
         except errors.PatchbayError as error:
             self._links.remove(link)
             if link.conversation is not None:

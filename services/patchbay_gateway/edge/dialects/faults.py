@@ -9,7 +9,7 @@ The status table:
 | reason DIALECT_NOT_AVAILABLE | 400 |
 | Unauthenticated · PermissionDenied · NotFound, FailedPrecondition | 401 · 403 · 404 · 400; see below |
 | a method that a path does not have | 405 |
-| ResourceExhausted | 429; MESSAGE_TOO_LARGE 413 |
+| ResourceExhausted | 429; MESSAGE_TOO_LARGE 413, ANSWER_TOO_LARGE 502 |
 | Unavailable, Aborted · DeadlineExceeded · Cancelled | 503 · 504 · 499 |
 | UpstreamError | the provider's, but 401, 403, 407, and 400 that is the credential's, become 502 |
 | all else | 500, with an id instead of the text |
@@ -54,7 +54,9 @@ _BY_REASON: Final = {
     "DIALECT_NOT_AVAILABLE": 400,
     "METHOD_NOT_ALLOWED": 405,
     "MESSAGE_TOO_LARGE": 413,
+    "ANSWER_TOO_LARGE": 502,
 }
+_TOO_LARGE: Final = frozenset({"MESSAGE_TOO_LARGE", "ANSWER_TOO_LARGE"})
 # Classes that speak of the caller: with a reason of our own that is the client, else the gateway itself.
 _OF_THE_CALLER: Final = (
     errors.Unauthenticated,
@@ -179,6 +181,8 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
     if error.reason == "MESSAGE_TOO_LARGE":
         # The channel's own words count bytes of an envelope that the client never saw.
         return "the request is too large for the executor of this model"
+    if error.reason == "ANSWER_TOO_LARGE":
+        return "the answer of this model's executor is larger than the gateway takes"
     return error.message
 
 
@@ -271,7 +275,7 @@ def retry_headers(error: PatchbayError, status: int, *, milliseconds: bool) -> H
 
 
 def _should_retry(error: PatchbayError) -> bytes:
-    if refuses_credential(error) or is_ours(error) or error.reason == "MESSAGE_TOO_LARGE":
+    if refuses_credential(error) or is_ours(error) or error.reason in _TOO_LARGE:
         # SDKs repeat a 502 by themselves, and a refused credential is refused again.
         return b"false"
     if isinstance(error, errors.UpstreamError):

@@ -17,7 +17,15 @@ from google.rpc import status_pb2
 from patchbay import errors, status
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, is_foreign, report_foreign, throw_into
 from patchbay_gateway.kernel.channels.pipe import Pipe
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, Metadata, Method, Req, Res
+from patchbay_gateway.kernel.channels.port import (
+    ANSWER_TOO_LARGE,
+    CALL_DEADLINE,
+    MESSAGE_TOO_LARGE,
+    Metadata,
+    Method,
+    Req,
+    Res,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
@@ -107,7 +115,7 @@ class InProcessChannel:
         finally:
             if timer is not None:
                 timer.cancel()
-        return _copied(response, self._limit) if self._limit else response
+        return _copied(response, self._limit, ANSWER_TOO_LARGE) if self._limit else response
 
     def stream(
         self,
@@ -278,7 +286,8 @@ class _Stream(Pipe[Res]):
             generator = handler(argument, context)
             try:
                 async for message in generator:
-                    if not self.offer(_copied(message, limit) if limit else message):
+                    copied = _copied(message, limit, ANSWER_TOO_LARGE) if limit else message
+                    if not self.offer(copied):
                         await self.room()
             except asyncio.CancelledError as cancelled:
                 await throw_into(generator, cancelled)
@@ -319,12 +328,12 @@ class _Stream(Pipe[Res]):
             await asyncio.wait(tasks, timeout=CLOSE_GRACE)
 
 
-def _copied(message: Any, limit: int) -> Any:
+def _copied(message: Any, limit: int, reason: str = MESSAGE_TOO_LARGE) -> Any:
     data = message.SerializeToString()
     if len(data) > limit:
         raise errors.ResourceExhausted(
             f"a message of {len(data)} bytes is larger than the limit of {limit}",
-            reason="MESSAGE_TOO_LARGE",
+            reason=reason,
         )
     return type(message).FromString(data)
 

@@ -19,6 +19,10 @@ from google.protobuf.message import Message
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
+MESSAGE_TOO_LARGE: Final = "MESSAGE_TOO_LARGE"
+"""Reason of a ResourceExhausted: what the caller sends is larger than a message may be."""
+ANSWER_TOO_LARGE: Final = "ANSWER_TOO_LARGE"
+"""Reason of a ResourceExhausted: what the peer answers is."""
 TRANSPORT: Final = "TRANSPORT"
 """Reason of an Unavailable that the channel made: no answer of the peer stands behind it."""
 CALL_DEADLINE: Final = "CALL_DEADLINE"

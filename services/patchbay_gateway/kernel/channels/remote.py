@@ -20,7 +20,9 @@ from google.rpc import status_pb2
 from patchbay import errors, status
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, wire_options
 from patchbay_gateway.kernel.channels.port import (
+    ANSWER_TOO_LARGE,
     CALL_DEADLINE,
+    MESSAGE_TOO_LARGE,
     TRANSPORT,
     Metadata,
     Method,
@@ -287,7 +289,9 @@ def _mapped(error: grpc.aio.AioRpcError) -> errors.PatchbayError:
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.FailedPrecondition(details, reason="UNIMPLEMENTED")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return errors.ResourceExhausted(details, reason="MESSAGE_TOO_LARGE")
+        answer = "CLIENT: Received" in details or "SERVER: Sent" in details
+        reason = ANSWER_TOO_LARGE if answer else MESSAGE_TOO_LARGE
+        return errors.ResourceExhausted(details, reason=reason)
     return status.from_rpc_error(code, details, ())
 
 
