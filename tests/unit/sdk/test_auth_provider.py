@@ -28,6 +28,7 @@ from patchbay.plugin.v1 import auth_provider_pb2, identifier_pb2
 from patchbay.serve import build_servicers
 
 KEY = bytes(range(32))
+# Of the collection: a whole run takes minutes, so what is to hold holds an hour.
 NOW = time.time()
 
 
@@ -102,7 +103,7 @@ def serving(*plugins: Any, keyed: bool = True) -> Any:
 
 def sealed(**material: str) -> Any:
     return secrets.seal(
-        keys.sealing_key(KEY), "told", "team", 3, ["https://id.example"], NOW + 60, material
+        keys.sealing_key(KEY), "told", "team", 3, ["https://id.example"], NOW + 3600, material
     )
 
 
