@@ -1,0 +1,60 @@
+"""Every example is tested as its author would, by its own file, in its own folder; types and papers too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "services" / "sdk" / "examples"
+FOLDERS = sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "README.md").exists())
+
+
+def _sources(folder: str) -> list[Path]:
+    """Return the plugin, then its test."""
+    found = EXAMPLES.joinpath(folder).glob("*.py")
+    return sorted(found, key=lambda path: path.name.startswith("test_"))
+
+
+def test_each_example_has_a_plugin_a_test_and_a_readme() -> None:
+    for folder in FOLDERS:
+        names = [path.name for path in _sources(folder)]
+        assert len(names) == 2, folder
+        assert names[1] == f"test_{names[0]}", folder
+    # What lies beside them is no example that was forgotten.
+    assert {p.name for p in EXAMPLES.iterdir() if p.is_dir() and any(p.glob("*.py"))} == set(
+        FOLDERS
+    )
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_examples_pass_their_own_tests(half: int) -> None:
+    """Two runs, so that neither is long; each test ends with the whole conformance suite."""
+    folders = [EXAMPLES / name for name in FOLDERS[half::2]]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--import-mode=prepend",
+            "-p", "no:cacheprovider", "-p", "no:asyncio", *folders,
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_examples_are_typed() -> None:
+    """Their module names are their own, so one run of the checker sees all of them."""
+    plugins = [path for folder in FOLDERS for path in _sources(folder)[:1]]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", *plugins],
+        cwd=EXAMPLES, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_examples_import_nothing_of_the_gateway() -> None:
+    for folder in FOLDERS:
+        for path in _sources(folder):
+            assert "patchbay_gateway" not in path.read_text(encoding="utf-8"), path
