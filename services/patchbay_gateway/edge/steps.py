@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from patchbay.plugin.v1 import request_lifecycle_pb2
+from patchbay.plugin.v1 import plugin_pb2, request_lifecycle_pb2
 from patchbay_gateway.edge import formats, headers
 from patchbay_gateway.edge.outgoing import Outgoing
 from patchbay_gateway.edge.translation import Translation
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from patchbay.errors import Headers
-    from patchbay.plugin.v1 import plugin_pb2
     from patchbay_gateway.edge.asking import Asked
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.request import Request
@@ -297,8 +296,13 @@ class Steps:
         self._steps.lifecycle.complete(execution, completion)
 
     def _serves(self, plugin_id: str) -> bool:
+        """Whether a plugin's executor can take this request without a credential."""
         capability = self._steps.registry.executor(plugin_id)
-        return capability is not None
+        return (
+            capability is not None
+            and capability.model_scope != plugin_pb2.EXECUTOR_MODEL_SCOPE_OAUTH
+            and self._steps.accepts(self._request)(capability)
+        )
 
 
 def _metadata(request: Request) -> bytes:

@@ -172,3 +172,12 @@ async def test_native_stream_may_suppress_and_multiply_chunks(channel: str) -> N
         ends = await stream.feed(b'data: {"type":"message_stop"}\n\n')
         assert len(ends) == 2
         await stream.aclose()
+
+
+async def test_chunk_that_no_plugin_translates_stays_as_it_is(channel: str) -> None:
+    async with hosting([Refuser()], channel) as hosted:
+        stream = translation(hosted).stream(
+            hosted.execution(stream=True), Formats("openai", "own"), CONTEXT
+        )
+        assert await stream.feed(b"raw") == [b"raw"]
+        await stream.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from patchbay.plugin.v1 import plugin_pb2
-from patchbay_gateway.plugins.capabilities import common_executor
+from patchbay_gateway.plugins.capabilities import common_executor, flags
 
 
 def capability(**operations: list[str]) -> plugin_pb2.ExecutorCapability:
@@ -33,3 +33,10 @@ def test_common_executor_without_operations_means_chat() -> None:
     assert common_executor([silent, capability(openai=["chat", "embeddings"])]) == capability(
         openai=["chat"]
     )
+
+
+def test_exclusive_alone_means_nothing() -> None:
+    declared = plugin_pb2.Capabilities(frontend_auth_provider_exclusive=True, usage_plugin=True)
+    assert flags(declared) == ["usage_plugin"]
+    declared.frontend_auth_provider = True
+    assert "frontend_auth_provider_exclusive" in flags(declared)

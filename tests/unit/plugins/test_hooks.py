@@ -96,3 +96,13 @@ def test_own_deadline_of_a_plugin_is_used() -> None:
     snapshot = Snapshot(1, plugins=(PluginEntry("a", timeouts={FLAG: 0.25}),))
     (hook,) = Hooks(Declared(a={FLAG})).of(snapshot, FLAG)
     assert hook.policy.deadline == 0.25
+
+
+def test_exclusive_auth_takes_part_before_it_was_ever_seen() -> None:
+    """Where the allow-list says that it is exclusive; else nobody can know."""
+    exclusive = "frontend_auth_provider_exclusive"
+    allowed = ("frontend_auth_provider", exclusive)
+    snapshot = Snapshot(1, plugins=(PluginEntry("a", capabilities=allowed), PluginEntry("b")))
+    assert ids(Hooks(Declared()), snapshot, flag=exclusive) == ["a"]
+    seen = Declared(a={"frontend_auth_provider"})
+    assert ids(Hooks(seen), snapshot, flag=exclusive) == []
