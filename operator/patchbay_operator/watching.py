@@ -36,7 +36,7 @@ _PLURALS: Final = {
 }
 
 
-_IDENTITY: Final: Any = MANAGER
+_IDENTITY: Final[Any] = MANAGER
 
 
 class Witness:
