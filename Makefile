@@ -101,6 +101,10 @@ test-integration: setup ## Real processes
 test-faults: setup ## Kills, outages and bad clients at full length
 	PATCHBAY_TEST_FULL_LENGTH=1 $(PYTEST) tests/faults
 
+.PHONY: test-e2e
+test-e2e: setup ## The charts on the cluster of KUBECONFIG (tests/e2e/conftest.py says how)
+	PATCHBAY_E2E=1 $(PYTEST) -p no:randomly tests/e2e
+
 ## Compose and images ---------------------------------------------------------------------------
 
 .PHONY: images up down
