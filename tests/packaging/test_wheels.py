@@ -1,4 +1,4 @@
-"""The two wheels: what is in them, what each service loads of them, and that no extra leaks into another."""
+"""The wheels: what is in them, what each service loads of them, and that no extra leaks into another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECTS = {"patchbay_gateway": ROOT, "patchbay": ROOT / "services" / "sdk"}
+PROJECTS = {
+    "patchbay_gateway": ROOT,
+    "patchbay": ROOT / "services" / "sdk",
+    "patchbay_operator": ROOT / "operator",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Wheel:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
-    """Build both with the installed hatchling: no isolation, no network."""
+    """Build all with the installed hatchling: no isolation, no network."""
     built = {}
     for package, project in PROJECTS.items():
         target = tmp_path_factory.mktemp(package)
@@ -52,7 +56,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
 
 @pytest.fixture(scope="module")
 def installed(wheels: dict[str, Wheel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack both into one folder, as `pip install --no-deps --target` does."""
+    """Unpack all into one folder, as `pip install --no-deps --target` does."""
     folder = tmp_path_factory.mktemp("site")
     for wheel in wheels.values():
         with zipfile.ZipFile(wheel.path) as archive:
@@ -73,7 +77,7 @@ def test_wheel_holds_its_package_and_nothing_else(wheels: dict[str, Wheel], pack
 
 @pytest.mark.parametrize("package", PROJECTS)
 def test_wheel_holds_every_source_file(wheels: dict[str, Wheel], package: str) -> None:
-    folder = PROJECTS[package] if package == "patchbay" else PROJECTS[package] / "services"
+    folder = ROOT / "services" if package == "patchbay_gateway" else PROJECTS[package]
     sources = {
         path.relative_to(folder).as_posix()
         for path in (folder / package).rglob("*")
