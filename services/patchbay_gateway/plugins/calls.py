@@ -79,7 +79,8 @@ class PluginCalls:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
-        self.scopes: Scopes = scopes or NoScopes()
+        # Not `or`: a table of scopes is empty while nothing runs.
+        self.scopes: Scopes = NoScopes() if scopes is None else scopes
         self._timer = timer
 
     async def ask(
