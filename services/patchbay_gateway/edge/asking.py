@@ -14,7 +14,7 @@ import orjson
 
 from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
-from patchbay_gateway.edge import body, formats, headers
+from patchbay_gateway.edge import body, headers
 from patchbay_gateway.edge.translation import Formats
 from patchbay_gateway.plugins.response_interceptors import Executed
 from patchbay_gateway.translate import thinking_fields
@@ -121,13 +121,7 @@ def _formats(request: Request, plugin_id: str, plugins: PluginSteps) -> Formats:
     if capability is None:
         # Gone since the lease; whoever picks an address says so.
         return Formats(client, client)
-    given = formats.input_format(
-        capability,
-        client,
-        request.routed.operation,
-        plugins.native,
-        translators=plugins.translates(request),
-    )
+    given = plugins.format_of(capability, request)
     if not given:
         raise errors.InvalidRequest(
             f"the executor of this model takes no request in the {client} dialect",

@@ -46,18 +46,22 @@ _FAILED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_FAILED
 _REJECTED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_REJECTED
 _CANCELED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_CANCELED
 
-_HOOKED: Final = (
-    "model_router",
-    "request_interceptor",
-    "request_normalizer",
-    "request_translator",
-    "response_before_translator",
-    "response_translator",
-    "response_after_translator",
-    "response_interceptor",
-    "response_stream_interceptor",
-    "request_lifecycle_plugin",
+_HOOKED: Final = frozenset(
+    {
+        "model_router",
+        "request_interceptor",
+        "request_normalizer",
+        "request_translator",
+        "response_before_translator",
+        "response_translator",
+        "response_after_translator",
+        "response_interceptor",
+        "response_stream_interceptor",
+        "request_lifecycle_plugin",
+    }
 )
+# Executors, dialects and operations; beyond it the answers are worked out anew.
+_TAKEN: Final = 4096
 
 
 class PluginSteps:
@@ -83,6 +87,9 @@ class PluginSteps:
         self.native = native
         self.dialects = dialects
         self.hooks = Hooks(registry)
+        self._taken: dict[
+            tuple[int, str, str, bool], tuple[plugin_pb2.ExecutorCapability, str]
+        ] = {}
         self.routers = ModelRouters(self.hooks, calls)
         self.requests = RequestInterceptors(self.hooks, calls)
         self.answers = ResponseInterceptors(self.hooks, calls)
@@ -95,7 +102,7 @@ class PluginSteps:
     def of(self, request: Request) -> Steps | None:
         """Return the steps of *request*, whose client, body and model are known; None: nobody wants it."""
         snapshot = request.snapshot
-        if not any(self.hooks.of(snapshot, flag) for flag in _HOOKED):
+        if not self.hooks.wanted(snapshot, _HOOKED):
             return None
         return Steps(self, request)
 
@@ -118,17 +125,23 @@ class PluginSteps:
 
     def accepts(self, request: Request) -> Callable[[plugin_pb2.ExecutorCapability], bool]:
         """Return whether an executor can serve *request*, translated if need be."""
+        return lambda capability: bool(self.format_of(capability, request))
+
+    def format_of(self, capability: plugin_pb2.ExecutorCapability, request: Request) -> str:
+        """Return the format in which an executor gets *request*; empty when it takes none."""
         name, operation = request.routed.dialect.name, request.routed.operation
         translators = self.translates(request)
-
-        def accepts(capability: plugin_pb2.ExecutorCapability) -> bool:
-            return bool(
-                formats.input_format(
-                    capability, name, operation, self.native, translators=translators
-                )
+        # By identity: a registration's answer stays the same object until the next.
+        key = (id(capability), name, operation, translators)
+        kept = self._taken.get(key)
+        if kept is None or kept[0] is not capability:
+            found = formats.input_format(
+                capability, name, operation, self.native, translators=translators
             )
-
-        return accepts
+            if len(self._taken) >= _TAKEN:
+                self._taken.clear()
+            kept = self._taken[key] = (capability, found)
+        return kept[1]
 
     async def answered(self, request: Request, asked: Asked, answer: Answered) -> Answered:
         """

@@ -117,6 +117,11 @@ class Hooks:
                 del self._known[min(self._known)]
         return known.get(capability, ())
 
+    def wanted(self, snapshot: Snapshot, capabilities: frozenset[str]) -> bool:
+        """Whether any plugin has one of *capabilities*: one look-up for requests that nobody wants."""
+        self.of(snapshot, "")
+        return not capabilities.isdisjoint(self._known[snapshot.version])
+
     def matching(self, snapshot: Snapshot, capability: str, facts: Facts) -> tuple[Hook, ...]:
         """Return the plugins that are to be asked about a request."""
         hooks = self.of(snapshot, capability)
