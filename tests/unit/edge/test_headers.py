@@ -71,6 +71,13 @@ def test_answer_headers_leave_out_what_is_not_known() -> None:
     ]
 
 
+def test_answer_headers_of_a_stream_forbid_buffering() -> None:
+    """A proxy before us that gathers a stream would make it come late and in one piece."""
+    assert {(b"x-accel-buffering", b"no"), (b"cache-control", b"no-cache")} <= set(
+        headers.SSE_HEADERS
+    )
+
+
 def test_budget_refuses_and_gives_back() -> None:
     budget = ByteBudget(lambda: 100)
     with budget.charge() as first:
