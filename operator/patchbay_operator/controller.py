@@ -211,8 +211,7 @@ class Controller:
             made = generated_key_name(key.name)
             if key.spec and key.spec.secret_ref is None and f"Secret/{made}" not in world.versions:
                 self._add(("ClientKey", key.name))
-        if any(c.spec is not None for c in world.gathered.credentials) or self._applied:
-            self._add(ACCESS)
+        self._add(ACCESS)
 
     # Plugins ------------------------------------------------------------------------------------
 
@@ -298,7 +297,12 @@ class Controller:
                     await self._api.create(state_secret(credential))
                 except Conflicted:
                     _log.info("the Secret is there already", secret=name)
-        await self._api.apply(build_role(self._at, credentials))
+        role = build_role(self._at, credentials)
+        if role["rules"]:
+            await self._api.apply(role)
+        else:
+            # It belongs to no resource and to no release, so it would outlast both.
+            await self._api.delete("Role", role["metadata"]["name"])
 
     # Endpoints ----------------------------------------------------------------------------------
 

@@ -349,6 +349,12 @@ async def test_credential_follows_its_secret_and_is_never_shown(scene: Scene) ->
         },
     ]
     assert await scene.kube.get("Secret", "main-state")
+    await scene.kube.delete("ProviderCredential", "main")
+
+    async def no_role() -> bool:
+        return await scene.kube.get("Role", "patchbay-credentials") is None
+
+    await eventually(no_role, "the Role goes with the last credential")
     for key in await scene.store.call("KEYS", scene.store.key("snapshot", "section", "*")):
         assert b"test-key-secret" not in await scene.store.call("GET", key)
     assert "test-key-secret" not in scene.logs()
