@@ -178,7 +178,8 @@ def test_repository_speaks_of_the_product_alone() -> None:
         r"\b(?:sub-?agents?|co-authored-by|ai assistants?|prompted by)\b", re.IGNORECASE
     )
     people = re.compile(
-        r"\b(?:this|my|our|earlier|previous) session\b|\bassistants?\b", re.IGNORECASE
+        r"\b(?:this|my|our|earlier|previous) session\b|(?<!\")\bassistants?\b(?!\")",  # not the role
+        re.IGNORECASE,
     )
     found = []
     for name in tracked():

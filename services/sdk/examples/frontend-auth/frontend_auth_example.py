@@ -30,7 +30,7 @@ class FrontendAuth(FrontendAuthProvider):
         self._teams = dict((yaml.safe_load(config) or {}).get("teams", {}))
 
     async def authenticate(self, request: FrontendAuthRequest) -> FrontendAuthResponse | None:
-        """Say whose token it is; None leaves the client to the next provider and the gateway's keys."""
+        """Say whose token it is; None leaves the client to the next provider."""
         token = header(request.headers, "x-team-token").encode()
         if not token:
             return None
