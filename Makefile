@@ -82,6 +82,7 @@ chart-check: setup
 .PHONY: docs
 docs: setup ## Generate the pages that are made from code
 	$(BIN)/python -m patchbay_gateway.kernel.config.schema > docs/configuration.md
+	$(BIN)/python -m tests.conformance_matrix.page > docs/conformance-matrix.md
 
 ## Test -----------------------------------------------------------------------------------------
 

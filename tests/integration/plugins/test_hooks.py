@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 if TYPE_CHECKING:
@@ -32,6 +34,33 @@ def test_interceptor_answers_in_the_providers_place(world: World) -> None:
     assert (end["outcome"], end["status"]) == ("rejected", 451)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_interceptor_ends_the_request_after_a_credential_was_chosen(
+    world: World, *, stream: bool
+) -> None:
+    before = len(world.upstream.records())
+    answer = world.chat("please stop late", stream=stream)
+    assert (answer.status_code, answer.json()) == (452, {"stopped": True})
+    assert len(world.upstream.records()) == before
+    (end,) = world.completions(1)
+    assert (end["outcome"], end["status"]) == ("rejected", 452)
+
+
+def test_interceptor_ends_a_count_too(world: World) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "please stop late"}]}
+    with world.client() as http:
+        assert http.post("/v1/messages/count_tokens", json=body).status_code == 452
+
+
+def test_each_attempt_is_intercepted_from_the_start(world: World) -> None:
+    fake = {"status": 500, "fails": 1, "mark": secrets.token_hex(4)}
+    assert world.chat("attempt ? my secret", fake=fake).status_code == 200
+    first, second = (str(r["body"]) for r in world.upstream.records()[-2:])
+    assert "attempt 1" in first
+    assert "attempt 2" in second
+    assert "my [redacted]" in second
+
+
 @pytest.mark.parametrize("text", ["please fail", "please hang"])
 def test_interceptor_that_fails_or_hangs_is_passed_by(world: World, text: str) -> None:
     answer = world.chat(text)
@@ -58,6 +87,17 @@ def test_answer_interceptor_changes_body_and_headers(world: World) -> None:
     answer = world.chat("say cat", model="echo")
     assert answer.headers["x-sample"] == "seen"
     assert "dog" in answer.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_failures_are_shown_to_no_interceptor(world: World, *, stream: bool) -> None:
+    answer = world.chat("say cat", stream=stream, fake={"status": 400, "error": "no cat here"})
+    assert answer.status_code == 400
+    assert "x-sample" not in answer.headers
+    assert "no cat here" in answer.text
+    (end,) = world.completions(1)
+    assert (end["outcome"], end["status"]) == ("failed", 400)
+    assert end["error"]
 
 
 def test_chunk_interceptor_changes_chunks_and_headers(world: World) -> None:
@@ -119,6 +159,24 @@ def test_lifecycle_plugin_hears_of_each_end_once(world: World) -> None:
         ("rejected", 451),
         ("succeeded", 200),
     ]
+
+
+def test_lifecycle_plugin_hears_of_a_stream_at_its_end(world: World) -> None:
+    assert world.chat("hi there", model="echo", stream=True).status_code == 200
+    (end,) = world.completions(1)
+    assert (end["outcome"], end["status"]) == ("succeeded", 200)
+
+
+def test_lifecycle_plugin_hears_that_a_client_left(world: World) -> None:
+    body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": "one two"}]}
+    slowly = {**world.gateway.headers(), "x-echo-delay-ms": "300", "x-echo-chunks": "50"}
+    with (
+        httpx.Client(base_url=world.gateway.base_url, headers=slowly, timeout=30) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        assert next(answer.iter_bytes())
+    (end,) = world.completions(1)
+    assert (end["outcome"], end["status"]) == ("canceled", 0)
 
 
 def test_operator_sees_what_is_registered(world: World) -> None:

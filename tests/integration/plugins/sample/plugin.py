@@ -105,6 +105,21 @@ class Sample(
             return RequestInterceptResponse(body=request.body.replace(b"secret", b"[redacted]"))
         return None
 
+    async def intercept_request_after_auth(
+        self, request: RequestInterceptRequest
+    ) -> RequestInterceptResponse | None:
+        """Say which attempt it is, or end it."""
+        if b"please stop late" in request.body:
+            return RequestInterceptResponse(
+                terminate=True, status_code=452, response_body=b'{"stopped":true}'
+            )
+        if b"attempt ?" in request.body:
+            told = b"attempt %d" % request.attempt
+            return RequestInterceptResponse(
+                body=request.body.replace(b"attempt ?", told), clear_headers=["x-client-mark"]
+            )
+        return None
+
     async def normalize_request(self, request: RequestTransformRequest) -> bytes | None:
         """Add what the executor is to see."""
         if b"normalize me" not in request.body:
