@@ -76,6 +76,11 @@ class Attempt:
         self._first_byte: float | None = None
         self._settled = False
 
+    @property
+    def settled(self) -> bool:
+        """Whether its one report was made."""
+        return self._settled
+
     def mark_first_byte(self) -> None:
         """Note that the answer's first chunk is here."""
         if self._first_byte is None:

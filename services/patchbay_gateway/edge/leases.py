@@ -4,8 +4,9 @@ The edge's side of Acquire and Renew: requests that gather while a call is under
 `Leases.acquire` is called once per attempt. What gathered in one loop tick goes out together; at most
 `_CALLS` calls run at once, and while they run the rest gathers: batches grow with load and nobody waits
 for a timer. An attempt for which every credential is at its cap keeps a place in the scheduler's queue: it
-is asked for again, alone, on a call that the scheduler holds until its turn. `Leases.run` renews every live
-lease each `renew_interval` with the usage so far. Not here: the end of an attempt (outbox.py) and which
+is asked for again, alone, on a call that the scheduler holds until its turn; how long in all is counted here,
+because the next call may reach another scheduler, where the wait would begin anew. `Leases.run` renews every
+live lease each `renew_interval` with the usage so far. Not here: the end of an attempt (outbox.py) and which
 scheduler answers (kernel/channels, plugins/addresses.py).
 """
 
@@ -83,9 +84,14 @@ class Leases:
         self._closed = False
         self._live: dict[str, LiveLease] = {}
 
-    async def acquire(self, item: scheduler_pb2.AcquireItem) -> LiveLease:
+    async def acquire(self, item: scheduler_pb2.AcquireItem, patience: float = 0.0) -> LiveLease:
         """
         Lease a credential for one attempt.
+
+        Args:
+            item: The attempt.
+            patience: Seconds that it may wait in queues (`routing.queue.wait`); it is asked for a second time
+                in any case.
 
         Raises:
             PatchbayError: The refusal, by its code and reason; Unavailable with `retry_after` when no
@@ -104,8 +110,13 @@ class Leases:
             self._scheduled = True
             loop.call_soon(self._flush)
         result = await self._answer(future)
-        while result.HasField("refusal") and result.refusal.reason == _QUEUED:
+        if result.HasField("refusal") and result.refusal.reason == _QUEUED:
+            end = self._clock.monotonic() + patience
             result = await self._turn(item)
+            while result.HasField("refusal") and result.refusal.reason == _QUEUED:
+                if self._clock.monotonic() >= end:
+                    raise _in_vain()
+                result = await self._turn(item)
         if result.HasField("refusal"):
             raise _refused(result.refusal)
         live = LiveLease(result.lease)
@@ -240,6 +251,14 @@ def _refused(refusal: scheduler_pb2.Refusal) -> errors.PatchbayError:
         retry_after=refusal.retry_after.ToMilliseconds() / 1000
         if refusal.HasField("retry_after")
         else None,
+    )
+
+
+def _in_vain() -> errors.PatchbayError:
+    return errors.ResourceExhausted(
+        "every ready credential has as many requests as it may have, and none became free in time",
+        reason="CREDENTIALS_BUSY",
+        retry_after=1.0,
     )
 
 

@@ -183,6 +183,7 @@ class Pipeline:
         answer = self._answer(request)
         tries = Tries(candidates)
         failure: errors.PatchbayError | None = None
+        attempt: attempts.Attempt | None = None
         try:
             while True:
                 try:
@@ -231,14 +232,14 @@ class Pipeline:
                 except (ClientGone, asyncio.CancelledError):
                     attempt.cancel("CLIENT_GONE" if owner.left else "SHUTDOWN")  # 12
                     raise
-                except Exception:
-                    # A bug of ours; the router tells the client and the log.
-                    attempt.fail(errors.Internal("a bug"), 500)  # 12
-                    raise
                 else:
                     return
             await telling.give_up(request, answer, failure)
         finally:
+            if attempt is not None and not attempt.settled:
+                # A bug of ours, here or below; the router tells the client and the log. Unsettled its lease
+                # would be renewed for ever.
+                attempt.fail(errors.Internal("a bug"), 500)  # 12
             await answer.aclose()
 
     async def _lease(
@@ -252,7 +253,9 @@ class Pipeline:
         """
         while True:
             try:
-                return await self._leases.acquire(self._item(request, candidates, tries))
+                return await self._leases.acquire(
+                    self._item(request, candidates, tries), request.snapshot.settings.queue.wait
+                )
             except errors.PatchbayError as refusal:
                 if refusal.reason == "SNAPSHOT_UNKNOWN" and self._pin_anew(request):
                     continue

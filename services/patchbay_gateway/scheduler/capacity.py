@@ -33,8 +33,8 @@ QUEUED: Final = "CREDENTIALS_QUEUED"
 BUSY: Final = "CREDENTIALS_BUSY"
 """Reason: every ready credential is full, and the queue as well, or the wait was in vain."""
 
-HOLD: Final = 3.0
-"""Seconds that a call is held, less than the deadline of edges for Acquire."""
+HOLD: Final = 1.0
+"""Seconds that a call is held: less than an edge's deadline for Acquire, shared among four schedulers."""
 # The first looks by itself this often: a place freed at another scheduler may not be heard of.
 _POLL: Final = 0.5
 _GONE: Final = 1.0

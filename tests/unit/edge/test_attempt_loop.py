@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -685,3 +686,22 @@ async def test_counts_of_requests_attempts_and_streams() -> None:
     ]
     for line in wanted:
         assert f"patchbay_{line}" in page
+
+
+@virtual
+async def test_failure_of_our_own_while_deciding_settles_the_attempt() -> None:
+    """A bug in reading an answer must not leave a lease that is renewed for ever."""
+    script = Script(default=answered(429))
+    rules = (ErrorRuleEntry(429, "continue", match_regex=("(",)),)
+    with pytest.raises(re.error):
+        await Edge(script, pool("a", errors=rules)).ask()
+    assert len(script.reports) == 1
+
+
+@virtual
+async def test_wait_beyond_all_measure_is_no_wait() -> None:
+    script = Script(default=answered(429, message=f"Please try again in {'9' * 306}s."))
+    client = await Edge(script, pool("a")).ask()
+    assert client.status == 429
+    assert b"retry-after" not in client.headers
+    assert not script.reports[0].fault.HasField("retry_after")

@@ -136,6 +136,28 @@ async def test_acquire_queued_asks_again_alone_and_holds_back_nobody() -> None:
     assert [live.lease.attempt.attempt_uid for live in got] == [f"r{n}-1" for n in (0, 1, 2, 3, 9)]
 
 
+async def test_acquire_queued_anew_by_each_scheduler_ends_after_its_patience() -> None:
+    """Calls go to one scheduler after the other; each gives a new place, with a wait of its own."""
+    scheduler, clock = FakeScheduler(), ManualClock()
+    scheduler.refuse = scheduler_pb2.Refusal(code=8, reason="CREDENTIALS_QUEUED", message="wait")
+    held = scheduler.call
+
+    async def call(method, request, *, deadline):
+        await clock.sleep(1.0)
+        return await held(method, request, deadline=deadline)
+
+    scheduler.call = call  # type: ignore[method-assign]
+    waiting = asyncio.create_task(make_leases(scheduler, clock).acquire(make_item(), 5.0))
+    for _ in range(100):
+        await asyncio.sleep(0)
+        await clock.advance(0.1)
+    assert waiting.done()
+    with pytest.raises(errors.ResourceExhausted) as caught:
+        await waiting
+    assert caught.value.reason == "CREDENTIALS_BUSY"
+    assert len(scheduler.requests) == 6
+
+
 async def test_acquire_cancelled_while_queued_returns_the_lease() -> None:
     scheduler = QueueingScheduler()
     leases = make_leases(scheduler)

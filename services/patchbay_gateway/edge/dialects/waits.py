@@ -11,14 +11,13 @@ How long a provider asks to wait, in seconds: headers, google.rpc RetryInfo, res
 | `anthropic-ratelimit-*-reset` | RFC 3339 or unix seconds |
 | sentence | `try again in 1.2s` |
 
-The first that is sound wins; garbage, negative and infinite values are as good as nothing. Nothing is capped
+The first that is sound wins; garbage, negative and boundless values are as good as nothing. Nothing is capped
 here: the policy does (kernel/outcomes.py). Pure.
 """
 
 from __future__ import annotations
 
 import email.utils
-import math
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +33,8 @@ _AGAIN: Final = re.compile(r"(?i)\btry again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))
 _UNIX: Final = 1e9
 """From here on a number of seconds is an instant (2001), not a wait (31 years)."""
 _UNIX_MS: Final = 1e12
+_BEYOND: Final = 1e15
+"""No number from here on is meant; as an instant in milliseconds it is the year 33658."""
 
 
 def wait_of(
@@ -65,7 +66,7 @@ def wait_of(
 
 
 def number(text: str) -> float | None:
-    """Return a number that is neither negative nor infinite, else None."""
+    """Return a number that is neither negative nor beyond all measure, else None."""
     try:
         return _sound(float(text))
     except ValueError:
@@ -149,4 +150,5 @@ def _of_resets(by_name: dict[bytes, str], now: float) -> float | None:
 
 
 def _sound(seconds: float | None) -> float | None:
-    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None
+    # Comparisons with NaN are false.
+    return seconds if seconds is not None and 0 <= seconds < _BEYOND else None
