@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The scheduler opens it as it comes; one that has waited this long has lost its way.
 _RETURN_FOR: Final = 900.0
+# The end of the year 9999, where protobuf's Timestamp ends.
+_LAST: Final = 253_402_300_799.0
 
 
 def auth_message(
@@ -76,6 +78,11 @@ def auth_message(
 
 
 def set_time(into: Timestamp, value: float | None) -> None:
-    """Set a timestamp to Unix seconds; None leaves it unset."""
+    """
+    Set a timestamp to Unix seconds; None leaves it unset.
+
+    Providers say "never" by numbers beyond every calendar: those become its last day. A token that was just
+    issued must not be lost for it.
+    """
     if value is not None:
-        into.FromNanoseconds(int(value * 1e9))
+        into.FromNanoseconds(int(min(max(value, 0.0), _LAST) * 1e9))

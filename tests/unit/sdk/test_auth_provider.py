@@ -117,6 +117,14 @@ def refresh_request(**more: Any) -> auth_provider_pb2.AuthRefreshRequest:
     )
 
 
+@pytest.mark.parametrize("told", [9.3e18, 1e300, float("inf")])
+async def test_refresh_token_that_never_ends_is_handed_back(told: float) -> None:
+    """Else what was just issued would be lost for a number that no calendar has."""
+    plugin = Told(AuthRefreshResponse(AuthData(storage={"access_token": "a"}, expires_at=told)))
+    answer = await serving(plugin).RefreshAuth(refresh_request(), Context())
+    assert answer.auth.expires_at.ToDatetime().year == 9999
+
+
 async def test_refresh_message_has_all_fields_and_storage_sealed() -> None:
     auth = AuthData(
         provider="p",
