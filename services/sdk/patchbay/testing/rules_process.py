@@ -94,7 +94,7 @@ HEALTH: Final = (
 LAST: Final = (
     Rule(
         "health.drain",
-        "Told to stop, a plugin says NOT_SERVING, refuses nothing that it could still serve, and ends.",
+        "Told to stop, a plugin says NOT_SERVING, serves or refuses (sent NO) what comes, and ends.",
         "SIGTERM while health is watched",
         _drain,
     ),
