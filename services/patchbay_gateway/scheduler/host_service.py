@@ -8,6 +8,7 @@ documents (host_auths.py), who calls (plugins/callbacks).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
@@ -102,8 +103,9 @@ class SchedulerHostServicer(host_pb2_grpc.HostServiceServicer):
         """Make one HTTP request with a streamed answer."""
         caller = await self._callers.identify(context)
         with within(caller.scope):
-            async for part in self._http.stream(caller, request):
-                yield part
+            async with contextlib.aclosing(self._http.stream(caller, request)) as parts:
+                async for part in parts:
+                    yield part
 
     async def ExecuteModel(
         self, request: model_pb2.HostModelExecutionRequest, context: CallContext

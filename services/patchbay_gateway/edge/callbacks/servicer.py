@@ -7,6 +7,7 @@ plugins/callbacks), the server (serving.py).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from patchbay import status
@@ -68,8 +69,9 @@ class EdgeHostServicer(host_pb2_grpc.HostServiceServicer):
         """Make one HTTP request with a streamed answer."""
         caller = await self._callers.identify(context)
         with within(caller.scope):
-            async for part in self._http.stream(caller, request):
-                yield part
+            async with contextlib.aclosing(self._http.stream(caller, request)) as parts:
+                async for part in parts:
+                    yield part
 
     async def ExecuteModel(
         self, request: model_pb2.HostModelExecutionRequest, context: CallContext

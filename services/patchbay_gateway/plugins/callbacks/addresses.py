@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 REFUSED: Final = "HTTP_ADDRESS_REFUSED"
 CONNECTION: Final = "HTTP_CONNECTION"
 
-# Azure answers metadata and secrets of a machine at an address of the public space.
-_METADATA: Final = frozenset({ipaddress.ip_address("168.63.129.16")})
+# Clouds tell a machine its secrets at addresses that count as public: Azure's is one, and Oracle's is in a
+# block that older Pythons take for global.
+_METADATA: Final = (
+    ipaddress.IPv4Network("168.63.129.16/32"),
+    ipaddress.IPv4Network("192.0.0.0/24"),
+)
 # IPv4 addresses as an IPv6-only network writes them, and turns them back (RFC 6052).
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -60,7 +64,9 @@ def reachable(text: str) -> bool:
     except ValueError:
         return False
     return all(
-        a.is_global and not a.is_multicast and not a.is_reserved and a not in _METADATA
+        a.is_global
+        and not (a.is_multicast or a.is_reserved)
+        and not any(a in network for network in _METADATA)
         for a in _meanings(address)
     )
 

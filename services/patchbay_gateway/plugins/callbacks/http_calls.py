@@ -22,7 +22,7 @@ from patchbay_gateway.plugins.callbacks.addresses import allowed_addresses, syst
 from patchbay_gateway.plugins.callbacks.connection import Target, exchange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from patchbay.errors import Headers
     from patchbay_gateway.plugins.callbacks.addresses import Resolver
@@ -91,8 +91,8 @@ class HttpCalls:
 
     async def stream(
         self, caller: Caller, request: http_pb2.HTTPRequest
-    ) -> AsyncIterator[http_pb2.HTTPStreamResponse]:
-        """Yield head and pieces of the answer; raises as `whole`."""
+    ) -> AsyncGenerator[http_pb2.HTTPStreamResponse, None]:
+        """Yield head and pieces of the answer; raises as `whole`. Close it in every case."""
         async with await self._open(caller, request) as reply:
             head = http_pb2.HTTPStreamHead(status_code=reply.status)
             status.headers_to_map(_shown(reply), head.headers)
