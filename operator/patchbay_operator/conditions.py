@@ -20,12 +20,14 @@ from patchbay_operator.api.status import (
     RESOLVED_REFS,
     STALLED,
 )
-from patchbay_operator.draft import CONFIG_NOT_FOUND, INVALID, SECRET_NOT_FOUND
+from patchbay_operator.draft import CONFIG_NOT_FOUND, SECRET_NOT_FOUND, Aspect
+from patchbay_operator.objects.naming import PLUGIN_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from patchbay_operator.draft import Aspect, Verdict
+    from patchbay_gateway.plugins.instances import Instance
+    from patchbay_operator.draft import Verdict
 
 _WAITING: Final = frozenset({SECRET_NOT_FOUND, CONFIG_NOT_FOUND})
 """Reasons that may end without an edit of the resource."""
@@ -62,8 +64,9 @@ def summarise(
     if programmed is not None:
         said.append(_said(PROGRAMMED, programmed))
     else:
-        text = "it is not part of the configuration that the gateway runs on"
-        said.append(Said(PROGRAMMED, "False", "NotIncluded", text))
+        text = verdict.waits or "it is not part of the configuration that the gateway runs on"
+        reason = "WaitsForPods" if verdict.waits else "NotIncluded"
+        said.append(Said(PROGRAMMED, "False", reason, text))
     failing = next((s for s in said if s.status != "True"), None)
     if failing is None:
         said.append(Said(READY, "True", "Ready", "it serves"))
@@ -133,4 +136,49 @@ def transitions(
     return found
 
 
-__all__ = ["INVALID", "Said", "merge", "summarise", "transitions"]
+def available_aspect(deployment: Mapping[str, Any] | None) -> Aspect:
+    """Return whether a Plugin's pods serve, and what the Deployment says when they do not."""
+    if deployment is None:
+        return Aspect(ok=False, reason="NotDeployed", message="its Deployment is about to be made")
+    wanted = deployment["spec"].get("replicas", 1)
+    seen = deployment.get("status") or {}
+    ready = int(seen.get("readyReplicas") or 0)
+    if wanted == 0:
+        return Aspect(ok=False, reason="ScaledToZero", message="no pods are wanted; scale it up")
+    for condition in seen.get("conditions") or ():
+        failed = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+        stuck = condition["type"] == "Progressing" and condition["status"] == "False"
+        if failed or (stuck and not ready):
+            text = f"{condition['message']}; kubectl get pods -l {PLUGIN_LABEL} tells more"
+            return Aspect(ok=False, reason=condition["reason"], message=text)
+    if ready == 0:
+        return Aspect(
+            ok=False,
+            reason="RollingOut",
+            message=f"0 of {wanted} pods are ready; kubectl describe pods tells why if it lasts",
+        )
+    return Aspect(ok=True, reason="Available", message=f"{ready} of {wanted} pods are ready")
+
+
+def programmed_aspect(instances: Sequence[Instance], version: int, plugin_id: str) -> Aspect:
+    """Return whether every ready edge runs *version* or a newer one, and has the plugin registered."""
+    edges = [i for i in instances if i.kind == "edge" and i.ready]
+    if not edges:
+        text = "no edge of the gateway is ready; kubectl get pods tells why"
+        return Aspect(ok=False, reason="NoEdges", message=text)
+    behind = [i for i in edges if i.snapshot < version]
+    if behind:
+        text = f"{len(edges) - len(behind)} of {len(edges)} edges run it"
+        return Aspect(ok=False, reason="NotYetProgrammed", message=text)
+    if plugin_id:
+        for edge in edges:
+            state = edge.plugins.get(plugin_id, "ready")
+            if state != "ready":
+                return Aspect(
+                    ok=False,
+                    reason="NotRegistered",
+                    message=f"the gateway does not use it: {state}",
+                )
+    return Aspect(
+        ok=True, reason="Programmed", message=f"{len(edges)} of {len(edges)} edges run it"
+    )

@@ -25,7 +25,13 @@ from patchbay_gateway.kernel import keys, logs
 from patchbay_operator.access import build_role, state_secret
 from patchbay_operator.api.status import READY
 from patchbay_operator.cluster import KINDS, Conflicted, Gone
-from patchbay_operator.conditions import merge, summarise, transitions
+from patchbay_operator.conditions import (
+    available_aspect,
+    merge,
+    programmed_aspect,
+    summarise,
+    transitions,
+)
 from patchbay_operator.draft import Aspect, draft
 from patchbay_operator.gathering import RESOURCES, gather, versions
 from patchbay_operator.objects.naming import (
@@ -106,6 +112,8 @@ class Controller:
         self._values: Values | None = None
         self._draft: Draft | None = None
         self._world: World | None = None
+        self._served: set[str] = set()
+        """uids of Plugins whose pods were ready once."""
         self._wanted: dict[str, str] = {}
         """Plugin → digest of all that its objects depend on, as last queued."""
         self._applied: dict[str, int] = {}
@@ -162,7 +170,9 @@ class Controller:
             if self._values is None:
                 raise
         assert self._values is not None
-        world = await gather(self._api, self._values, self._roots.cluster[0])
+        world = await gather(self._api, self._values, self._roots.cluster[0], served=self._served)
+        serving = world.gathered.serving
+        self._served = {p.uid for p in world.gathered.plugins if p.name in serving}
         found = draft(world.gathered, self._at)
         self._draft, self._world = found, world
         self._seen_versions = dict(world.versions)
@@ -349,6 +359,8 @@ class Controller:
             deployment = deployments.get(resource.name)
             if resource.spec.image is not None:
                 available = available_aspect(deployment)
+            if verdict.waits and available is not None and available.ok:
+                self._add(SNAPSHOT)
             status |= self._plugin_status(resource, deployment)
         if resource.kind == "ClientKey" and resource.spec is not None:
             ref = resource.spec.secret_ref
@@ -482,54 +494,6 @@ class Controller:
 
 def _mark(metadata: Mapping[str, Any]) -> tuple[str, int]:
     return metadata["uid"], metadata.get("generation", 1)
-
-
-def available_aspect(deployment: Mapping[str, Any] | None) -> Aspect:
-    """Return whether a Plugin's pods serve, and what the Deployment says when they do not."""
-    if deployment is None:
-        return Aspect(ok=False, reason="NotDeployed", message="its Deployment is about to be made")
-    wanted = deployment["spec"].get("replicas", 1)
-    seen = deployment.get("status") or {}
-    ready = int(seen.get("readyReplicas") or 0)
-    if wanted == 0:
-        return Aspect(ok=False, reason="ScaledToZero", message="no pods are wanted; scale it up")
-    for condition in seen.get("conditions") or ():
-        failed = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
-        stuck = condition["type"] == "Progressing" and condition["status"] == "False"
-        if failed or (stuck and not ready):
-            text = f"{condition['message']}; kubectl get pods -l {PLUGIN_LABEL} tells more"
-            return Aspect(ok=False, reason=condition["reason"], message=text)
-    if ready == 0:
-        return Aspect(
-            ok=False,
-            reason="RollingOut",
-            message=f"0 of {wanted} pods are ready; kubectl describe pods tells why if it lasts",
-        )
-    return Aspect(ok=True, reason="Available", message=f"{ready} of {wanted} pods are ready")
-
-
-def programmed_aspect(instances: Sequence[Instance], version: int, plugin_id: str) -> Aspect:
-    """Return whether every ready edge runs *version* or a newer one, and has the plugin registered."""
-    edges = [i for i in instances if i.kind == "edge" and i.ready]
-    if not edges:
-        text = "no edge of the gateway is ready; kubectl get pods tells why"
-        return Aspect(ok=False, reason="NoEdges", message=text)
-    behind = [i for i in edges if i.snapshot < version]
-    if behind:
-        text = f"{len(edges) - len(behind)} of {len(edges)} edges run it"
-        return Aspect(ok=False, reason="NotYetProgrammed", message=text)
-    if plugin_id:
-        for edge in edges:
-            state = edge.plugins.get(plugin_id, "ready")
-            if state != "ready":
-                return Aspect(
-                    ok=False,
-                    reason="NotRegistered",
-                    message=f"the gateway does not use it: {state}",
-                )
-    return Aspect(
-        ok=True, reason="Programmed", message=f"{len(edges)} of {len(edges)} edges run it"
-    )
 
 
 __all__ = ["ACCESS", "ENDPOINTS", "READY", "SNAPSHOT", "STATUS", "Controller"]

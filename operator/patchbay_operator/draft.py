@@ -24,7 +24,7 @@ from patchbay_operator.api.provider_credential import PROVIDER_FIELDS
 from patchbay_operator.objects.naming import child_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from patchbay_gateway.plugins.snapshot import PriceEntry, Snapshot
     from patchbay_operator.api.client_key import ClientKeySpec
@@ -62,6 +62,8 @@ class Verdict:
     resolved: Aspect
     included: bool
     """Whether the snapshot holds it."""
+    waits: str = ""
+    """What it waits for before it is included, when nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Gathered:
     prices: Sequence[PriceEntry] = ()
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Plugin → `Secret/name` and `ConfigMap/name` without which its pods cannot start."""
+    serving: Collection[str] = ()
+    """Plugins whose pods are ready, or were once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,7 @@ class _Drafting:
         invalid: str = "",
         unresolved: tuple[str, str] | None = None,
         included: bool = True,
+        waits: str = "",
     ) -> None:
         invalid = invalid or resource.problem
         if invalid:
@@ -192,7 +197,8 @@ class _Drafting:
         self._verdicts[resource.key] = Verdict(
             accepted=accepted,
             resolved=resolved,
-            included=included and accepted.ok,
+            included=included and accepted.ok and not waits,
+            waits=waits,
         )
 
     # Plugins ------------------------------------------------------------------------------------
@@ -214,8 +220,7 @@ class _Drafting:
             taken[id_] = f"Plugin {resource.name}"
             config, missing = self._config(resource.name, resource.spec)
             if missing:
-                unresolved = (CONFIG_NOT_FOUND, missing)
-                self._judge(resource, unresolved=unresolved, included=False)
+                self._judge(resource, unresolved=(CONFIG_NOT_FOUND, missing), included=False)
                 continue
             try:
                 built = self._plugin(resource.name, resource.spec, id_, config)
@@ -223,7 +228,14 @@ class _Drafting:
                 self._judge(resource, invalid=_sentence(error))
                 continue
             absent = self._in.missing.get(resource.name)
-            self._judge(resource, unresolved=_missing_objects(absent) if absent else None)
+            unresolved = _missing_objects(absent) if absent else None
+            replaces = id_ in model.BUILTIN_PLUGINS and resource.spec.image is not None
+            if replaces and resource.name not in self._in.serving:
+                # What serves now goes on until there is somebody to take its place.
+                text = f"it takes the place of the built-in {id_} when its first pod is ready"
+                self._judge(resource, unresolved=unresolved, waits=text)
+                continue
+            self._judge(resource, unresolved=unresolved)
             yield built
 
     def _config(self, name: str, spec: PluginSpec) -> tuple[dict[str, Any], str]:

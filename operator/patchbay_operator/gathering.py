@@ -18,12 +18,12 @@ from patchbay_gateway.kernel import config as model
 from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.plugins.prices import load_prices
 from patchbay_operator.draft import Gathered
-from patchbay_operator.objects.naming import generated_key_name
+from patchbay_operator.objects.naming import PLUGIN_LABEL, generated_key_name
 from patchbay_operator.objects.workload import references
 from patchbay_operator.resources import understand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from patchbay_gateway.plugins.snapshot import PriceEntry
@@ -87,8 +87,10 @@ async def versions(api: KubeApi) -> dict[str, str]:
     return found
 
 
-async def gather(api: KubeApi, values: Values, cluster_root: bytes) -> World:
-    """Read everything."""
+async def gather(
+    api: KubeApi, values: Values, cluster_root: bytes, *, served: Collection[str] = ()
+) -> World:
+    """Read everything; *served* are uids of Plugins whose pods were ready once."""
     documents: dict[tuple[str, str], dict[str, Any]] = {}
     resources: dict[str, list[Resource[Any]]] = {kind: [] for kind in RESOURCES}
     for kind in RESOURCES:
@@ -113,9 +115,21 @@ async def gather(api: KubeApi, values: Values, cluster_root: bytes) -> World:
         digests=await _digests(api, resources["ClientKey"], seen, cluster_root),
         base_digests=values.digests,
         prices=values.prices,
+        serving=await _serving(api, resources["Plugin"], served),
         missing={p.name: _missing(p.spec, seen) for p in resources["Plugin"] if p.spec},
     )
     return World(gathered, documents, seen)
+
+
+async def _serving(
+    api: KubeApi, plugins: Iterable[Resource[PluginSpec]], served: Collection[str]
+) -> set[str]:
+    ready = {
+        item["metadata"]["labels"][PLUGIN_LABEL]
+        for item in await api.list("Deployment", labels=PLUGIN_LABEL)
+        if int((item.get("status") or {}).get("readyReplicas") or 0)
+    }
+    return {p.name for p in plugins if p.name in ready or p.uid in served}
 
 
 def _missing(spec: PluginSpec, seen: Mapping[str, str]) -> tuple[str, ...]:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from patchbay_gateway.plugins.instances import Instance
-from patchbay_operator.conditions import Said, merge, summarise, transitions
-from patchbay_operator.controller import available_aspect, programmed_aspect
+from patchbay_operator.conditions import (
+    Said,
+    available_aspect,
+    merge,
+    programmed_aspect,
+    summarise,
+    transitions,
+)
 from patchbay_operator.draft import Aspect, Verdict
 
 FINE = Aspect(ok=True, reason="Fine", message="fine")

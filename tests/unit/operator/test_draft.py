@@ -84,6 +84,19 @@ def test_second_plugin_of_an_id_is_told_and_the_first_serves() -> None:
     assert len([p for p in found.config.plugins if p.id == "x"]) == 1
 
 
+def test_plugin_that_replaces_a_built_in_waits_for_its_first_pod() -> None:
+    """What serves now goes on: an image that cannot start must take nothing away."""
+    plugin = make("Plugin", "p", {"image": "a", "id": "echo"})
+    waiting = run(plugins=[plugin])
+    verdict = waiting.verdicts["Plugin", "p"]
+    assert (verdict.included, verdict.accepted.ok) == (False, True)
+    assert "first pod" in verdict.waits
+    assert waiting.snapshot(None, 0.0).plugin_by_id["echo"].builtin
+    serving = run(plugins=[plugin], serving={"p"})
+    assert serving.verdicts["Plugin", "p"].included
+    assert not serving.snapshot(None, 0.0).plugin_by_id["echo"].builtin
+
+
 def test_plugin_with_a_configuration_that_is_missing_waits() -> None:
     plugin = make("Plugin", "p", {"image": "a", "configFrom": {"secretRef": {"name": "s"}}})
     found = run(plugins=[plugin], configs={"p": None})
