@@ -123,6 +123,8 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 usage=channel,
                 scheduler=calls,
                 plugins=edge.registry.status,
+                pages=edge.pages,
+                command_lines=edge.command_lines,
                 roots=roots,
                 clock=clock,
                 metrics=metrics,

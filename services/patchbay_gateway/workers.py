@@ -27,6 +27,7 @@ from patchbay.errors import PatchbayError
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
 from patchbay_gateway.edge.clients import ChannelCalls
 from patchbay_gateway.edge.main import running_edge, running_management
+from patchbay_gateway.edge.management.hosted import management_plugins
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
 from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
@@ -293,6 +294,15 @@ async def _control(
                 else f"{edges} of {settings.workers} data processes are ready"
             ),
         }
+        plugins = await stack.enter_async_context(
+            management_plugins(
+                store=store,
+                holder=holder,
+                keys=derived(roots.plugins),
+                clock=clock,
+                tasks=tasks,
+            )
+        )
         await stack.enter_async_context(
             running_management(
                 config,
@@ -301,7 +311,9 @@ async def _control(
                 holder=holder,
                 usage=channel,
                 scheduler=ChannelCalls([channel]),
-                plugins=list,
+                plugins=plugins.registry.status,
+                pages=plugins.pages,
+                command_lines=plugins.command_lines,
                 roots=roots,
                 clock=clock,
                 metrics=metrics,

@@ -45,15 +45,23 @@ class ManagementClient:
         """
         return self._understood(*self.fetch(path, query))
 
-    def post(self, path: str, query: Mapping[str, str] | None = None, body: Any = None) -> Any:
+    def post(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        patience: float | None = TIMEOUT,
+    ) -> Any:
         """
-        Return the JSON answer of a POST of *body* to *path*.
+        Return the JSON answer of a POST of *body* to *path*, within *patience* seconds, None for no end.
 
         Raises:
             FailedPrecondition: The state of the gateway forbids it.
             PatchbayError: As `get`.
         """
-        return self._understood(*self.fetch(path, query, json.dumps(body or {}).encode()))
+        sent = json.dumps(body or {}).encode()
+        return self._understood(*self.fetch(path, query, sent, patience=patience))
 
     def _understood(self, status: int, body: bytes) -> Any:
         if status == 200:
@@ -78,7 +86,12 @@ class ManagementClient:
         raise errors.Unavailable(f"{self.url}: {message}")
 
     def fetch(
-        self, path: str, query: Mapping[str, str] | None = None, sent: bytes | None = None
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        sent: bytes | None = None,
+        *,
+        patience: float | None = TIMEOUT,
     ) -> tuple[int, bytes]:
         """
         Return status and body of *path*, whatever the status; a POST where something is *sent*.
@@ -99,7 +112,7 @@ class ManagementClient:
         if self.key:
             request.add_header("authorization", f"Bearer {self.key}")
         try:
-            with direct_opener(self.url).open(request, timeout=TIMEOUT) as answer:
+            with direct_opener(self.url).open(request, timeout=patience) as answer:
                 return answer.status, answer.read(_MAX_ANSWER)
         except urllib.error.HTTPError as error:
             with error:

@@ -28,11 +28,21 @@ if TYPE_CHECKING:
     from patchbay_gateway.commands.client import ManagementClient
 
 _PATH = "/v0/management/credentials"
+# Reasons that the provider's own words do not explain.
+_MEANT = {
+    "NO_MATERIAL": "no key or token here; `patchbay doctor` names what is missing",
+    "CONFIGURATION": "`disabled` in the configuration",
+    "MANAGEMENT": "`patchbay credentials disable`",
+    "EXPIRED": "its token has run out and waits for the refresh",
+    "EXCLUDED_MODELS": "`excluded_models` in the configuration",
+    "WEIGHT": "weight 0",
+    "MAX_IN_FLIGHT": "as many requests as it may have",
+}
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Credential id.")]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", metavar="MODEL", help="Only this model, as the provider names it."),
+    typer.Option("--model", metavar="MODEL", help="Only this model, by either of its names."),
 ]
 
 
@@ -205,7 +215,8 @@ def _until(text: str | None, now: datetime) -> str:
 
 
 def _why(model: Mapping[str, Any]) -> str:
-    parts = [model["reason"] or ""]
+    reason = model["reason"] or ""
+    parts = [_MEANT.get(reason, reason)]
     if model["last_error"]:
         parts.append(_said(model["last_error"]))
     return ": ".join(part for part in parts if part)

@@ -36,6 +36,7 @@ from patchbay_gateway.edge.models import ModelLists
 from patchbay_gateway.edge.outbox import Outbox
 from patchbay_gateway.edge.pipeline import Pipeline
 from patchbay_gateway.edge.refreshes import Refreshes
+from patchbay_gateway.edge.routes.pages import PublicPages
 from patchbay_gateway.edge.routes.router import Router
 from patchbay_gateway.edge.server import EdgeServer, listen
 from patchbay_gateway.edge.steps import PluginSteps
@@ -51,11 +52,13 @@ from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.kernel.uid import UidSource
 from patchbay_gateway.plugins.calls import PluginCalls
+from patchbay_gateway.plugins.command_line import CommandLines
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
 from patchbay_gateway.plugins.dns import DnsResolver
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.plugins.management_api import ManagementPlugins
 from patchbay_gateway.plugins.registry import PluginRegistry
 from patchbay_gateway.plugins.scopes import ScopeTable
 from patchbay_gateway.translate.native import native_registry
@@ -101,6 +104,10 @@ class RunningEdge:
     """For callbacks: the way of a request that has no client connection."""
     scopes: ScopeTable
     """What plugins may call back in; its address is set by whoever serves callbacks."""
+    pages: ManagementPlugins
+    """Routes and pages of plugins."""
+    command_lines: CommandLines
+    """Their commands."""
     draining: bool = False
     complete: bool = False
     """Every executor of the snapshot was registered once."""
@@ -241,12 +248,16 @@ async def running_edge(
         counts=EdgeCounts(metrics),
         plugins=plugin_steps,
     )
+    pages = ManagementPlugins(
+        registry, plugin_steps.hooks, plugin_steps.calls, lambda: holder.current
+    )
     router = Router(
         pipeline,
         lists=ModelLists(snapshot, authenticator),
         dialects=known,
         mint=uids.mint,
         on_bug=lambda error: server.report_foreign("edge", error),
+        pages=PublicPages(pages),
     )
     edge_server = EdgeServer(
         router,
@@ -271,6 +282,8 @@ async def running_edge(
             settings.drain,
             pipeline,
             scopes,
+            pages,
+            CommandLines(plugin_steps.hooks, plugin_steps.calls, lambda: holder.current),
         )
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
         tasks.start("edge-heartbeat", heartbeat.run())
@@ -315,6 +328,8 @@ async def running_management(
     roots: Roots,
     clock: Clock,
     metrics: Metrics | None = None,
+    pages: ManagementPlugins | None = None,
+    command_lines: CommandLines | None = None,
 ) -> AsyncIterator[None]:
     """
     Serve the management API and the probes on the management port.
@@ -330,6 +345,8 @@ async def running_management(
         roots: Of which management uses `cluster`.
         clock: Time.
         metrics: What /metrics shows; default only the process itself.
+        pages: Routes and pages of plugins.
+        command_lines: Their commands.
 
     Raises:
         FailedPrecondition: The port is taken.
@@ -347,6 +364,8 @@ async def running_management(
         usage=UsageReports(usage),
         plugins=plugins,
         pool=Pool(scheduler),
+        plugin_pages=pages,
+        command_lines=command_lines,
     )
     app = build_management_app(ports, access, clock=clock)
     async with serve_app(app, settings.host, settings.management_port):
@@ -433,6 +452,8 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 roots=roots,
                 clock=clock,
                 metrics=metrics,
+                pages=edge.pages,
+                command_lines=edge.command_lines,
             )
         )
         memory.freeze()

@@ -21,6 +21,7 @@ from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.logs import get_logger
 from patchbay_gateway.plugins import handshake
 from patchbay_gateway.plugins.addresses import Addresses, Health, Peer, split_target
+from patchbay_gateway.plugins.describing import describe
 from patchbay_gateway.plugins.handshake import Host, Refused
 from patchbay_gateway.plugins.members import Member, Plugin
 
@@ -156,7 +157,7 @@ class PluginRegistry:
 
     def status(self) -> list[dict[str, Any]]:
         """Return what is registered and what is not, with the reasons, as plain JSON data."""
-        return [self._describe(plugin) for plugin in self._plugins.values()]
+        return [describe(plugin, self._reasons(plugin)) for plugin in self._plugins.values()]
 
     def states(self) -> dict[str, str]:
         """Return plugin id → `ready` or the first reason why not."""
@@ -332,42 +333,3 @@ class PluginRegistry:
                 reasons.append(f"{target} has no addresses")
         reasons += plugin.problems
         return reasons
-
-    def _describe(self, plugin: Plugin) -> dict[str, Any]:
-        named = next((m.registration for m in plugin.ready), None)
-        return {
-            "id": plugin.entry.id,
-            "builtin": plugin.entry.builtin,
-            "ready": bool(plugin.ready),
-            "name": named.response.metadata.name if named else "",
-            "version": named.response.metadata.version if named else "",
-            "author": named.response.metadata.author if named else "",
-            "capabilities": sorted(plugin.able),
-            "priority": plugin.entry.priority,
-            "config_fields": [
-                {
-                    "name": f.name,
-                    "type": plugin_pb2.ConfigFieldType.Name(f.type)
-                    .removeprefix("CONFIG_FIELD_TYPE_")
-                    .lower(),
-                    "enum_values": list(f.enum_values),
-                    "description": f.description,
-                }
-                for f in (named.response.metadata.config_fields if named else ())
-            ],
-            "repository": named.response.metadata.github_repository if named else "",
-            "reasons": [] if plugin.ready else self._reasons(plugin),
-            "addresses": [
-                {
-                    "address": m.address,
-                    "revision": m.revision,
-                    "state": m.state,
-                    "in_flight": m.peer.in_flight,
-                    "calls": m.calls,
-                    "errors": m.errors,
-                    "seconds": round(m.seconds, 6),
-                    "reasons": list(m.reasons) or ([m.peer.reason] if m.peer.reason else []),
-                }
-                for m in plugin.members.values()
-            ],
-        }

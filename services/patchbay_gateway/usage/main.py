@@ -199,7 +199,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 holder=holder,
                 clock=clock,
                 shutdown=shutdown,
-                plugin_keys=listed(schedulers) if schedulers else None,
+                plugin_keys=listed(schedulers, clock=clock) if schedulers else None,
             )
 
         servicer = await _entered(stack, entering, shutdown)

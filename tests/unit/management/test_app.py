@@ -240,7 +240,9 @@ async def test_models_name_what_stands_behind(process):
 
 async def test_plugins_are_those_of_the_registry(process):
     async with client(process) as http:
-        assert (await http.get("/v0/management/plugins")).json() == [{"id": "echo", "ready": True}]
+        assert (await http.get("/v0/management/plugins")).json() == [
+            {"id": "echo", "ready": True, "menus": []}
+        ]
 
 
 async def test_docs_page_lists_the_routes_and_loads_nothing(process):
@@ -258,6 +260,8 @@ async def test_docs_page_lists_the_routes_and_loads_nothing(process):
         "/v0/management/snapshot",
         "/v0/management/models",
         "/v0/management/plugins",
+        "/v0/management/plugins/{plugin_id}/command-line",
+        "/v0/management/plugins/{plugin_id}/exec",
         "/v0/management/credentials",
         "/v0/management/credentials/{credential_id}",
         "/v0/management/credentials/{credential_id}/reset",

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from patchbay import errors
 from patchbay_gateway.edge.management.failures import STATUS, error_body
 from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.plugins.management_api import PAGES
+from patchbay_gateway.plugins.response_headers import SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -41,6 +43,8 @@ _SAFETY: Final = [
         b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     ),
 ]
+# A plugin's page may have scripts, as an origin of its own that reads nothing of this one.
+_PAGE: Final = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"), SANDBOX]
 
 
 def build_management_app(
@@ -90,7 +94,8 @@ class _Gate:
         if path == "/metrics":
             await self._ports.health(scope, receive, send)
             return
-        await (self._api or await self._load())(scope, receive, _with_safety(send))
+        safety = _PAGE if path.startswith(f"{PAGES}/") else _SAFETY
+        await (self._api or await self._load())(scope, receive, _with(safety, send))
 
     async def _load(self) -> Application:
         """Build the API once; the import runs in a thread, off the loop that serves streams."""
@@ -128,10 +133,10 @@ async def _refuse(send: Send, error: errors.PatchbayError) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _with_safety(send: Send) -> Send:
+def _with(safety: list[tuple[bytes, bytes]], send: Send) -> Send:
     async def with_safety(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *_SAFETY]
+            message["headers"] = [*message.get("headers", ()), *safety]
         await send(message)
 
     return with_safety

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from patchbay_gateway.edge.management.pool import Pool
     from patchbay_gateway.kernel.health import HealthApp
+    from patchbay_gateway.plugins.command_line import CommandLines
+    from patchbay_gateway.plugins.management_api import ManagementPlugins
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 
@@ -43,3 +45,7 @@ class ManagementPorts:
     """What is registered and what is not, with the reasons (PluginRegistry.status)."""
     pool: Pool
     """Credentials and models, as a scheduler sees them."""
+    plugin_pages: ManagementPlugins | None = None
+    """Routes and pages of plugins."""
+    command_lines: CommandLines | None = None
+    """Commands of plugins."""

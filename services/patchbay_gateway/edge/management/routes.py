@@ -7,23 +7,29 @@ what the plugins' own routes answer.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from patchbay import errors
-from patchbay_gateway.edge.management import page, views
+from patchbay_gateway.edge.management import page, plugin_routes, views
 from patchbay_gateway.edge.management.failures import STATUS, error_body
 from patchbay_gateway.edge.management.port import Grouping
 from patchbay_gateway.kernel.config.quantities import parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from patchbay_gateway.edge.management.port import ManagementPorts
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.command_line import CommandLines
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 
@@ -50,7 +56,22 @@ def build_api(ports: ManagementPorts, clock: Clock) -> FastAPI:
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
 
+    own = tuple(api.routes)
+
+    async def others(request: Request) -> Response:
+        return await plugin_routes.serve(request, ports, own)
+
+    # Last, so that nothing of the above can be taken over; by every method, whatever its name.
+    api.router.routes.append(AnyMethod(others))
     return api
+
+
+class AnyMethod(Route):
+    """A route for every path and method."""
+
+    def __init__(self, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__("/{path:path}", endpoint, include_in_schema=False)
+        self.methods = None
 
 
 def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
@@ -126,12 +147,51 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         """Take a credential back into use, unless the configuration disables it."""
         return await ports.pool.switch(credential_id, disabled=False)
 
+    _plugins(router, ports)
+    return router
+
+
+class Run(BaseModel):
+    """One run of a plugin's command line."""
+
+    args: list[str] = Field(default=[], description="Arguments, flags included.", max_length=1024)
+
+
+def _plugins(router: APIRouter, ports: ManagementPorts) -> None:
+    """Add what concerns plugins."""
+
+    def commands() -> CommandLines:
+        if ports.command_lines is None:
+            raise errors.Unavailable("this process does not speak to plugins", reason="NO_PLUGINS")
+        return ports.command_lines
+
     @router.get("/plugins", tags=["plugins"])
     async def plugins() -> list[dict[str, Any]]:
-        """Every plugin with its addresses: what is registered, and why the others are not."""
-        return [dict(plugin) for plugin in ports.plugins()]
+        """
+        Every plugin with its addresses: what is registered, and why the others are not.
 
-    return router
+        With its policies, breaker, calls, errors and mean latency, as this process sees them.
+        """
+        menus = await ports.plugin_pages.menus() if ports.plugin_pages is not None else {}
+        return [
+            {**plugin, "menus": [dataclasses.asdict(m) for m in menus.get(plugin["id"], ())]}
+            for plugin in ports.plugins()
+        ]
+
+    @router.get("/plugins/{plugin_id}/command-line", tags=["plugins"])
+    async def flags(plugin_id: str) -> list[dict[str, Any]]:
+        """The flags of a plugin's command line."""
+        return [dataclasses.asdict(flag) for flag in await commands().flags(plugin_id)]
+
+    @router.post("/plugins/{plugin_id}/exec", tags=["plugins"])
+    async def execute(plugin_id: str, run: Run) -> dict[str, Any]:
+        """Run a plugin's command line; bytes of its output that are no UTF-8 are replaced."""
+        answer = await commands().execute(plugin_id, run.args)
+        return {
+            "exit_code": answer.exit_code,
+            "stdout": answer.stdout.decode(errors="replace"),
+            "stderr": answer.stderr.decode(errors="replace"),
+        }
 
 
 def instant(text: str, now: float) -> float | None:

@@ -16,6 +16,7 @@ from patchbay import errors
 from patchbay_gateway.edge.dialects.table import GEMINI_JSON
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.edge.routes import answers, paths
+from patchbay_gateway.edge.routes.pages import is_page
 from patchbay_gateway.edge.routes.request import RoutedRequest
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.exchange import Exchange, Head
     from patchbay_gateway.edge.models import ModelLists
+    from patchbay_gateway.edge.routes.pages import PublicPages
     from patchbay_gateway.edge.routes.request import Pipeline
 
 _MAX_REQUEST_ID: Final = 128
@@ -69,6 +71,7 @@ class Router:
         dialects: By name, from dialects/table.py.
         mint: Makes a request id.
         on_bug: Told of an exception outside the error tree; returns the id that the client sees.
+        pages: Public pages of plugins.
     """
 
     def __init__(
@@ -79,7 +82,9 @@ class Router:
         dialects: Mapping[str, Dialect],
         mint: Callable[[], str],
         on_bug: Callable[[BaseException], str],
+        pages: PublicPages | None = None,
     ) -> None:
+        self._pages = pages
         self._pipeline = pipeline
         self._lists = lists
         self._dialects = dialects
@@ -93,6 +98,9 @@ class Router:
         request_id = own_id or self._mint()
         dialect: Dialect | None = None
         try:
+            if is_page(head.path) and self._pages is not None:
+                await self._pages.answer(exchange)
+                return
             target = paths.resolve(head.method, head.path)
             dialect = self._dialects[target.dialect]
             if target.kind == "run":

@@ -1,0 +1,161 @@
+"""What plugins do beside the path of requests, with real processes in both topologies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from tests.harness.plugin_process import PluginProcess, new_root
+from tests.harness.processes import PATCHBAY
+from tests.harness.topology import Services, Up, make_config
+from tests.harness.upstream import Upstream
+from tests.integration.plugins.conftest import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AROUND = Path(__file__).parent / "sample" / "around.py"
+PAGE = "/v0/resource/plugins/around/status"
+
+
+@pytest.fixture(scope="module", params=["up", "services"])
+def around(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A gateway with the plugin, both running, the plugin registered everywhere."""
+    directory = tmp_path_factory.mktemp(f"around-{request.param}")
+    root = new_root()
+    upstream = Upstream(directory)
+    upstream.process.start()
+    log = directory / "usage.jsonl"
+    plugin = PluginProcess("around", AROUND, root, directory, {"SAMPLE_LOG": str(log)})
+    config = make_config(upstream.url)
+    config["plugins"] = [{"id": "around", "address": plugin.address, "public": True}]
+    kind = Up if request.param == "up" else Services
+    gateway = kind(directory, config, {"PATCHBAY_PLUGINS_KEY": root.hex()})
+    world = World(gateway, plugin, upstream, log)
+    plugin.start()
+    gateway.start()
+    wait_ready(world)
+    yield world
+    gateway.stop()
+    plugin.stop()
+    upstream.process.stop()
+
+
+def wait_ready(world: World) -> None:
+    """Wait until the edge has the plugin, and the scheduler asks it."""
+    deadline = time.monotonic() + 30
+    while not world.plugins()["around"]["ready"] or not chosen_last(world):
+        assert time.monotonic() < deadline, world.plugin.tail()
+        time.sleep(0.05)  # polls other processes
+
+
+def chosen_last(world: World) -> bool:
+    """Whether two requests went to the credential that the plugin takes."""
+    for _ in range(2):
+        if world.chat("hi").status_code != 200:
+            return False
+    used = [r["headers"]["authorization"] for r in world.upstream.records()[-2:]]
+    return all("test-upstream-key-2" in value for value in used)
+
+
+def key(world: World) -> dict[str, str]:
+    """Return the management key."""
+    return {"authorization": f"Bearer {world.gateway.management_key}"}
+
+
+def patchbay(world: World, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb against the gateway."""
+    env = {
+        "PATCHBAY_MANAGEMENT_URL": world.gateway.management_url,
+        "PATCHBAY_MANAGEMENT_KEY": world.gateway.management_key,
+        "PATH": "/usr/bin:/bin",
+    }
+    command = [str(PATCHBAY), *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_scheduler_plugin_chooses_every_credential(around: World) -> None:
+    assert chosen_last(around)
+
+
+def test_scheduler_plugin_that_fails_fails_the_request(around: World) -> None:
+    with around.client() as http:
+        answer = http.post("/v1/embeddings", json={"model": "text-embedding-fake", "input": "x"})
+    assert answer.status_code == 503, answer.text
+
+
+def test_usage_plugin_hears_of_every_attempt(around: World) -> None:
+    before = usage(around, 1)
+    assert around.chat("counted").status_code == 200
+    after = usage(around, len(before) + 1)
+    assert after[-1]["outcome"] == "succeeded"
+    assert after[-1]["auth"] == "second"
+    uids = [line["uid"] for line in after]
+    assert len(set(uids)) == len(uids)
+
+
+def usage(world: World, count: int) -> list[dict[str, Any]]:
+    """Return what the usage plugin wrote, once nothing comes any more and it is *count* lines."""
+    deadline = time.monotonic() + 25
+    seen = -1
+    while True:
+        lines = world.log.read_text().splitlines() if world.log.exists() else []
+        if len(lines) >= count and len(lines) == seen:
+            return [json.loads(line) for line in lines]
+        assert time.monotonic() < deadline, lines
+        seen = len(lines)
+        time.sleep(0.5)  # the ledger gathers for a quarter of a second
+
+
+def test_pages_and_routes_are_served(around: World) -> None:
+    management = around.gateway.management_url
+    page = httpx.get(management + PAGE, headers=key(around))
+    assert (page.status_code, page.text) == (200, f"GET {PAGE} ")
+    public = httpx.get(around.gateway.base_url + PAGE)
+    assert (public.status_code, public.text) == (200, f"GET {PAGE} ")
+    assert public.headers["content-security-policy"].startswith("sandbox")
+    assert httpx.get(around.gateway.base_url + PAGE + "/x").status_code == 404
+    assert httpx.get(management + PAGE).status_code == 401
+    posted = httpx.post(
+        f"{management}/v0/management/around/echo", headers=key(around), content=b"hello"
+    )
+    assert posted.text == "POST /v0/management/around/echo hello"
+
+
+def test_plugin_that_dies_is_a_502_and_comes_back(around: World) -> None:
+    url = f"{around.gateway.management_url}/v0/management/around/echo"
+    answer = httpx.post(url, headers=key(around), content=b"please die")
+    assert answer.status_code == 502
+    assert around.plugin.wait(10) == 1
+    around.plugin.start()
+    wait_ready(around)
+    assert httpx.post(url, headers=key(around), content=b"x").status_code == 200
+
+
+def test_plugin_list_tells_everything(around: World) -> None:
+    found = json.loads(patchbay(around, "plugin", "list", "--json").stdout)
+    (plugin,) = [p for p in found if p["id"] == "around"]
+    assert {"scheduler", "usage_plugin", "management_api"} <= set(plugin["capabilities"])
+    assert plugin["policy"]["scheduler"]["deadline"] == 0.5
+    assert plugin["menus"][0]["path"] == PAGE
+    text = patchbay(around, "plugin", "list").stdout
+    assert "around 1.0.0  registered" in text
+
+
+def test_plugin_exec_runs_where_the_plugin_runs(around: World) -> None:
+    done = patchbay(around, "plugin", "exec", "around", "--", "--status", "3", "word")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        3,
+        "--status 3 word\n",
+        "to stderr\n",
+    )
+    assert "--status INT" in patchbay(around, "plugin", "exec", "around", "--help").stdout
+    assert patchbay(around, "plugin", "exec", "around", "--", "--what").returncode == 1
+    assert patchbay(around, "plugin", "exec", "nobody").returncode == 1
