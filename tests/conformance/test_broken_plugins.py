@@ -99,6 +99,12 @@ class AnyConfig(RawPlugin):
         pass
 
 
+class OneConfig(RawPlugin):
+    async def reconfigure(self, request: Any, context: Any) -> Any:
+        self.configs.clear()
+        return await super().reconfigure(request, context)
+
+
 class AnyToken(RawPlugin):
     def token_fault(self, metadata: dict[str, str]) -> str:
         return ""
@@ -263,6 +269,7 @@ BROKEN: dict[str, Callable[[], RawPlugin]] = {
     "handshake.idempotent": Counting,
     "handshake.notify": Deaf,
     "metadata.unknown-config": AnyConfig,
+    "metadata.previous-config": OneConfig,
     "metadata.token": AnyToken,
     "streams.order": Shuffled,
     "streams.backpressure": Hoarder,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from tests.docs.pages import text
 
 from patchbay.commands.loading import load_plugins
 from patchbay.commands.scaffold import scaffold
+from patchbay.testing.conformance import RULES
 from patchbay.testing.harness import conformance_of
 from patchbay.testing.requests import all_services, declared_services
+from patchbay.testing.rules_calls import CAPABILITIES
 from patchbay_gateway.plugins.policy import POLICIES, OnError, Policy
 
 PAGE = "docs/plugin-reference.md"
@@ -34,6 +38,21 @@ def policy_table() -> str:
             "yes" if row.other_address else "",
         )
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def rules_table() -> str:
+    """Return the table of the conformance suite; the rules of capabilities, which are alike, as one."""
+    lines = ["| rule | what holds | how it is tried |", "|---|---|---|"]
+    seen = set()
+    for rule in RULES:
+        row = (f"`{rule.id}`", rule.sentence, rule.how)
+        if rule in CAPABILITIES:
+            sentence = "A plugin serves what it declares; its answers make sense."
+            row = ("`capability.` and the flag", sentence, rule.how)
+        if row not in seen:
+            lines.append(f"| {' | '.join(row)} |")
+        seen.add(row)
     return "\n".join(lines) + "\n"
 
 
@@ -61,6 +80,10 @@ def example(flag: str) -> str:
 def sections() -> dict[str, str]:
     """Return the text of each capability's section."""
     return dict(_SECTION.findall(text(PAGE)))
+
+
+def test_rules_are_those_of_the_suite() -> None:
+    assert rules_table() in text(PAGE)
 
 
 def test_every_capability_has_its_heading() -> None:
@@ -91,3 +114,9 @@ def test_declaration_names_every_key() -> None:
     declaration = text(PAGE).partition("```yaml")[2].partition("```")[0]
     missing = [name for name in Plugin.model_fields if f"{name}:" not in declaration]
     assert not missing
+
+
+def test_example_of_a_test_runs() -> None:
+    section = text(PAGE).partition("## In an author's tests")[2]
+    (block,) = _PYTHON.findall(section)
+    subprocess.run([sys.executable, "-c", block], check=True, timeout=60)

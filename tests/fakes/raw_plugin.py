@@ -98,10 +98,6 @@ class RawPlugin(grpc.GenericRpcHandler):
         """As Running."""
         return self.running
 
-    def rss(self) -> int | None:
-        """As Running."""
-        return None
-
     async def stop(self) -> None:
         """As Running."""
         task = asyncio.ensure_future(self.drain())

@@ -198,10 +198,6 @@ class _Here:
         """Return the calls that run."""
         return self._server.in_flight
 
-    def rss(self) -> int | None:
-        """Return nothing: the process is the suite's own."""
-        return None
-
     async def stop(self) -> None:
         """Begin to drain."""
         self._ending = asyncio.ensure_future(self._server.drain(30, notice=0.2))

@@ -42,9 +42,6 @@ class Running(Protocol):
     def in_flight(self) -> int | None:
         """Return how many calls run in the plugin; None where it cannot be seen."""
 
-    def rss(self) -> int | None:
-        """Return the memory of the plugin's process, bytes; None where it cannot be seen."""
-
     async def stop(self) -> None:
         """Tell the plugin to drain, and return at once."""
 

@@ -207,6 +207,28 @@ async def _unknown_config(subject: Subject) -> None:
         raise Broken("NOT_REGISTERED without `sent` NO: hosts would not dare to call again")
 
 
+async def _previous_config(subject: Subject) -> None:
+    connection = subject.connect()
+    service, method, request = await subject.cheap_call()
+    try:
+        await connection.register(subject.config)
+        older = connection.metadata()
+        # Another text of the same meaning.
+        await connection.reconfigure(subject.config + b"\n# the same again\n")
+    except (CallFailed, Refused) as error:
+        raise Skipped(
+            f"the plugin does not take the configuration with a comment: {error}"
+        ) from None
+    try:
+        for metadata in (older, connection.metadata()):
+            await connection.unary(service, method, request, metadata=metadata)
+    except CallFailed as error:
+        if error.failure.reason == "NOT_REGISTERED":
+            raise Broken(f"of two configurations one is forgotten: {error}") from None
+    finally:
+        await connection.reconfigure(subject.config)
+
+
 async def _token(subject: Subject) -> None:
     connection = await subject.registered()
     service, method, request = await subject.cheap_call()
@@ -297,6 +319,12 @@ RULES: Final = (
         "A call under an unknown configuration is UNAVAILABLE, NOT_REGISTERED, sent NO.",
         "a call that names a configuration never sent",
         _unknown_config,
+    ),
+    Rule(
+        "metadata.previous-config",
+        "The last two configurations are kept, for calls that are under way.",
+        "Reconfigure, then a call under each",
+        _previous_config,
     ),
     Rule(
         "metadata.token",

@@ -43,13 +43,6 @@ class Spawned:
         """Return nothing: a process does not show its calls."""
         return None
 
-    def rss(self) -> int | None:
-        """Return its resident memory, bytes; None where the system does not tell."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
-            return int(pages) * os.sysconf("SC_PAGE_SIZE")
-        return None
-
     async def stop(self) -> None:
         """Send SIGTERM."""
         if self._process.returncode is None:
