@@ -1,0 +1,87 @@
+"""The operator before an API server that fails: watches that lie, refused writes, outages."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from tests.harness.fault_proxy import FaultProxy, running_proxy
+from tests.harness.operator_process import eventually
+from tests.integration.operator.test_operator import Scene, _plugins
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.conftest import ValkeyProcess
+    from tests.harness.apiserver import ApiServer
+
+    from patchbay_operator.cluster import LightkubeApi
+
+pytestmark = [pytest.mark.requires("kube-apiserver"), pytest.mark.timeout(180)]
+FAR = {"address": "far.example:7003"}
+
+
+@contextlib.asynccontextmanager
+async def _scene(
+    kube: LightkubeApi, api_server: ApiServer, valkey: ValkeyProcess, directory: Path
+) -> AsyncIterator[tuple[Scene, FaultProxy]]:
+    scene = Scene(kube, api_server, valkey, directory)
+    async with running_proxy(api_server) as proxy:
+        kubeconfig = directory / "proxied"
+        kubeconfig.write_text(yaml.safe_dump(api_server.configuration(proxy.url)))
+        try:
+            scene.operator(kubeconfig=kubeconfig)
+            yield scene, proxy
+        finally:
+            await scene.aclose()
+
+
+@pytest.mark.parametrize("fault", ["silent", "410", "cut"])
+async def test_deletion_in_a_gap_of_the_watch_leaves_the_snapshot(
+    kube: LightkubeApi, api_server: ApiServer, valkey: ValkeyProcess, tmp_path: Path, fault: str
+) -> None:
+    """A watch never tells of what was deleted while it had lost its place."""
+    async with _scene(kube, api_server, valkey, tmp_path) as (scene, proxy):
+        await scene.apply("Plugin", "far", FAR)
+        await scene.until(_plugins, "it is published")
+        proxy.watches = fault
+        proxy.break_watches()
+        await scene.kube.delete("Plugin", "far")
+        await scene.until(lambda s: not _plugins(s), "it is gone", within=20)
+        await scene.apply("Plugin", "near", FAR)
+        await scene.until(_plugins, "another is published", within=20)
+
+
+async def test_refused_writes_are_tried_again(
+    kube: LightkubeApi, api_server: ApiServer, valkey: ValkeyProcess, tmp_path: Path
+) -> None:
+    async with _scene(kube, api_server, valkey, tmp_path) as (scene, proxy):
+        await scene.until(bool, "something is published")
+        proxy.writes = [429, 500, 409]
+        await scene.apply("Plugin", "filter", {"image": "example/filter:1"})
+
+        async def deployed() -> object:
+            return await scene.kube.get("Deployment", "plugin-filter")
+
+        await eventually(deployed, "the Deployment is made all the same", within=40)
+        assert proxy.writes == []
+
+
+async def test_outage_of_the_api_server_ends_and_nothing_is_lost(
+    kube: LightkubeApi, api_server: ApiServer, valkey: ValkeyProcess, tmp_path: Path
+) -> None:
+    async with _scene(kube, api_server, valkey, tmp_path) as (scene, proxy):
+        await scene.apply("Plugin", "far", FAR)
+        before = await scene.until(_plugins, "it is published")
+        proxy.away = True
+        proxy.break_watches()
+        await scene.apply("Plugin", "near", FAR)  # a person's way does not lead through the proxy
+        await eventually(lambda: scene.operators[0].get("/livez"), "it lives")
+        now = await scene.snapshot()
+        assert now is not None
+        assert now.version == before.version
+        proxy.away = False
+        await scene.until(lambda s: len(_plugins(s)) == 2, "what was missed is published")
