@@ -165,6 +165,8 @@ class _Follower:
         self._records = records
         self._pool = pool
         self._versions: dict[str, int] = {}
+        self._grown: dict[str, str] = {}
+        """Credential id → hash of the seed that its tokens descend from."""
         if holder.current is not None:
             self._snapshot(holder.current)
         self._forget = holder.on_change(self._snapshot)
@@ -186,11 +188,20 @@ class _Follower:
                 # Another key, perhaps of another account.
                 self._pool.want_renewed(id_, version, replaced=True)
         self._versions = versions
+        for provider in snapshot.providers:
+            for credential in provider.credentials:
+                if (record := self._records.get(credential.id)) is not None and record.version:
+                    self._grown.setdefault(credential.id, record.seed_hash)
 
     def _record(self, credential_id: str, record: CredentialRecord | None) -> None:
         self._pool.want_switched(credential_id, off=record is not None and record.disabled)
-        if record is not None and record.version:
-            self._pool.want_renewed(credential_id, record.version)
+        if record is None or not record.version:
+            return
+        before = self._grown.get(credential_id, record.seed_hash)
+        self._grown[credential_id] = record.seed_hash
+        # Grown from another seed: perhaps of another account.
+        replaced = before != record.seed_hash
+        self._pool.want_renewed(credential_id, record.version, replaced=replaced)
 
     def _disabled(self) -> list[str]:
         snapshot = self._holder.current

@@ -79,7 +79,7 @@ class Pool:
         self._due = asyncio.Event()
         self.tally = Tally()
         self._made: dict[tuple[str, str], int] = {}
-        self._orders: dict[tuple[str, str], list[str | int]] = {}
+        self._orders: dict[tuple[str, str, str], list[str | int]] = {}
         self._schedulers = 1
         self._looks = 0
         self._lock = asyncio.Lock()
@@ -134,9 +134,10 @@ class Pool:
         await self._order("version", credential_id, version, "all" if replaced else "")
 
     def want_renewed(self, credential_id: str, version: int, *, replaced: bool = False) -> None:
-        """As `renewed`, with the next look."""
+        """As `renewed`: here at once, for the others with the next look."""
         order: list[str | int] = ["version", credential_id, version, "all" if replaced else ""]
         self._wait(order)
+        self._here(order)
         self._due.set()
 
     def want_switched(self, credential_id: str, *, off: bool) -> None:
@@ -147,7 +148,9 @@ class Pool:
 
     def _wait(self, order: list[str | int]) -> None:
         name = "switch" if order[0] in {"on", "off"} else str(order[0])
-        self._orders[(name, str(order[1]))] = order
+        # What is held against one model is forgotten besides what is held against another.
+        model = str(order[2]) if name == "reset" else ""
+        self._orders[(name, str(order[1]), model)] = order
         if len(self._orders) > _WAITING:
             del self._orders[next(iter(self._orders))]
 

@@ -196,6 +196,9 @@ def sown(
         record = CredentialRecord(credential_id)
     elif record.seed_hash == seed.hash or (not anew and seed.hash in record.seeds_taken):
         return None
+    elif not seed.material and record.material:
+        # A seed that was taken away gives nothing; what the former one grew into exists nowhere else.
+        return None
     taken = [h for h in (*record.seeds_taken, record.seed_hash) if h and h != seed.hash]
     return record.replace(
         # Seconds, so that a version grows even when the record was lost and others remember a newer one.

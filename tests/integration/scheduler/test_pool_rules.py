@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from patchbay.errors import Unavailable
 from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.redis import ensure_epoch
 from patchbay_gateway.kernel.telemetry import NoMetrics
@@ -196,3 +197,34 @@ async def test_another_epoch_forgets_cooldowns_but_not_who_is_disabled(own_gatew
     await rig.pool.sync()
     assert rig.view.blocked("c", "m") is None
     assert rig.view.disabled("d")
+
+
+async def test_newer_material_lifts_its_marks_here_though_redis_is_away(own_gateway: Gateway):
+    rig = Rig(own_gateway, ManualClock())
+    rig.pool.alone(
+        [
+            End("L1-1", "c", "m", kind="cool", reason="UNAUTHORIZED", fixed=60_000, lifted=1),
+            End("L2-1", "d", "m", kind="cool", reason="UNAUTHORIZED", fixed=60_000, version=9),
+        ]
+    )
+    assert rig.view.blocked("c", "m") is not None
+    rig.pool.want_renewed("c", 2)
+    rig.pool.want_renewed("d", 9)
+    assert rig.view.blocked("c", "m") is None
+    assert rig.view.blocked("d", "m") is not None
+
+
+async def test_resets_of_two_models_while_redis_is_away_both_reach_it(own_gateway: Gateway):
+    rig = Rig(own_gateway, ManualClock())
+    rig.leases.epoch = await ensure_epoch(rig.store)
+    await rig.pool.sync()
+    for model in ("m", "n"):
+        uid, _ = await rig.take(model)
+        await rig.end(End(uid, "c", model, kind="cool", scope=model, reason="QUOTA", fixed=5000))
+    epoch, rig.leases.epoch = rig.leases.epoch, "another"
+    for model in ("m", "n"):
+        with pytest.raises(Unavailable):
+            await rig.pool.reset("c", model)
+    rig.leases.epoch = epoch
+    await rig.pool.sync()
+    assert await rig.store.call("HKEYS", rig.store.key("cred", "c")) == []

@@ -203,6 +203,12 @@ def test_seed_that_the_user_brings_back_is_taken() -> None:
     assert back.seeds_taken == ("hash-2",)
 
 
+def test_seed_that_was_taken_away_does_not_take_the_tokens_along() -> None:
+    """A token that was removed from the configuration, or a variable that is empty now."""
+    assert rules.sown(FRESH, "team", Seed("hash of nothing", {}), NOW, anew=True) is None
+    assert rules.sown(None, "team", Seed("hash of nothing", {}), NOW, anew=True) is not None
+
+
 def test_new_seed_ends_needs_login_and_keeps_what_management_said() -> None:
     lost = FRESH.replace(
         status="needs_login", failures=3, disabled=True, intent=INTENT, next_refresh_after=NOW + 9
