@@ -13,6 +13,7 @@ from patchbay_gateway.commands import (
     configuration,
     credentials,
     diagnosis,
+    models,
     plugins,
     reports,
     services,
@@ -28,5 +29,6 @@ def register(app: typer.Typer) -> None:
     configuration.register(app)
     reports.register(app)
     credentials.register(app)
+    models.register(app)
     diagnosis.register(app)
     plugins.register(app)

@@ -217,7 +217,8 @@ def test_quota_of_ten_days_is_an_hour_and_a_reset_ends_it(pool: Pool) -> None:
     assert 3500 < left(line) <= 3600
     refused = pool.ask("reset")
     assert 3500 < int(refused.headers["retry-after"]) <= 3600
-    shown = pool.verb("reset", "reset-00")
+    # By the name that clients use, too.
+    shown = pool.verb("reset", "reset-00", "--model", "reset")
     assert [model["state"] for model in shown["models"]] == ["ready"]
     assert pool.ask("reset").status_code == 200
     assert len(pool.calls("reset")) == 2

@@ -58,7 +58,7 @@ class Reason:
             last = blocked.last_error if blocked is not None else None
             # Not positive: a probe is under way, or the clocks differ a little. Not before a moment.
             wait = self.soonest.until - now if self.soonest.until > now else 1.0
-            text = f"{self.text}; the first is back in {math.ceil(wait)} s{_said(last)}"
+            text = f"{self.text}; the first is back in {math.ceil(wait)} s"
             return Cooling(text, retry_after=wait, last_error=last)
         if self.reason == "CREDENTIALS_BUSY":
             return ResourceExhausted(self.text, reason=self.reason, retry_after=1.0)
@@ -116,11 +116,3 @@ def _unusable(model: str, states: Collection[str]) -> Reason:
         )
     why = f" ({', '.join(sorted(states))})".replace("_", " ") if states else ""
     return Reason("NO_CREDENTIAL", f"no credential serves {model!r}{why}")
-
-
-def _said(error: MarkError | None) -> str:
-    if error is None:
-        return ""
-    parts = [str(error.http_status) if error.http_status else "", error.code, error.message[:200]]
-    text = " ".join(part for part in parts if part)
-    return f"; the provider said: {text}" if text else ""

@@ -175,12 +175,15 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         """
         Forget cooldowns, backoff, probes and last errors, for all schedulers.
 
+        A model may also be named as clients do.
+
         Raises:
-            NotFound: No such credential.
+            NotFound: No such credential, or it has no such model.
             Unavailable: Redis is away; it is done here, and everywhere when it is back.
         """
-        await self._status(request.credential_id)
-        await self._pool.reset(request.credential_id, request.upstream_model)
+        status = await self._status(request.credential_id)
+        for model in _meant(status, request.upstream_model):
+            await self._pool.reset(request.credential_id, model)
         return self._fill(
             scheduler_pb2.CredentialStatus(), await self._status(request.credential_id)
         )
@@ -323,3 +326,18 @@ def _limit(items: Any, most: int) -> None:
 
 def _versions(request: scheduler_pb2.AcquireRequest) -> set[int]:
     return {item.attempt.snapshot_version for item in request.items}
+
+
+def _meant(status: Status, model: str) -> list[str]:
+    """Return what to reset for *model*, a name of either kind; `""`, all of them, where none is given."""
+    known = {upstream for _, upstream, _ in status.models}
+    if not model or model in known:
+        return [model]
+    found = sorted({upstream for public, upstream, _ in status.models if public == model})
+    if not found:
+        raise NotFound(
+            f"credential {status.credential.id!r} has no model {model!r}; it has "
+            f"{', '.join(sorted(known)) or 'none'}",
+            reason="MODEL_NOT_FOUND",
+        )
+    return found
