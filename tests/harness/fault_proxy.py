@@ -56,7 +56,7 @@ class FaultProxy:
                 "type": "ERROR",
                 "object": {"kind": "Status", "code": 410, "reason": "Expired"},
             }
-            return web.json_response(status)
+            return web.json_response(gone)
         if watch and self.watches:
             answer = web.StreamResponse(headers={"content-type": "application/json"})
             await answer.prepare(request)
@@ -88,12 +88,12 @@ class FaultProxy:
             answer = web.StreamResponse(status=found.status)
             await answer.prepare(request)
             task = asyncio.current_task()
-            self._open.add(task)  # type: ignore[arg-type]
+            self._open.add(task)
             try:
                 async for chunk in found.content.iter_any():
                     await answer.write(chunk)
             finally:
-                self._open.discard(task)  # type: ignore[arg-type]
+                self._open.discard(task)
             return answer
 
 
