@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.integration.plugins.conftest import World
 
 
@@ -111,6 +114,14 @@ def test_chunk_interceptor_changes_chunks_and_headers(world: World) -> None:
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
+def test_stream_whose_first_chunks_were_dropped_is_still_tried_again(world: World) -> None:
+    """A second attempt numbers its chunks anew, so that they are dropped again."""
+    before = len(world.upstream.records())
+    answer = world.chat("drop the first", stream=True, fake={"error_after": 1})
+    assert answer.status_code >= 400, answer.text
+    assert len(world.upstream.records()) - before == 2
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_router_sends_a_model_to_its_own_executor(world: World, *, stream: bool) -> None:
     answer = world.chat("hello", model="sample-model", stream=stream)
@@ -189,8 +200,43 @@ def test_operator_sees_what_is_registered(world: World) -> None:
     assert address["calls"] > 0
 
 
-def test_ledger_has_direct_routes_under_the_plugin(world: World) -> None:
-    assert world.chat("hello", model="sample-model").status_code == 200
+def ledger_of(world: World) -> dict[str, Any]:
+    """Return the plugin's row of the usage report; zeros before there is one."""
     rows = {row["plugin"]: row for row in world.gateway.usage("plugin")}
-    assert rows["sample"]["attempts"] >= 1
-    assert rows["sample"]["failed"] == 0
+    return rows.get("sample", {"attempts": 0, "failed": 0, "cancelled": 0})
+
+
+def ledger_when(world: World, grown: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the plugin's row once it is as wanted."""
+    deadline = time.monotonic() + 15
+    while not grown(row := ledger_of(world)):
+        assert time.monotonic() < deadline, row
+        time.sleep(0.2)  # polls another process
+    return row
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ledger_has_direct_routes_that_failed(world: World, *, stream: bool) -> None:
+    before = ledger_of(world)["failed"]
+    answer = world.chat("please break", model="sample-model", stream=stream)
+    assert answer.status_code >= 500
+    ledger_when(world, lambda row: row["failed"] == before + 1)
+
+
+def test_ledger_has_direct_routes_whose_client_left(world: World) -> None:
+    before = ledger_of(world)["attempts"]
+    message = {"role": "user", "content": "please linger"}
+    body = {"model": "sample-model", "stream": True, "messages": [message]}
+    with (
+        world.client() as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        assert next(answer.iter_bytes())
+    ledger_when(world, lambda row: row["attempts"] == before + 1)
+
+
+def test_ledger_has_direct_routes_under_the_plugin(world: World) -> None:
+    before = ledger_of(world)
+    assert world.chat("hello", model="sample-model").status_code == 200
+    row = ledger_when(world, lambda row: row["attempts"] == before["attempts"] + 1)
+    assert row["failed"] == before["failed"]

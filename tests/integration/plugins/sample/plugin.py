@@ -31,6 +31,7 @@ from patchbay.interceptors import (
     StreamChunkInterceptor,
     StreamChunkInterceptRequest,
     StreamChunkInterceptResponse,
+    StreamStart,
 )
 from patchbay.lifecycle import RequestCompletion, RequestLifecyclePlugin
 from patchbay.router import ModelRouter, ModelRouteRequest, ModelRouteResponse, ModelRouteTargetKind
@@ -50,7 +51,7 @@ class Sample(
     RequestInterceptor,
     RequestNormalizer,
     ResponseInterceptor,
-    StreamChunkInterceptor[None],
+    StreamChunkInterceptor[bool],
     RequestLifecyclePlugin,
 ):
     """All of it."""
@@ -136,16 +137,22 @@ class Sample(
             headers=[(b"x-sample", b"seen")], body=request.body.replace(b"cat", b"dog")
         )
 
+    async def open_stream(self, start: StreamStart) -> bool:
+        """Say whether the first chunks are to go."""
+        return b"drop the first" in start.original_request
+
     async def intercept_stream_start(
-        self, request: StreamChunkInterceptRequest, state: None
+        self, request: StreamChunkInterceptRequest, state: bool
     ) -> StreamChunkInterceptResponse:
         """Sign the stream."""
         return StreamChunkInterceptResponse(headers=[(b"x-sample", b"streamed")])
 
     async def intercept_stream_chunk(
-        self, request: StreamChunkInterceptRequest, state: None
+        self, request: StreamChunkInterceptRequest, state: bool
     ) -> StreamChunkInterceptResponse | None:
         """Change and drop."""
+        if state and request.chunk_index < 2:
+            return StreamChunkInterceptResponse(drop_chunk=True)
         if b"drop" in request.body:
             return StreamChunkInterceptResponse(drop_chunk=True)
         if b"cat" in request.body:
@@ -167,6 +174,7 @@ class Sample(
 
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         """Answer as a provider would."""
+        break_off(request)
         message = {"role": "assistant", "content": "from the plugin"}
         answer = {
             "id": "sample",
@@ -180,6 +188,7 @@ class Sample(
     async def execute_stream(self, request: ExecutorRequest) -> AsyncGenerator[StreamItem, None]:
         """Answer in two words."""
         yield StreamHead(200, [], "text/event-stream")
+        break_off(request)
         for word in ("from ", "the plugin"):
             chunk = {
                 "id": "sample",
@@ -187,8 +196,21 @@ class Sample(
             }
             yield StreamBatch([b"data: " + json.dumps(chunk).encode() + b"\n\n"])
         end = {"id": "sample", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        if b"please linger" in request.payload:
+            await asyncio.Event().wait()
         yield StreamBatch([b"data: " + json.dumps(end).encode() + b"\n\n", b"data: [DONE]\n\n"])
         yield StreamTail(None)
+
+
+def break_off(request: ExecutorRequest) -> None:
+    """
+    Fail as a provider would, where the text asks for it.
+
+    Raises:
+        UpstreamError: 529.
+    """
+    if b"please break" in request.payload:
+        raise errors.UpstreamError(529, "overloaded, as asked", sent=errors.Sent.YES)
 
 
 if __name__ == "__main__":
