@@ -52,7 +52,7 @@ class FaultProxy:
         if self.away:
             return web.json_response({"message": "away"}, status=503)
         if watch and self.watches == "410":
-            status = {
+            gone = {
                 "type": "ERROR",
                 "object": {"kind": "Status", "code": 410, "reason": "Expired"},
             }
