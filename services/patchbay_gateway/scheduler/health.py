@@ -260,7 +260,11 @@ class HealthView:
 
     def hold(self, credential_id: str, uid: str) -> None:
         """This scheduler leased a place, or it was renewed."""
-        self._mine.setdefault(credential_id, {})[uid] = self._clock.monotonic() + self._ttl
+        held = self._mine.setdefault(credential_id, {})
+        held.pop(uid, None)  # to the end: they stand in the order in which they are lost
+        now = self._clock.monotonic()
+        held[uid] = now + self._ttl
+        _forget_lost(held, now)
 
     def release(self, credential_id: str, uid: str) -> None:
         """A place is free again."""
@@ -274,9 +278,7 @@ class HealthView:
         held = self._mine.get(credential_id)
         if not held:
             return 0
-        now = self._clock.monotonic()
-        for uid in [uid for uid, until in held.items() if until <= now]:
-            del held[uid]
+        _forget_lost(held, self._clock.monotonic())
         return len(held)
 
     # -- alone, while Redis is away ---------------------------------------------------------------
@@ -318,6 +320,12 @@ class HealthView:
         if made:
             self.changed()
         return made
+
+
+def _forget_lost(held: dict[str, float], now: float) -> None:
+    """Forget places that count as lost: their ends may have been reported to another scheduler."""
+    while held and held[first := next(iter(held))] <= now:
+        del held[first]
 
 
 def _judge(mark: Mark, now: int) -> Blocked:

@@ -138,3 +138,16 @@ async def test_alone_each_scheduler_has_one_place_at_least(clock):
     assert view.in_flight("c") == 0
     view.hold("c", "R-1")
     assert view.in_flight("c") >= 1
+
+
+async def test_places_whose_ends_other_schedulers_hear_of_are_forgotten(clock):
+    """Reports go to any scheduler: what was leased here and ended there must not pile up."""
+    view = HealthView(clock=clock, lease_ttl=60.0)
+    view.hold("c", "long")
+    for n in range(100):
+        view.hold("c", f"R{n}-1")
+    await clock.advance(50)
+    view.hold("c", "long")
+    await clock.advance(50)
+    view.hold("c", "new")
+    assert list(view._mine["c"]) == ["long", "new"]
