@@ -221,9 +221,16 @@ async def _data(
                 metrics=metrics,
             )
         )
-        # Each process has ports of its own: plugins are told them with each call.
+        # One of the processes gets the configured port, the others free ones: each call names its own.
         await stack.enter_async_context(
-            edge_callbacks(edge, settings, scheduler=calls, auths=[channel], port=0, always=False)
+            edge_callbacks(
+                edge,
+                settings,
+                scheduler=calls,
+                auths=[channel],
+                port=settings.grpc_port,
+                always=False,
+            )
         )
         await stack.enter_async_context(
             serving_callbacks(

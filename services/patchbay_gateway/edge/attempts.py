@@ -17,6 +17,7 @@ from patchbay_gateway.kernel import outcomes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from patchbay.type.v1 import usage_pb2
     from patchbay_gateway.edge.counting import EdgeCounts
     from patchbay_gateway.edge.dialects.limits import Limit
     from patchbay_gateway.edge.judging import Judgement
@@ -80,6 +81,11 @@ class Attempt:
     def settled(self) -> bool:
         """Whether its one report was made."""
         return self._settled
+
+    def used(self, usage: usage_pb2.Usage) -> None:
+        """Note what was consumed so far, unless model calls within carry it."""
+        if self.scope is None or not self.scope.nested:
+            self.live.usage = usage
 
     def mark_first_byte(self) -> None:
         """Note that the answer's first chunk is here."""

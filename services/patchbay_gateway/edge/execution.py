@@ -182,7 +182,7 @@ class Execution:
         attempt.mark_first_byte()
         self._look_at_limits(response.headers)
         if response.HasField("usage"):
-            attempt.live.usage = response.usage
+            attempt.used(response.usage)
         if self._owner.left:
             raise ClientGone
         code = response.status or 200
@@ -223,7 +223,7 @@ class Execution:
                 answer.heard()
                 if part.HasField("batch"):
                     if part.batch.HasField("usage_so_far"):
-                        attempt.live.usage = part.batch.usage_so_far
+                        attempt.used(part.batch.usage_so_far)
                     if not self._owner.left:
                         await self._pass_on(part.batch.chunks)
                 elif part.HasField("head"):
@@ -231,7 +231,7 @@ class Execution:
                 elif part.HasField("tail"):
                     tail = part.tail
                     if tail.HasField("usage"):
-                        attempt.live.usage = tail.usage
+                        attempt.used(tail.usage)
             await self._end(tail)
         finally:
             if self._outgoing is not None:

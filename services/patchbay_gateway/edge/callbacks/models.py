@@ -54,6 +54,15 @@ _STREAM_IN_BODY: Final = frozenset({"openai", "openai-response", "claude"})
 _EVENT: Final = re.compile(rb".+?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
 
 
+def events(data: bytes) -> list[bytes]:
+    """Return the server-sent events of *data*, each with its empty line."""
+    if b"\r" in data:
+        return _EVENT.findall(data)
+    whole = [event + b"\n\n" for event in data.split(b"\n\n")]
+    rest = whole.pop()[:-2]
+    return [*whole, rest] if rest else whole
+
+
 class ModelCall:
     """One running call. Its answer has begun, and is a good one."""
 
@@ -350,7 +359,7 @@ class _Answer:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the chunks of *data*, which is a whole number of events where there are events."""
-        return _EVENT.findall(data) if self._sse else [data]
+        return events(data) if self._sse else [data]
 
     def end(self) -> list[bytes]:
         """Return what is still owed after a good end."""
@@ -374,7 +383,7 @@ class _Translated(_Answer):
         if self._stream is None:
             assert self._pair.stream is not None
             self._stream = self._pair.stream(self._context)
-        return [out for chunk in _EVENT.findall(data) for out in self._stream.feed(chunk)]
+        return [out for chunk in events(data) for out in self._stream.feed(chunk)]
 
     def end(self) -> list[bytes]:
         return self._stream.end() if self._stream is not None else []
