@@ -88,7 +88,8 @@ class Http1Upstream:
             return await self._proxied.send(call)
         target = self._targets.get(call.url) or self._target(call.url)
         request = _request(call, target)
-        connection = self._pooled(target.key) or await self._connect(target.key)
+        connection = None if call.fresh else self._pooled(target.key)
+        connection = connection or await self._connect(target.key)
         reply = Http1Reply(self._loop, connection, call)
         connection.send(reply, request, call.body)
         try:

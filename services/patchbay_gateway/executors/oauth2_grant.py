@@ -137,6 +137,7 @@ def token_call(client: Client, form: Mapping[str, str], timeout: float) -> Call:
         timeout,
         timeout,
         client.proxy_url,
+        fresh=True,
     )
 
 

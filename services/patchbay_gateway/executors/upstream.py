@@ -45,6 +45,9 @@ class Call:
     """Seconds between two bytes of the body; 0: no limit."""
     proxy_url: str = ""
     """Proxy; empty: the environment decides; `direct`: none."""
+    fresh: bool = False
+    """Over a connection of its own, where no proxy is on the way: one that was kept may be dead, and nobody
+    knows then whether the request was seen."""
 
 
 class Reply(Protocol):

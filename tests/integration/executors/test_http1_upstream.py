@@ -103,6 +103,15 @@ async def test_request_bytes_are_exact(upstream: Http1Upstream) -> None:
         ]
 
 
+async def test_fresh_call_takes_no_connection_that_was_kept(upstream: Http1Upstream) -> None:
+    async with Server(OK, OK, OK).running() as server:
+        await get(upstream, server.url)
+        await get(upstream, server.url)
+        assert server.connections == 1
+        await get(upstream, server.url, fresh=True)
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "body", "connections"),
     [

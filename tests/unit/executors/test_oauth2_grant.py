@@ -26,6 +26,7 @@ JSON = [(b"content-type", b"application/json")]
 def call_form(**client: Any) -> tuple[dict[str, str], dict[bytes, bytes]]:
     settings = {"token_url": "https://id.example/token", "client_id": "c", **client}
     call = token_call(Client(**settings), refresh_form("test-r"), 5)
+    assert call.fresh
     assert (call.method, call.url) == ("POST", "https://id.example/token")
     form = {k: v[0] for k, v in parse_qs(call.body.decode(), strict_parsing=True).items()}
     return form, dict(call.headers)
