@@ -24,7 +24,7 @@ class Retry(Section):
     rounds: int = Field(default=0, ge=0, le=100)
     """Extra rounds over all credentials."""
     max_credentials: int = Field(default=0, ge=0)
-    """Credentials tried in a round; 0 means all."""
+    """Credentials tried in a round; 0 means all. No request is tried more than ten times in all."""
     max_wait: Duration = duration("0s")
     """Longest wait for a cooldown to end between rounds."""
 
