@@ -29,6 +29,8 @@ class ModelEntry(msgspec.Struct, frozen=True):
     """As the provider names it."""
     alias: str = ""
     """Public name; empty means *name*."""
+    told_by: str = ""
+    """Id of the plugin that told it; empty: the configuration did."""
 
     @property
     def public(self) -> str:

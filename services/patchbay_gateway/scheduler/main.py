@@ -40,6 +40,7 @@ from patchbay_gateway.scheduler.hosted import host_plugins
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged
 from patchbay_gateway.scheduler.leasing import LeaseCore, build_leasing
+from patchbay_gateway.scheduler.plugin_models import PluginModels
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.refreshing import running_refresh
 from patchbay_gateway.scheduler.service import SchedulerServicer
@@ -162,6 +163,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
                 secrets=secrets,
             )
         )
+        models = PluginModels(plugins, holder, credentials, clock=clock)
         configuration = Configuration(
             Source(
                 load=reload or (lambda: load_for(settings, environ)),
@@ -178,6 +180,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             publisher=publisher if publish and secrets is None else None,
             store=store,
             clock=clock,
+            extend=models.add,
         )
         await configuration.start(config)
 
@@ -237,6 +240,8 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
         tasks.start("scheduler-journal", redelivery.run())
         tasks.start("scheduler-snapshot", watcher.run())
         tasks.start("scheduler-configuration", configuration.run())
+        if publish and secrets is None:
+            tasks.start("scheduler-models", models.run(configuration.extended))
         tasks.start("scheduler-heartbeat", heartbeat.run())
         # A publisher saw the files change: see what changed in them for credentials.
         forget = holder.on_change(lambda _: configuration.glance())

@@ -93,6 +93,7 @@ class Configuration:
         publisher: None in a process that only follows what others publish.
         store: For the lock between publishers.
         clock: Paces looks and stamps versions.
+        extend: Adds what the file does not know to a draft, given the snapshot before it.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class Configuration:
         publisher: SnapshotPublisher | None,
         store: Store,
         clock: Clock,
+        extend: Callable[[Snapshot, Snapshot | None], Snapshot] = lambda draft, _: draft,
     ) -> None:
+        self._extend = extend
         self._source = source
         self._credentials = credentials
         self._sow = sow
@@ -231,7 +234,7 @@ class Configuration:
     def _build(self, previous: Snapshot | None) -> Snapshot:
         read = self._read
         assert read is not None
-        return build_snapshot(
+        draft = build_snapshot(
             read.config,
             material=read.material,
             digests=read.digests,
@@ -240,6 +243,12 @@ class Configuration:
             now=self._clock.now(),
             open_access=self._source.open_access(read.config),
         )
+        return self._extend(draft, previous)
+
+    def extended(self) -> None:
+        """What extends drafts has changed: publish soon."""
+        self._unpublished = self._publisher is not None
+        self._looked_for.set()
 
     async def _publish(self) -> None:
         """Publish what was read; what cannot be done now is done at one of the next looks."""

@@ -1,0 +1,261 @@
+"""
+The models that plugins tell, added to the providers of the snapshot by whoever publishes it.
+
+So edges and schedulers agree on them, and clients see them in the model lists. A plugin's models belong to
+the provider that it names, else to every provider whose executor it is. Models of the configuration stay as
+they are, for every credential; a model that only some credentials have is excluded for the others. Asked
+again after each handshake and when a credential changes; what cannot be had stays, also over a restart.
+
+Not here: the calls (plugins/models.py), publishing (watching.py). Where an operator publishes, models of
+plugins are not added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from patchbay.errors import PatchbayError
+from patchbay.plugin.v1 import model_provider_pb2
+from patchbay_gateway.kernel import logs
+from patchbay_gateway.plugins import models
+from patchbay_gateway.plugins.snapshot import ModelEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.hooks import Hook
+    from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry, Snapshot
+    from patchbay_gateway.scheduler.credentials import Credentials
+    from patchbay_gateway.scheduler.hosted import HostedPlugins
+
+_LOOK_EVERY: Final = 0.5
+_AGAIN: Final = 10.0
+
+_log = logs.get_logger("scheduler.models")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One question's answer, and what it was asked after."""
+
+    after: tuple[Any, ...] = ()
+    told: models.Told | None = None
+    retry_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Known:
+    fixed: _Asked = field(default_factory=_Asked)
+    credentials: dict[str, _Asked] = field(default_factory=dict)
+
+
+class PluginModels:
+    """
+    Asks plugins for models and adds them to snapshots.
+
+    Args:
+        plugins: Those that this process talks to.
+        holder: The snapshot in use.
+        credentials: Seals access material for the plugin that is asked.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        plugins: HostedPlugins,
+        holder: SnapshotHolder,
+        credentials: Credentials,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._plugins = plugins
+        self._holder = holder
+        self._credentials = credentials
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Ask until cancelled; call *changed* when the answers are others than before."""
+        while True:
+            snapshot = self._holder.current
+            if snapshot is not None and await self._ask(snapshot):
+                changed()
+            await self._clock.sleep(_LOOK_EVERY)
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    async def _ask(self, snapshot: Snapshot) -> bool:
+        hooks = self._hooks(snapshot)
+        gone = self._known.keys() - {p.id for p in snapshot.plugins if p.enabled}
+        for plugin_id in gone:
+            del self._known[plugin_id]
+        changed = bool(gone)
+        for hook in hooks:
+            registered = self._plugins.registry.declaring(hook.plugin_id, hook.capability)
+            if not registered:
+                continue
+            capabilities = registered[0].capabilities
+            known = self._known.setdefault(hook.plugin_id, _Known())
+            if models.fixed_scope(capabilities):
+                changed |= await self._once(hook, known.fixed, tuple(registered), self._fixed(hook))
+            if hook.capability == models.PROVIDER and models.credential_scope(capabilities):
+                changed |= await self._ask_credentials(snapshot, hook, known, tuple(registered))
+        return changed
+
+    def _hooks(self, snapshot: Snapshot) -> list[Hook]:
+        providers = self._plugins.hooks.of(snapshot, models.PROVIDER)
+        first = {hook.plugin_id for hook in providers}
+        registrars = self._plugins.hooks.of(snapshot, models.REGISTRAR)
+        return [*providers, *(hook for hook in registrars if hook.plugin_id not in first)]
+
+    async def _ask_credentials(
+        self, snapshot: Snapshot, hook: Hook, known: _Known, registered: tuple[Any, ...]
+    ) -> bool:
+        changed = False
+        wanted: set[str] = set()
+        for provider in snapshot.providers:
+            if provider.plugin != hook.plugin_id:
+                continue
+            for credential in provider.credentials:
+                wanted.add(credential.id)
+                asked = known.credentials.setdefault(credential.id, _Asked())
+                version = self._credentials.version(credential)
+                changed |= await self._once(
+                    hook,
+                    asked,
+                    (*registered, version),
+                    self._of_credential(hook, provider, credential),
+                )
+        for id_ in known.credentials.keys() - wanted:
+            del known.credentials[id_]
+            changed = True
+        return changed
+
+    async def _once(
+        self,
+        hook: Hook,
+        asked: _Asked,
+        after: tuple[Any, ...],
+        question: Callable[[], Awaitable[models.Told]],
+    ) -> bool:
+        """Ask if it was not asked after *after*; return whether the answer is news."""
+        same = len(after) == len(asked.after) and all(
+            a is b or a == b for a, b in zip(after, asked.after, strict=True)
+        )
+        if same or self._clock.monotonic() < asked.retry_at:
+            return False
+        try:
+            told = await question()
+        except PatchbayError as error:
+            asked.retry_at = self._clock.monotonic() + _AGAIN
+            _log.warning(
+                "a plugin does not tell its models; those it told before stay",
+                plugin=hook.plugin_id,
+                why=error.message,
+            )
+            return False
+        news = told != asked.told
+        asked.told, asked.after, asked.retry_at = told, after, 0.0
+        return news
+
+    def _fixed(self, hook: Hook) -> Callable[[], Awaitable[models.Told]]:
+        return lambda: models.fixed_models(self._plugins.calls, hook)
+
+    def _of_credential(
+        self, hook: Hook, provider: ProviderEntry, credential: CredentialEntry
+    ) -> Callable[[], Awaitable[models.Told]]:
+        async def ask() -> models.Told:
+            secret = None
+            with contextlib.suppress(PatchbayError):
+                secret, _ = self._credentials.sealed(provider, credential)
+            request = model_provider_pb2.AuthModelRequest(
+                auth_id=credential.id,
+                auth_provider=provider.name,
+                secret=secret,
+                attributes=self._credentials.attributes(credential),
+                base_url=provider.base_url,
+                proxy_url=credential.proxy_url or provider.proxy_url,
+            )
+            return await models.credential_models(self._plugins.calls, hook, request)
+
+        return ask
+
+    # -- adding -----------------------------------------------------------------------------------
+
+    def add(self, draft: Snapshot, previous: Snapshot | None) -> Snapshot:
+        """
+        Return *draft* with the models that plugins told.
+
+        Args:
+            draft: Made of the configuration alone.
+            previous: Whose models of plugins stay where the plugin was not asked yet.
+        """
+        providers = tuple(self._with_models(p, draft, previous) for p in draft.providers)
+        if providers == draft.providers:
+            return draft
+        return msgspec.structs.replace(draft, providers=providers)
+
+    def _with_models(
+        self, provider: ProviderEntry, draft: Snapshot, previous: Snapshot | None
+    ) -> ProviderEntry:
+        configured = {model.name for model in provider.models}
+        shared: dict[str, str] = {}
+        own: dict[str, dict[str, str]] = {}
+        for plugin_id, known in self._known.items():
+            told = known.fixed.told
+            if told is not None and _meant(provider, plugin_id, told, draft):
+                shared.update(dict.fromkeys(told.models, plugin_id))
+            for credential_id, asked in known.credentials.items():
+                if asked.told is not None:
+                    own[credential_id] = dict.fromkeys(asked.told.models, plugin_id)
+        before = previous.provider_by_name.get(provider.name) if previous is not None else None
+        for model in before.models if before is not None else ():
+            entry = draft.plugin_by_id.get(model.told_by) if model.told_by else None
+            if entry is not None and not self._was_asked(model.told_by):
+                shared.setdefault(model.name, model.told_by)
+        mine = {c.id: own[c.id] for c in provider.credentials if c.id in own}
+        added = dict(shared)
+        for names in mine.values():
+            added.update(names)
+        extra = [(n, by) for n, by in added.items() if n not in configured]
+        if not extra:
+            return provider
+        entries = tuple(ModelEntry(name, told_by=by) for name, by in sorted(extra))
+        partly = [n for n, _ in extra if n not in shared]
+        return msgspec.structs.replace(
+            provider,
+            models=(*provider.models, *entries),
+            credentials=tuple(_without(c, partly, mine) for c in provider.credentials),
+        )
+
+    def _was_asked(self, plugin_id: str) -> bool:
+        known = self._known.get(plugin_id)
+        if known is None:
+            return False
+        return known.fixed.told is not None or any(
+            asked.told is not None for asked in known.credentials.values()
+        )
+
+
+def _meant(provider: ProviderEntry, plugin_id: str, told: models.Told, draft: Snapshot) -> bool:
+    named = [p for p in draft.providers if p.name.lower() == told.provider]
+    return provider in named if named else provider.plugin == plugin_id
+
+
+def _without(
+    credential: CredentialEntry, partly: Iterable[str], mine: dict[str, dict[str, str]]
+) -> CredentialEntry:
+    """Exclude for *credential* what only others have."""
+    lacking = [glob.escape(name) for name in partly if name not in mine.get(credential.id, ())]
+    if not lacking:
+        return credential
+    return msgspec.structs.replace(
+        credential, excluded_models=(*credential.excluded_models, *lacking)
+    )
