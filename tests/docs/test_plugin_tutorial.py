@@ -36,6 +36,7 @@ class Terminal:
             **{k: v for k, v in os.environ.items() if not k.startswith(("PATCHBAY_", "OPENAI_"))},
             "PATH": f"{PATCHBAY.parent}{os.pathsep}{os.environ['PATH']}",
             "PATCHBAY_DATA_DIR": str(folder / "data"),
+            "PATCHBAY_MANAGEMENT_URL": f"http://127.0.0.1{ports[':8081']}",
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }
