@@ -1,7 +1,7 @@
 """
 `patchbay credentials`: the pool as the next request will find it, and the switches on it.
 
-Not here: what the states mean (docs/operations.md, "Credentials").
+Not here: what the states mean (docs/operations.md, "Who is ready").
 """
 
 from __future__ import annotations
