@@ -148,7 +148,9 @@ def make_world(directory: Path, kind: type[Up | Services], upstream: Upstream) -
             "failure_policies": policies,
             "capabilities": [] if name == "hostile" else [*policies],
         })  # fmt: skip
-    config = make_config(upstream.url, plugins=entries)
+    # So that an executor that hangs is given up while somebody waits: 10 s later than it should itself.
+    limits_of_answers = {"first_byte_timeout": "1s", "idle_timeout": "1s"}
+    config = make_config(upstream.url, plugins=entries, streaming=limits_of_answers)
     config["providers"][0]["models"] = ["echo", {"name": "echo", "alias": "strict"}]
     gateway = kind(directory, config, {"PATCHBAY_PLUGINS_KEY": root.hex()})
     return World(gateway, plugins, orders)
@@ -236,6 +238,7 @@ def test_stopped_plugin_is_ejected_and_comes_back(world: World) -> None:
     began = time.monotonic()
     assert world.passed(WHOLE) == set()
     assert world.states("hostile") == ["ejected"]
+    assert world.known()["hostile"]["breaker"] == "open"
     (address,) = world.known()["hostile"]["addresses"]
     assert address["errors"] >= 5
     quick = time.monotonic()
@@ -269,6 +272,17 @@ def test_executor_that_breaks_fails_its_attempt_alone(
     assert "RuntimeError" not in answer.text
     world.well("hostile")
     assert "well" in world.post("hi", "hostile-model", stream=stream).text
+
+
+def test_executor_that_hangs_is_given_up_and_counted(world: World) -> None:
+    world.order(execute="late")
+    errors = world.known()["hostile"]["addresses"][0]["errors"]
+    began = time.monotonic()
+    answer = world.post("hi", "hostile-model", stream=True)
+    assert answer.status_code in {503, 504}, answer.text
+    assert 5 < time.monotonic() - began < 20
+    assert world.known()["hostile"]["addresses"][0]["errors"] == errors + 1
+    assert world.passed(WHOLE) == set(WHOLE)
 
 
 @pytest.mark.parametrize("how", [*HOW, "die"])
