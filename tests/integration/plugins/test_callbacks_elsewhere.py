@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLUGIN = Path(__file__).parent / "callbacks" / "plugin.py"
+PICKER = PLUGIN.with_name("picker.py")
 
 
 def addresses(up: Up) -> set[str]:
@@ -153,3 +154,38 @@ async def test_scheduler_knows_plugins_by_their_keys_and_runs_no_models(
         assert sorted(reached) == ["NO_MODEL_CALLS_HERE", "edge"]
     finally:
         await asyncio.to_thread(up.stop)
+
+
+def test_plugin_that_a_scheduler_asks_calls_the_scheduler_back(tmp_path: Path) -> None:
+    root, log = new_root(), tmp_path / "notes.jsonl"
+    picker = PluginProcess("picker", PICKER, root, tmp_path, {"CALLER_LOG": str(log)})
+    config = make_config("http://127.0.0.1:9/v1")
+    config["plugins"] = [
+        {
+            "id": "picker",
+            "address": picker.address,
+            "capabilities": ["scheduler"],
+            "timeouts": {"scheduler": "5s"},
+            "host_access": {"models": True, "auths": "all"},
+        }
+    ]
+    picker.start()
+    up = Up(tmp_path, config, {"PATCHBAY_PLUGINS_KEY": root.hex()})
+    try:
+        up.start()
+        deadline = time.monotonic() + 30
+        while not log.exists():
+            answer = httpx.post(
+                f"{up.base_url}/v1/chat/completions",
+                headers=up.headers(),
+                json={"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]},
+                timeout=30,
+            )
+            assert time.monotonic() < deadline, (answer.text, picker.tail())
+            time.sleep(0.1)  # polls another process
+        found = json.loads(log.read_text().splitlines()[0])
+        assert found["models"] == "NO_MODEL_CALLS_HERE"
+        assert {"first", "second"} <= set(found["auths"])
+    finally:
+        up.stop()
+        picker.stop()
