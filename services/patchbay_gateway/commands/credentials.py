@@ -72,7 +72,8 @@ def list_(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     elif not found:
-        typer.echo("No credentials are configured.")
+        of = f" of provider {provider!r}" if provider else ""
+        typer.echo(f"No credentials{of} are configured.")
     else:
         _print(found, datetime.now(UTC))
         if any(c["degraded"] for c in found):

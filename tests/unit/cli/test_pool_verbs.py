@@ -75,6 +75,7 @@ MODELS = [
 ]
 ANSWERS = {
     "GET /v0/management/credentials": [CREDENTIAL],
+    "GET /v0/management/credentials?provider=nope": [],
     "GET /v0/management/credentials/one": CREDENTIAL,
     "POST /v0/management/credentials/one/reset?model=large": CREDENTIAL,
     "GET /v0/management/models": MODELS,
@@ -118,6 +119,11 @@ def test_credentials_list_says_why_not_and_until_when_in_words(run: Callable[...
     assert UNTIL in cooling
     assert "QUOTA: 429 slow_down: too many" in cooling
     assert "no key or token here; `patchbay doctor` names what is missing" in bare
+
+
+def test_credentials_list_of_an_unknown_provider_names_it(run: Callable[..., str]) -> None:
+    shown = run("credentials", "list", "--provider", "nope")
+    assert shown == "No credentials of provider 'nope' are configured.\n"
 
 
 def test_credentials_show_has_limits_and_the_last_error(run: Callable[..., str]) -> None:
