@@ -1,7 +1,8 @@
 """
 Who a client is, from all sources: what made the request, the configured keys, plugins.
 
-An exclusive frontend auth plugin decides alone, the configured keys and open access included. Not here:
+An exclusive frontend auth plugin decides alone, the configured keys and open access included; any frontend
+auth plugin ends open access. Not here:
 the keys (auth.py), the plugins (plugins/frontend_auth.py).
 """
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from patchbay import errors
-from patchbay_gateway.edge.auth import Client
+from patchbay_gateway.edge.auth import OPEN, Client
 
 if TYPE_CHECKING:
     from patchbay_gateway.edge.auth import Authenticator
@@ -37,11 +38,15 @@ def client(
     if plugins.frontend.exclusive(snapshot) is not None:
         return None
     try:
-        return keys.authenticate(routed.exchange.head, snapshot)
+        known = keys.authenticate(routed.exchange.head, snapshot)
     except errors.Unauthenticated:
         if plugins.frontend.any(snapshot):
             return None
         raise
+    if known is OPEN and plugins.frontend.any(snapshot):
+        # Whoever has plugins say who enters does not mean that everybody may.
+        return None
+    return known
 
 
 async def by_plugins(request: Request, plugins: PluginSteps) -> Client:

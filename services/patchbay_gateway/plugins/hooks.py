@@ -3,8 +3,8 @@ Which plugins are asked at a step of the pipeline, and in which order.
 
 A plugin takes part in a step if it is enabled, its allow-list has the capability, it declared it when it was
 last registered, and its `match` accepts the request. One that is to `Fail` a request takes part even where it
-was never seen: a filter that cannot be asked must not be passed by. So does an exclusive frontend auth
-plugin whose allow-list says that it is one. Order: priority descending, id ascending,
+was never seen: a filter that cannot be asked must not be passed by. So does a frontend auth plugin whose
+allow-list says that it is one, and an exclusive one. Order: priority descending, id ascending,
 as the snapshot lists them.
 
 Cheap where nothing is declared: one look-up per step and request. Not here: calling (calls.py), what each
@@ -148,8 +148,8 @@ class Hooks:
 
     def _flags(self, entry: PluginEntry) -> set[str]:
         flags = set(self._declarations.declared(entry.id))
-        if not flags and _EXCLUSIVE in entry.capabilities:
-            # Never seen, but meant to decide alone who enters: until it comes nobody does.
+        if not flags and _FRONTEND in entry.capabilities:
+            # Never seen, but meant to say who enters: until it comes, its word is missing.
             flags = {_FRONTEND, _EXCLUSIVE}
         flags |= {flag for flag, chosen in entry.failure_policies.items() if chosen == "Fail"}
         return flags & set(entry.capabilities) if entry.capabilities else flags

@@ -98,11 +98,15 @@ def test_own_deadline_of_a_plugin_is_used() -> None:
     assert hook.policy.deadline == 0.25
 
 
-def test_exclusive_auth_takes_part_before_it_was_ever_seen() -> None:
-    """Where the allow-list says that it is exclusive; else nobody can know."""
+def test_frontend_auth_takes_part_before_it_was_ever_seen() -> None:
+    """Where the allow-list says that it is one; else nobody can know."""
     exclusive = "frontend_auth_provider_exclusive"
     allowed = ("frontend_auth_provider", exclusive)
     snapshot = Snapshot(1, plugins=(PluginEntry("a", capabilities=allowed), PluginEntry("b")))
     assert ids(Hooks(Declared()), snapshot, flag=exclusive) == ["a"]
+    assert ids(Hooks(Declared()), snapshot, flag="frontend_auth_provider") == ["a"]
+    other = Snapshot(2, plugins=(PluginEntry("a", capabilities=("frontend_auth_provider",)),))
+    assert ids(Hooks(Declared()), other, flag=exclusive) == []
+    assert ids(Hooks(Declared()), other, flag="frontend_auth_provider") == ["a"]
     seen = Declared(a={"frontend_auth_provider"})
     assert ids(Hooks(seen), snapshot, flag=exclusive) == []
