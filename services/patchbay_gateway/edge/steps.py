@@ -20,6 +20,7 @@ from patchbay_gateway.edge.outgoing import Outgoing
 from patchbay_gateway.edge.translation import Translation
 from patchbay_gateway.plugins.execution import PluginExecution
 from patchbay_gateway.plugins.frontend_auth import FrontendAuth
+from patchbay_gateway.plugins.grants import grants_of
 from patchbay_gateway.plugins.hooks import Facts, Hook, Hooks
 from patchbay_gateway.plugins.lifecycle import Lifecycle
 from patchbay_gateway.plugins.model_router import ModelRouters
@@ -113,7 +114,7 @@ class PluginSteps:
     def scope(self, request: Request, plugin_id: str) -> Scope | None:
         """Return what an executor may call back in during one call; None when it is granted nothing."""
         entry = request.snapshot.plugin_by_id.get(plugin_id)
-        if entry is None or not entry.host_access:
+        if entry is None or not entry.host_access or not grants_of(entry).some:
             return None
         steps = request.steps or self.made(request)
         hook = Hook(plugin_id, "executor", entry, policy("executor"))

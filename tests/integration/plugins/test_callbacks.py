@@ -359,6 +359,17 @@ def test_client_that_leaves_ends_the_nested_call(world: World) -> None:
         time.sleep(0.02)  # polls another process
 
 
+def test_deadline_of_the_callback_ends_the_nested_call(world: World) -> None:
+    slow = {"x-echo-delay-ms": "60000"}
+    (found,) = world.ask(
+        {"op": "model", "model": "echo", "text": "slow", "headers": slow, "seconds": 0.5}
+    )
+    assert found["error"] == "DeadlineExceeded"
+    inner = next(n for n in world.notes() if n.get("model") == "echo" and n["hook"] == "before")
+    ask = "select outcome from attempts where request_uid = ? and state != 'open'"
+    assert world.ledger(ask, inner["request"]) == [("cancelled",)]
+
+
 def test_outside_of_a_scope_the_plugin_is_the_client(world: World) -> None:
     (found,) = world.ask({"op": "model", "model": "echo", "outside": True})
     assert found["status"] == 200

@@ -99,7 +99,9 @@ class Pipeline:
         await self._script(routed)
 
 
-def calls(script: Callable[[RoutedRequest], Awaitable[None]]) -> tuple[ModelCalls, Pipeline]:
+def calls(
+    script: Callable[[RoutedRequest], Awaitable[None]], **limits: int
+) -> tuple[ModelCalls, Pipeline]:
     """Return model calls over a pipeline."""
     pipeline = Pipeline(script)
     made = ModelCalls(
@@ -109,6 +111,7 @@ def calls(script: Callable[[RoutedRequest], Awaitable[None]]) -> tuple[ModelCall
         native=native_registry(),
         mint=lambda: "01REQUEST",
         now=lambda: 1_800_000_000.0,
+        **limits,
     )
     return made, pipeline
 
@@ -279,4 +282,29 @@ async def test_call_that_is_left_cancels_the_pipeline() -> None:
         pass
     async with asyncio.timeout(1):
         await cancelled.wait()
+    await made.aclose()
+
+
+async def test_plugin_has_so_many_calls_at_once_and_no_more() -> None:
+    blocked = asyncio.Event()
+
+    async def hang(routed: RoutedRequest) -> None:
+        await answers(routed)
+        await blocked.wait()
+
+    made, _ = calls(hang, most=2)
+    for _ in range(2):
+        async with made.call(CALLER, asked(), stream=False):
+            pass
+    with pytest.raises(errors.ResourceExhausted) as refused:
+        async with made.call(CALLER, asked(), stream=False):
+            pass
+    assert refused.value.reason == "TOO_MANY_MODEL_CALLS"
+    other = Caller("q", PluginEntry("q"), Grants(models=True), None)
+    async with made.call(other, asked(), stream=False):
+        pass
+    blocked.set()
+    await made.aclose()
+    async with made.call(CALLER, asked(), stream=False):
+        pass
     await made.aclose()

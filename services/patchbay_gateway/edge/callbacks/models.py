@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 SOURCE: Final = "plugin_host_model_callback"
 """What plugins are told of where such a request comes from (pluginapi, metadata `source`)."""
 CALL_DEPTH: Final = "CALL_DEPTH"
+MAX_RUNNING: Final = 1000
+"""Model calls of one plugin at once on one edge: a plugin that calls itself without its scope ends here."""
 
 _OPERATIONS: Final = frozenset({"chat", "completions", "embeddings", "count_tokens"})
 _WHOLE: Final = frozenset({"embeddings", "count_tokens"})
@@ -122,6 +125,7 @@ class ModelCalls:
         native: Translates answers, where the plugin wants another format than it asks in.
         mint: Makes request ids.
         now: Unix seconds.
+        most: Calls of one plugin at once.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class ModelCalls:
         native: Registry,
         mint: Callable[[], str],
         now: Callable[[], float],
+        most: int = MAX_RUNNING,
     ) -> None:
         self._pipeline = pipeline
         self._holder = holder
@@ -140,7 +145,9 @@ class ModelCalls:
         self._native = native
         self._mint = mint
         self._now = now
-        self._running: set[asyncio.Task[None]] = set()
+        self._most = most
+        self._running: dict[asyncio.Task[None], str] = {}
+        self._counts: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
     async def call(
@@ -158,12 +165,19 @@ class ModelCalls:
             PermissionDenied: HOST_ACCESS_DENIED.
             InvalidRequest: STREAM_MISMATCH, UNKNOWN_FORMAT, UNKNOWN_OPERATION, MISSING_MODEL, NO_TRANSLATION.
             FailedPrecondition: CALL_DEPTH.
+            ResourceExhausted: TOO_MANY_MODEL_CALLS.
             UpstreamError: The call failed before its answer began.
         """
         caller.need(caller.grants.models, "run models", "models")
         entry = self._checked(asked, stream=stream)
         answer = self._answer(asked, entry, stream=stream)
         depth = _depth(caller)
+        if self._counts[caller.plugin_id] >= self._most:
+            raise errors.ResourceExhausted(
+                f"plugin {caller.plugin_id} has {self._most} model calls under way here",
+                reason="TOO_MANY_MODEL_CALLS",
+                retry_after=1,
+            )
         exchange = self._exchange(caller, asked, entry, stream=stream)
         routed = self._routed(caller, asked, entry, exchange, stream=stream, depth=depth)
         if caller.scope is not None:
@@ -171,8 +185,9 @@ class ModelCalls:
         task = asyncio.get_running_loop().create_task(
             self._run(routed, exchange), name=f"model call of plugin {caller.plugin_id}"
         )
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = caller.plugin_id
+        self._counts[caller.plugin_id] += 1
+        task.add_done_callback(self._over)
         try:
             await exchange.answered()
             if not 200 <= exchange.status < 300:
@@ -190,6 +205,9 @@ class ModelCalls:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._counts[self._running.pop(task)] -= 1
 
     async def _run(self, routed: RoutedRequest, exchange: MemoryExchange) -> None:
         try:

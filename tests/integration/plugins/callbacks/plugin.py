@@ -164,7 +164,8 @@ class Caller(Executor, ModelRouter, RequestInterceptor):
             answer = await host.execute_model(asked)
             return json.loads(json.loads(answer.body)["choices"][0]["message"]["content"])[0]
         if op == "model":
-            answer = await host.execute_model(self._asked(command))
+            asked = self._asked(command)
+            answer = await host.execute_model(asked, seconds=command.get("seconds", 60))
             return {
                 "status": answer.status_code,
                 "body": json.loads(answer.body),
