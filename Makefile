@@ -96,7 +96,7 @@ test-unit: setup ## Pure logic
 test-golden: setup ## Files in, files out
 	$(PYTEST) tests/golden
 test-contract: setup ## The contract over real gRPC
-	$(PYTEST) tests/contract
+	$(PYTEST) tests/contract tests/conformance
 test-integration: setup ## Real processes
 	$(PYTEST) tests/integration
 test-faults: setup ## Kills, outages and bad clients at full length

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import signal
+import subprocess
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.harness.processes import PATCHBAY
 from typer.testing import CliRunner
 
 from patchbay import cli, errors
@@ -159,5 +163,30 @@ def test_check_of_a_broken_plugin_ends_with_1(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('author = "You"', 'author = ""'))
     result = invoke("plugin", "check", file)
     assert result.exit_code == 1
-    assert "fail     handshake.register" in result.stdout
+    assert "fail     handshake.register" in result.stdout, result.output
     assert "metadata.author is empty" in result.stdout
+
+
+def test_run_without_a_key_prints_one_that_the_check_takes(tmp_path: Path) -> None:
+    scaffold("my-filter", ["request_normalizer"], tmp_path / "p")
+    socket = f"unix:{tmp_path}/s"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PATCHBAY_")}
+    command: list[str | Path] = [
+        PATCHBAY,
+        "plugin",
+        "run",
+        tmp_path / "p" / "my_filter.py",
+        "--address",
+        socket,
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        name, _, key = process.stdout.readline().strip().partition("=")
+        assert name == "PATCHBAY_PLUGIN_KEY"
+        file = tmp_path / "key"
+        file.write_text(key)
+        result = invoke("plugin", "check", socket, "--id", "my-filter", "--key-file", file)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert result.exit_code == 0, result.output
+    assert "skipped  secrets.logs" in result.stdout

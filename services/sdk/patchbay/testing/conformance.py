@@ -11,6 +11,7 @@ the rules (`patchbay.testing.rules_*`), the command line (`patchbay plugin check
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,12 @@ RULES: Final[tuple[Rule, ...]] = (
 
 _MOST: Final = 30.0
 """Seconds for one rule."""
+
+_REACH: Final = 20.0
+"""Seconds to reach the plugin."""
+_REFUSED: Final = 3.0
+"""Seconds for which a refused connection is tried again."""
+_READY: Final = grpc.ChannelConnectivity.READY
 
 PASS: Final = "pass"  # noqa: S105 - a verdict
 FAIL: Final = "fail"
@@ -142,13 +149,20 @@ async def check(
 
 
 async def _reach(subject: Subject) -> None:
+    """Return when the plugin answers; a busy machine has longer for it than one that says no."""
     channel = subject.connect().channel
-    try:
-        await asyncio.wait_for(channel.channel_ready(), 5)
-    except (TimeoutError, grpc.aio.AioRpcError):
-        raise errors.Unavailable(
-            f"nobody answers at {subject.address}; is the plugin running there?"
-        ) from None
+    began = time.monotonic()
+    refused_at = 0.0
+    while (state := channel.get_state(try_to_connect=True)) is not _READY:
+        now = time.monotonic()
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            refused_at = refused_at or now
+        if now - began > _REACH or (refused_at and now - refused_at > _REFUSED):
+            raise errors.Unavailable(
+                f"nobody answers at {subject.address}; is the plugin running there?"
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(channel.wait_for_state_change(state), 0.5)
 
 
 async def _try(rule: Rule, subject: Subject) -> Result:

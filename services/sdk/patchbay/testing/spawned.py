@@ -64,7 +64,7 @@ class Spawned:
 
 
 @contextlib.asynccontextmanager
-async def spawned(target: str, key: bytes, *, seconds: float = 20.0) -> AsyncIterator[Spawned]:
+async def spawned(target: str, key: bytes, *, seconds: float = 60.0) -> AsyncIterator[Spawned]:
     """
     Run `patchbay plugin run` of *target* on a socket of its own, ready when this returns.
 
