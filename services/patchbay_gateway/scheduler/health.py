@@ -83,6 +83,7 @@ class HealthView:
         self._ttl = lease_ttl
         self._states: dict[str, _State] = {}
         self._newest: dict[str, int] = {}
+        self._material: dict[str, int] = {}
         self._busy: dict[str, int] = {}
         self._planned: dict[str, int] = {}
         self._mine: dict[str, dict[str, float]] = {}
@@ -136,6 +137,10 @@ class HealthView:
         """Whether anything at all is held against the credential."""
         return credential_id in self._states
 
+    def outdated(self, credential_id: str, version: int) -> bool:
+        """Whether there is newer material than *version*, be it that this scheduler has not read it yet."""
+        return self._material.get(credential_id, 0) > version
+
     def disabled(self, credential_id: str) -> bool:
         """Whether management took it out of use."""
         state = self._states.get(credential_id)
@@ -185,9 +190,21 @@ class HealthView:
         self.changed()
 
     def replace(
-        self, credential_id: str, found: Mapping[str, Mark], *, off: bool, version: int
+        self,
+        credential_id: str,
+        found: Mapping[str, Mark],
+        *,
+        off: bool,
+        version: int,
+        material: int = 0,
     ) -> None:
-        """Hold exactly *found* against a credential, as read at *version*; tells nobody (`changed`)."""
+        """
+        Hold exactly *found* against a credential, as read at *version*; tells nobody (`changed`).
+
+        *material* is the newest version of its material that Redis was told of, 0 for none.
+        """
+        if material:
+            self._material[credential_id] = material
         if self._newest.get(credential_id, 0) > version:
             return  # a change came by the channel while this was on its way
         state = _State()
@@ -206,6 +223,7 @@ class HealthView:
         """Another epoch: nothing is held against anybody."""
         self._states.clear()
         self._newest.clear()
+        self._material.clear()
         self._busy.clear()
         self.version = 0
         self.behind = False
@@ -229,6 +247,8 @@ class HealthView:
         elif change.kind == "o":
             state = state or self._states.setdefault(id_, _State())
             state.off = bool(change.value)
+        elif change.kind == "v":
+            self._material[id_] = int(change.value)
         if state is not None and not state.marks and not state.off:
             self._states.pop(id_, None)
 

@@ -126,7 +126,9 @@ def build_leasing(
     capacity = Capacity(clock=clock)
     view.on_change(capacity.wake)
     selector = Selector(credentials.usable, view, now=clock.now, unusable=credentials.obstacle)
-    placing = Placing(selector=selector, grants=grants, book=book, view=view, clock=clock)
+    placing = Placing(
+        selector=selector, grants=grants, book=book, view=view, clock=clock, read=records.read
+    )
     acquiring = Acquiring(
         holder=holder,
         placing=placing,

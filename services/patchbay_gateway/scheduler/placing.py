@@ -10,6 +10,8 @@ Not here: choosing (selection.py), the call (booking.py), messages (service.py).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +21,7 @@ from patchbay_gateway.scheduler.leases import Check
 from patchbay_gateway.scheduler.selection import CHOICE_GONE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.snapshot import Snapshot
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.health import HealthView
     from patchbay_gateway.scheduler.selection import Candidate, Selector
 
+# Seconds for reading material of which another scheduler told.
+_READ: Final = 1.0
 # Choices per attempt. Each one that fails teaches the view, so more only help while the pool changes faster.
 _TURNS: Final = 8
 
@@ -91,6 +95,7 @@ class Placing:
         book: Takes them.
         view: What is known of the pool.
         clock: Time.
+        read: Reads the durable record of a credential anew; None: there are none.
     """
 
     def __init__(
@@ -101,7 +106,9 @@ class Placing:
         book: LeaseBook,
         view: HealthView,
         clock: Clock,
+        read: Callable[[str], Awaitable[object]] | None = None,
     ) -> None:
+        self._read = read
         self._selector = selector
         self._grants = grants
         self._book = book
@@ -129,6 +136,7 @@ class Placing:
                 for credential_id in turn.planned:
                     self._view.planned(credential_id)
             again: list[int] = []
+            outdated: list[tuple[Wish, Grant]] = []
             for (index, grant), answer in zip(turn.chosen, taken, strict=True):
                 if answer is None:
                     results[index] = Placed(grant)
@@ -137,9 +145,7 @@ class Placing:
                 elif isinstance(answer, Refused):
                     again.append(index)
                     if answer.why == "OUTDATED":
-                        # Newer material is on its way to this scheduler.
-                        wish = wishes[index]
-                        wish.exclude = [*wish.exclude, grant.candidate.credential.id]
+                        outdated.append((wishes[index], grant))
                     continue
                 elif isinstance(answer, str):
                     results[index] = Standing(answer)
@@ -147,12 +153,27 @@ class Placing:
                 credential = grant.candidate.credential
                 if credential.max_in_flight:
                     self._view.hold(credential.id, wishes[index].uid)
+            if outdated:
+                await self._catch_up(outdated)
             left = again
             if not left:
                 break
         for index in left:
             results[index] = results[index] or _restless()
         return results  # type: ignore[return-value] # every one is filled by now
+
+    async def _catch_up(self, outdated: Sequence[tuple[Wish, Grant]]) -> None:
+        """Read newer material that is on its way here; attempts that it does not reach do without it."""
+        for id_ in dict.fromkeys(grant.candidate.credential.id for _, grant in outdated):
+            if self._read is not None:
+                with contextlib.suppress(PatchbayError, TimeoutError):
+                    async with asyncio.timeout(_READ):
+                        await self._read(id_)
+        now = self._clock.now()
+        for wish, grant in outdated:
+            newest = self._grants.of(wish.snapshot, grant.candidate, now)
+            if newest.lease.credential_version <= grant.lease.credential_version:
+                wish.exclude = [*wish.exclude, grant.candidate.credential.id]
 
     def _choose(
         self,
@@ -162,7 +183,8 @@ class Placing:
     ) -> _Turn:
         view, now = self._view, self._clock.now()
         turn = _Turn(view.version)
-        pick, grant_of, touches = self._selector.pick, self._grants.of, view.touches
+        pick, grant_of = self._selector.pick, self._grants.of
+        touches, outdated = view.touches, view.outdated
         for index in indices:
             wish = wishes[index]
             try:
@@ -187,7 +209,11 @@ class Placing:
                 continue
             credential = candidate.credential
             grant = grant_of(wish.snapshot, candidate, now)
-            if credential.max_in_flight or touches(credential.id):
+            if (
+                credential.max_in_flight
+                or touches(credential.id)
+                or outdated(credential.id, grant.lease.credential_version)
+            ):
                 turn.checks[len(turn.leases)] = Check(credential.max_in_flight)
             if credential.max_in_flight:
                 view.plan(credential.id)

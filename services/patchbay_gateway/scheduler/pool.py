@@ -318,7 +318,13 @@ class Pool:
                 for name, value in fields.items()
                 if name.startswith(b"s:")
             }
-            self._view.replace(states[at].decode(), found, off=b"off" in fields, version=version)
+            self._view.replace(
+                states[at].decode(),
+                found,
+                off=b"off" in fields,
+                version=version,
+                material=int(fields.get(b"version", 0)),
+            )
         self._view.read_up_to(version)
         if states:
             self._view.changed()

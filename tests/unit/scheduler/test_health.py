@@ -151,3 +151,15 @@ async def test_places_whose_ends_other_schedulers_hear_of_are_forgotten(clock):
     await clock.advance(50)
     view.hold("c", "new")
     assert list(view._mine["c"]) == ["long", "new"]
+
+
+async def test_material_that_was_told_of_outdates_what_is_here(clock):
+    view = HealthView(clock=clock)
+    assert not view.outdated("c", 1)
+    view.learn([Change(1, "v", "c", "", b"2")])
+    assert view.outdated("c", 1)
+    assert not view.outdated("c", 2)
+    view.replace("c", {}, off=False, version=2, material=3)
+    assert view.outdated("c", 2)
+    view.forget()
+    assert not view.outdated("c", 2)
