@@ -383,6 +383,9 @@ def test_exclusive_auth_that_is_not_there_yet_opens_nothing(guarded: World) -> N
     guarded.well("exclusive")
     assert guarded.post("hi", headers={"x-hostile-user": "ann"}).status_code == 200
     assert guarded.post("hi").status_code == 401
+    models = f"{guarded.gateway.base_url}/v1/models"
+    assert httpx.get(models, headers={"x-hostile-user": "ann"}).json()["data"]
+    assert httpx.get(models, headers=guarded.gateway.headers()).status_code == 401
 
 
 @pytest.mark.parametrize("how", [*HOW, "die", "stop"])

@@ -16,6 +16,7 @@ from patchbay_gateway.edge.auth import OPEN, Client
 
 if TYPE_CHECKING:
     from patchbay_gateway.edge.auth import Authenticator
+    from patchbay_gateway.edge.exchange import Head
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.edge.routes.request import RoutedRequest
     from patchbay_gateway.edge.steps import PluginSteps
@@ -35,10 +36,31 @@ def client(
     """
     if routed.client is not None:
         return routed.client
+    return _by_keys(routed.exchange.head, snapshot, keys, plugins)
+
+
+async def reader(
+    head: Head, snapshot: Snapshot, keys: Authenticator, plugins: PluginSteps
+) -> Client:
+    """
+    Return who sent a request without a body.
+
+    Raises:
+        Unauthenticated: Nobody knows.
+        PermissionDenied: Open access, from a foreign page.
+        Unavailable: FRONTEND_AUTH_UNAVAILABLE, the exclusive plugin cannot be asked.
+    """
+    known = _by_keys(head, snapshot, keys, plugins)
+    return known if known is not None else await _by_plugins(head, b"", snapshot, plugins)
+
+
+def _by_keys(
+    head: Head, snapshot: Snapshot, keys: Authenticator, plugins: PluginSteps
+) -> Client | None:
     if plugins.frontend.exclusive(snapshot) is not None:
         return None
     try:
-        known = keys.authenticate(routed.exchange.head, snapshot)
+        known = keys.authenticate(head, snapshot)
     except errors.Unauthenticated:
         if plugins.frontend.any(snapshot):
             return None
@@ -59,13 +81,17 @@ async def by_plugins(request: Request, plugins: PluginSteps) -> Client:
     """
     assert request.document is not None
     head = request.routed.exchange.head
+    return await _by_plugins(head, request.document.data, request.snapshot, plugins)
+
+
+async def _by_plugins(head: Head, body: bytes, snapshot: Snapshot, plugins: PluginSteps) -> Client:
     found = await plugins.frontend.authenticate(
-        request.snapshot,
+        snapshot,
         method=head.method,
         path=head.path,
         headers=head.headers,
         query=parse_qs(head.query.decode("latin-1"), keep_blank_values=True),
-        body=request.document.data,
+        body=body,
         remote=head.peer,
     )
     if found is None:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from patchbay.errors import NotFound
+from patchbay_gateway.edge import knowing
 from patchbay_gateway.edge.dialects.port import ModelCard
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.auth import Authenticator, Client
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.exchange import Head
+    from patchbay_gateway.edge.steps import PluginSteps
     from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
 
 
@@ -28,23 +30,34 @@ class ModelLists:
     Args:
         snapshot: The current one.
         authenticator: Who asks.
+        plugins: Who else knows clients; None: nobody.
     """
 
-    def __init__(self, snapshot: Callable[[], Snapshot], authenticator: Authenticator) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        authenticator: Authenticator,
+        plugins: PluginSteps | None = None,
+    ) -> None:
         self._snapshot = snapshot
         self._authenticator = authenticator
+        self._plugins = plugins
 
-    def answer(self, dialect: Dialect, head: Head, model: str | None) -> bytes:
+    async def answer(self, dialect: Dialect, head: Head, model: str | None) -> bytes:
         """
         Return the list, or *model* alone, as JSON.
 
         Raises:
             Unauthenticated: No key, or an unknown one.
             PermissionDenied: Open access was asked for in a way it does not answer.
+            Unavailable: FRONTEND_AUTH_UNAVAILABLE.
             NotFound: reason MODEL_NOT_FOUND; also for a model that the key may not use.
         """
         snapshot = self._snapshot()
-        client = self._authenticator.authenticate(head, snapshot)
+        if self._plugins is None:
+            client = self._authenticator.authenticate(head, snapshot)
+        else:
+            client = await knowing.reader(head, snapshot, self._authenticator, self._plugins)
         if model is None:
             return dialect.model_list(cards(snapshot, client))
         name = model.removeprefix("models/")

@@ -125,7 +125,7 @@ class Router:
                 # The prefix of a provider, or /v1beta, is explicit; plain /v1/models is anybody's.
                 if head.path.startswith("/v1/"):
                     dialect = self._dialects[sniff_dialect(head)]
-                body = self._lists.answer(dialect, head, target.model)
+                body = await self._lists.answer(dialect, head, target.model)
                 await answers.send_json(
                     exchange, 200, body, [(b"x-request-id", request_id.encode())]
                 )
