@@ -99,7 +99,7 @@ class Fleet:
             process.start(wait=0)
         for process in self.processes.values():
             if process.ready_url:
-                process.wait_ready(40)
+                process.wait_ready(90)
 
     def stop(self) -> None:
         """Stop everything, Valkey and the identity server last; kill what does not stop."""

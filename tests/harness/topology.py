@@ -97,7 +97,7 @@ class Gateway:
             process.start(wait=0)
         for process in started:
             if process.ready_url:
-                process.wait_ready(40)
+                process.wait_ready(90)
 
     def stop(self) -> None:
         """Stop all services at once, Valkey last; kill what does not stop."""
