@@ -13,6 +13,7 @@ from patchbay_gateway.commands import (
     configuration,
     credentials,
     diagnosis,
+    login,
     models,
     plugins,
     reports,
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     configuration.register(app)
     reports.register(app)
     credentials.register(app)
+    login.register(app)
     models.register(app)
     diagnosis.register(app)
     plugins.register(app)

@@ -30,6 +30,7 @@ from patchbay_gateway.edge.leases import Leases
 from patchbay_gateway.edge.management.access import make_access
 from patchbay_gateway.edge.management.app import build_management_app
 from patchbay_gateway.edge.management.clients import UsageReports
+from patchbay_gateway.edge.management.logins import Logins
 from patchbay_gateway.edge.management.pool import Pool
 from patchbay_gateway.edge.management.port import ManagementPorts
 from patchbay_gateway.edge.models import ModelLists
@@ -253,7 +254,7 @@ async def running_edge(
     )
     router = Router(
         pipeline,
-        lists=ModelLists(snapshot, authenticator),
+        lists=ModelLists(snapshot, authenticator, plugin_steps),
         dialects=known,
         mint=uids.mint,
         on_bug=lambda error: server.report_foreign("edge", error),
@@ -364,6 +365,7 @@ async def running_management(
         usage=UsageReports(usage),
         plugins=plugins,
         pool=Pool(scheduler),
+        logins=Logins(scheduler),
         plugin_pages=pages,
         command_lines=command_lines,
     )

@@ -199,6 +199,9 @@ def _oauth2(source: model.OAuth2) -> form.OAuth2Entry:
         extra=dict(source.extra),
         refresh_lead=source.refresh_lead,
         plugin=source.plugin,
+        authorization_url=source.authorization_url or "",
+        authorization_extra=dict(source.authorization_extra),
+        device_authorization_url=source.device_authorization_url or "",
     )
 
 

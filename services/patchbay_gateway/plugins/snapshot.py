@@ -52,6 +52,12 @@ class OAuth2Entry(msgspec.Struct, frozen=True):
     """Seconds before its end at which an access token is refreshed."""
     plugin: str = "oauth2"
     """Id of the auth provider."""
+    authorization_url: str = ""
+    """Where a login begins; empty: there is none by redirect."""
+    authorization_extra: dict[str, str] = {}
+    """More parameters of that address."""
+    device_authorization_url: str = ""
+    """Where a login on another device begins; empty: there is none."""
 
 
 class CredentialEntry(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ from patchbay_gateway.scheduler.hosted import host_plugins
 from patchbay_gateway.scheduler.journal import Journal
 from patchbay_gateway.scheduler.leases import EpochChanged
 from patchbay_gateway.scheduler.leasing import LeaseCore, build_leasing
+from patchbay_gateway.scheduler.login import Logins
 from patchbay_gateway.scheduler.plugin_models import PluginModels
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.refreshing import running_refresh
@@ -224,6 +225,15 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             clock=clock,
             refresh=watcher.refresh,
             plugins=plugins,
+            logins=Logins(
+                store=store,
+                holder=holder,
+                calls=plugins.calls,
+                records=refreshing.records,
+                refresher=refreshing.refresher,
+                roots=roots,
+                clock=clock,
+            ),
             host=build_host(
                 plugins,
                 holder=holder,

@@ -137,6 +137,11 @@ class Refresher:
         """Credential id → what is refreshed."""
         return self._known
 
+    def client_secret(self, credential_id: str) -> str:
+        """Return what the configuration has as the credential's client secret; empty: none."""
+        seed = self._seeds.get(credential_id)
+        return seed.client_secret if seed is not None else ""
+
     @property
     def busy(self) -> int:
         """Flights under way."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.host_service import SchedulerHostServicer
     from patchbay_gateway.scheduler.hosted import HostedPlugins
     from patchbay_gateway.scheduler.inventory import Inventory, Status
+    from patchbay_gateway.scheduler.login import Logins
     from patchbay_gateway.scheduler.pool import Pool
     from patchbay_gateway.scheduler.records import Records
     from patchbay_gateway.scheduler.refresh import Refresher
@@ -60,10 +61,12 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         clock: Clock,
         refresh: Callable[[], Awaitable[None]],
         plugins: HostedPlugins,
+        logins: Logins,
         host: SchedulerHostServicer,
         problems: Callable[[], list[str]] = list,
     ) -> None:
         """*refresh* fetches the newest snapshot."""
+        self._logins = logins
         self.plugins = plugins
         """Those that this scheduler talks to."""
         self.problems = problems
@@ -287,6 +290,25 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         model.providers.extend(ready)
         model.available = bool(ready)
         model.owned_by = next(iter(ready or all_), "")
+
+    async def StartLogin(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.StartLoginRequest, context: Any = None
+    ) -> scheduler_pb2.StartLoginResponse:
+        """Begin a login (login.py, `Logins.start`)."""
+        return await self._logins.start(request)
+
+    async def CompleteLogin(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.CompleteLoginRequest, context: Any = None
+    ) -> scheduler_pb2.CompleteLoginResponse:
+        """Take what a redirect brought (login.py, `Logins.complete`)."""
+        await self._logins.complete(request)
+        return scheduler_pb2.CompleteLoginResponse()
+
+    async def PollLogin(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.PollLoginRequest, context: Any = None
+    ) -> scheduler_pb2.PollLoginResponse:
+        """Tell how a login stands (login.py, `Logins.poll`)."""
+        return await self._logins.poll(request.state)
 
     async def ListChannelKeys(  # noqa: N802 - the method's name in the contract
         self, request: scheduler_pb2.ListChannelKeysRequest, context: Any = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors
 from patchbay_gateway.edge.management.failures import STATUS, error_body
+from patchbay_gateway.edge.management.logins import CALLBACK
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.plugins.management_api import PAGES
 from patchbay_gateway.plugins.response_headers import SANDBOX
@@ -84,7 +85,7 @@ class _Gate:
             await self._ports.health(scope, receive, send)
             return
         try:
-            if path == "/metrics" or path in _PUBLIC:
+            if path == "/metrics" or path in _PUBLIC or path == CALLBACK:
                 self._access.refuse_foreign(scope["headers"])
             else:
                 scope["patchbay.principal"] = self._access.admit(scope["method"], scope["headers"])

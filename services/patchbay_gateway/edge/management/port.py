@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from patchbay_gateway.edge.management.logins import Logins
     from patchbay_gateway.edge.management.pool import Pool
     from patchbay_gateway.kernel.health import HealthApp
     from patchbay_gateway.plugins.command_line import CommandLines
@@ -45,6 +46,8 @@ class ManagementPorts:
     """What is registered and what is not, with the reasons (PluginRegistry.status)."""
     pool: Pool
     """Credentials and models, as a scheduler sees them."""
+    logins: Logins | None = None
+    """Logins of credentials."""
     plugin_pages: ManagementPlugins | None = None
     """Routes and pages of plugins."""
     command_lines: CommandLines | None = None

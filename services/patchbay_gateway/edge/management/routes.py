@@ -21,12 +21,14 @@ from starlette.routing import Route
 from patchbay import errors
 from patchbay_gateway.edge.management import page, plugin_routes, views
 from patchbay_gateway.edge.management.failures import STATUS, error_body
+from patchbay_gateway.edge.management.logins import CALLBACK
 from patchbay_gateway.edge.management.port import Grouping
 from patchbay_gateway.kernel.config.quantities import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from patchbay_gateway.edge.management.logins import Logins
     from patchbay_gateway.edge.management.port import ManagementPorts
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.command_line import CommandLines
@@ -148,7 +150,48 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         return await ports.pool.switch(credential_id, disabled=False)
 
     _plugins(router, ports)
+    _logins(router, ports)
     return router
+
+
+class LoginStart(BaseModel):
+    """What to log in."""
+
+    provider: str = Field(default="", description="As in providers[].name.")
+    credential: str = Field(default="", description="Which, where several log in.")
+    flow: str = Field(default="", description="`code` or `device`; empty: as it can.")
+
+
+def _logins(router: APIRouter, ports: ManagementPorts) -> None:
+    """Add what concerns logins."""
+
+    def logins() -> Logins:
+        if ports.logins is None:
+            raise errors.Unavailable("this process knows no schedulers", reason="NO_LOGINS")
+        return ports.logins
+
+    @router.post("/login", tags=["credentials"])
+    async def start(wanted: LoginStart, request: Request) -> dict[str, Any]:
+        """Begin a login: the answer has the address to open, and the state to ask by."""
+        callback = str(request.base_url).rstrip("/") + CALLBACK
+        return await logins().start(wanted.provider, wanted.credential, wanted.flow, callback)
+
+    @router.get("/login/{state}", tags=["credentials"])
+    async def poll(state: str) -> dict[str, Any]:
+        """How a login stands: `wait`, `ok` or `error`."""
+        return await logins().poll(state)
+
+    @router.get("/oauth-callback", tags=["credentials"])
+    async def callback(
+        state: str = "", code: str = "", error: str = "", error_description: str = ""
+    ) -> HTMLResponse:
+        """Where providers redirect to. Needs no key: its state is one, and good for once."""
+        try:
+            await logins().complete(state, code, error, error_description)
+        except errors.NotFound:
+            text = "No such login, or it is over. Begin anew."
+            return HTMLResponse(f"<!doctype html><p>{text}</p>", 404)
+        return HTMLResponse("<!doctype html><p>You can close this page.</p>")
 
 
 class Run(BaseModel):

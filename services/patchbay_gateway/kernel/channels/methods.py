@@ -298,6 +298,17 @@ REFRESH_CREDENTIAL = Method(
     scheduler_pb2.RefreshCredentialRequest,
     scheduler_pb2.RefreshCredentialResponse,
 )
+START_LOGIN_FLOW = Method(
+    _SCHEDULER + "StartLogin", scheduler_pb2.StartLoginRequest, scheduler_pb2.StartLoginResponse
+)
+COMPLETE_LOGIN = Method(
+    _SCHEDULER + "CompleteLogin",
+    scheduler_pb2.CompleteLoginRequest,
+    scheduler_pb2.CompleteLoginResponse,
+)
+POLL_LOGIN_FLOW = Method(
+    _SCHEDULER + "PollLogin", scheduler_pb2.PollLoginRequest, scheduler_pb2.PollLoginResponse
+)
 LIST_CREDENTIALS = Method(
     _SCHEDULER + "ListCredentials",
     scheduler_pb2.ListCredentialsRequest,

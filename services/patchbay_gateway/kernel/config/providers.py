@@ -93,7 +93,7 @@ class OnDisconnect(Section):
 
 
 class OAuth2(Section):
-    """An OAuth 2 credential: a refresh token and where it is exchanged."""
+    """An OAuth 2 credential: where its tokens are exchanged, and a refresh token unless it logs in."""
 
     token_url: Url
     """Token endpoint."""
@@ -125,15 +125,27 @@ class OAuth2(Section):
     """How long before its end an access token is refreshed, at most a quarter of its life."""
     plugin: Name = "oauth2"
     """Auth provider that refreshes it: the built-in, or one of `plugins`."""
+    authorization_url: Url | None = None
+    """Where `patchbay login` sends a person, for a login by redirect."""
+    authorization_extra: dict[str, str] = Field(default={})
+    """More parameters of that address."""
+    device_authorization_url: Url | None = None
+    """Where `patchbay login --device` begins, for a login on another device."""
 
     @model_validator(mode="after")
     def _sources(self) -> Self:
         names = ("refresh_token", "refresh_token_env", "refresh_token_file")
-        exactly_one(self, names)
+        exactly_one(self, names, optional=self._logs_in())
         names = ("client_secret", "client_secret_env", "client_secret_file")
         exactly_one(self, names, optional=True)
         exactly_one(self, ("access_token_env", "access_token_file"), optional=True)
         return self
+
+    def _logs_in(self) -> bool:
+        """Whether a login can bring the refresh token; other auth providers know themselves."""
+        return bool(
+            self.authorization_url or self.device_authorization_url or self.plugin != "oauth2"
+        )
 
 
 class Credential(Section):

@@ -1118,3 +1118,157 @@ class ChannelKey(Message):
         key: bytes = ...,
     ) -> None: ...
     def ClearField(self, field_name: Literal["key", b"key", "plugin_id", b"plugin_id"]) -> None: ...
+
+@final
+class StartLoginRequest(Message):
+    """Begins a login."""
+
+    DESCRIPTOR: Descriptor
+
+    PROVIDER_FIELD_NUMBER: int
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    FLOW_FIELD_NUMBER: int
+    CALLBACK_URL_FIELD_NUMBER: int
+    provider: str
+    """Required. Name of the provider in the configuration."""
+    credential_id: str
+    """Optional. Credential that logs in; empty: the provider's only one with OAuth."""
+    flow: str
+    """Optional. `code` or `device`; empty: the auth provider chooses."""
+    callback_url: str
+    """Required. URL of the callback, for the provider's redirect."""
+    def __init__(
+        self,
+        *,
+        provider: str = ...,
+        credential_id: str = ...,
+        flow: str = ...,
+        callback_url: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["callback_url", b"callback_url", "credential_id", b"credential_id", "flow", b"flow", "provider", b"provider"]) -> None: ...
+
+@final
+class StartLoginResponse(Message):
+    """What a person has to do."""
+
+    DESCRIPTOR: Descriptor
+
+    STATE_FIELD_NUMBER: int
+    URL_FIELD_NUMBER: int
+    USER_CODE_FIELD_NUMBER: int
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    INTERVAL_FIELD_NUMBER: int
+    EXPIRES_AT_FIELD_NUMBER: int
+    state: str
+    """Required. State: names the login from now on."""
+    url: str
+    """Required. URL to open."""
+    user_code: str
+    """Optional. Code to type there."""
+    credential_id: str
+    """Required. Credential that logs in."""
+    @property
+    def interval(self) -> Duration:
+        """Required. Least time between two polls."""
+
+    @property
+    def expires_at(self) -> Timestamp:
+        """Required. When the login ends unfinished."""
+
+    def __init__(
+        self,
+        *,
+        state: str = ...,
+        url: str = ...,
+        user_code: str = ...,
+        credential_id: str = ...,
+        interval: Duration | None = ...,
+        expires_at: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["expires_at", b"expires_at", "interval", b"interval"]) -> bool: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "expires_at", b"expires_at", "interval", b"interval", "state", b"state", "url", b"url", "user_code", b"user_code"]) -> None: ...
+
+@final
+class CompleteLoginRequest(Message):
+    """The query of a provider's redirect."""
+
+    DESCRIPTOR: Descriptor
+
+    STATE_FIELD_NUMBER: int
+    CODE_FIELD_NUMBER: int
+    ERROR_FIELD_NUMBER: int
+    ERROR_DESCRIPTION_FIELD_NUMBER: int
+    state: str
+    """Required. State."""
+    code: str
+    """Optional. Authorization code."""
+    error: str
+    """Optional. The provider's error code."""
+    error_description: str
+    """Optional. The provider's sentence about it."""
+    def __init__(
+        self,
+        *,
+        state: str = ...,
+        code: str = ...,
+        error: str = ...,
+        error_description: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["code", b"code", "error", b"error", "error_description", b"error_description", "state", b"state"]) -> None: ...
+
+@final
+class CompleteLoginResponse(Message):
+    """Acknowledges the redirect."""
+
+    DESCRIPTOR: Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+@final
+class PollLoginRequest(Message):
+    """Asks how a login stands."""
+
+    DESCRIPTOR: Descriptor
+
+    STATE_FIELD_NUMBER: int
+    state: str
+    """Required. State."""
+    def __init__(
+        self,
+        *,
+        state: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["state", b"state"]) -> None: ...
+
+@final
+class PollLoginResponse(Message):
+    """How a login stands."""
+
+    DESCRIPTOR: Descriptor
+
+    STATUS_FIELD_NUMBER: int
+    MESSAGE_FIELD_NUMBER: int
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    INTERVAL_FIELD_NUMBER: int
+    status: str
+    """Required. `wait`, `ok` or `error`."""
+    message: str
+    """Optional. A sentence for the person."""
+    credential_id: str
+    """Required. Credential that logs in."""
+    @property
+    def interval(self) -> Duration:
+        """Required. Least time until the next poll."""
+
+    def __init__(
+        self,
+        *,
+        status: str = ...,
+        message: str = ...,
+        credential_id: str = ...,
+        interval: Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["interval", b"interval"]) -> bool: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "interval", b"interval", "message", b"message", "status", b"status"]) -> None: ...

@@ -76,6 +76,21 @@ class SchedulerServiceStub(object):
                 request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.SerializeToString,
                 response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
                 _registered_method=True)
+        self.StartLogin = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/StartLogin',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginResponse.FromString,
+                _registered_method=True)
+        self.CompleteLogin = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/CompleteLogin',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CompleteLoginRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CompleteLoginResponse.FromString,
+                _registered_method=True)
+        self.PollLogin = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/PollLogin',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.PollLoginRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.PollLoginResponse.FromString,
+                _registered_method=True)
         self.ListChannelKeys = channel.unary_unary(
                 '/patchbay.scheduler.v1.SchedulerService/ListChannelKeys',
                 request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.ListChannelKeysRequest.SerializeToString,
@@ -147,6 +162,27 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartLogin(self, request, context):
+        """Begins a login at a credential's auth provider. States are kept for 30 minutes, by all schedulers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteLogin(self, request, context):
+        """Takes what a provider's redirect brought. Each state is taken once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PollLogin(self, request, context):
+        """Asks how a login stands; when it is done, the credential's material has been kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListChannelKeys(self, request, context):
         """Hands an edge or usage service the channel keys of plugins, never their sealing keys.
         """
@@ -196,6 +232,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.SetCredentialDisabled,
                     request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.FromString,
                     response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.SerializeToString,
+            ),
+            'StartLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartLogin,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginResponse.SerializeToString,
+            ),
+            'CompleteLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteLogin,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CompleteLoginRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CompleteLoginResponse.SerializeToString,
+            ),
+            'PollLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.PollLogin,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.PollLoginRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.PollLoginResponse.SerializeToString,
             ),
             'ListChannelKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChannelKeys,
@@ -421,6 +472,87 @@ class SchedulerService(object):
             '/patchbay.scheduler.v1.SchedulerService/SetCredentialDisabled',
             patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.SerializeToString,
             patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/StartLogin',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/CompleteLogin',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CompleteLoginRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CompleteLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PollLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/PollLogin',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.PollLoginRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.PollLoginResponse.FromString,
             options,
             channel_credentials,
             insecure,

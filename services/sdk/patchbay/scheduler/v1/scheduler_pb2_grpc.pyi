@@ -30,6 +30,8 @@ from grpc.aio import (
 from patchbay.scheduler.v1.scheduler_pb2 import (
     AcquireRequest,
     AcquireResponse,
+    CompleteLoginRequest,
+    CompleteLoginResponse,
     CredentialStatus,
     ListChannelKeysRequest,
     ListChannelKeysResponse,
@@ -37,6 +39,8 @@ from patchbay.scheduler.v1.scheduler_pb2 import (
     ListCredentialsResponse,
     ListModelsRequest,
     ListModelsResponse,
+    PollLoginRequest,
+    PollLoginResponse,
     RefreshCredentialRequest,
     RefreshCredentialResponse,
     RenewRequest,
@@ -45,6 +49,8 @@ from patchbay.scheduler.v1.scheduler_pb2 import (
     ReportResponse,
     ResetCredentialRequest,
     SetCredentialDisabledRequest,
+    StartLoginRequest,
+    StartLoginResponse,
 )
 from typing import (
     TypeVar,
@@ -118,6 +124,24 @@ class SchedulerServiceStub:
     ]
     """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
 
+    StartLogin: UnaryUnaryMultiCallable[
+        StartLoginRequest,
+        StartLoginResponse,
+    ]
+    """Begins a login at a credential's auth provider. States are kept for 30 minutes, by all schedulers."""
+
+    CompleteLogin: UnaryUnaryMultiCallable[
+        CompleteLoginRequest,
+        CompleteLoginResponse,
+    ]
+    """Takes what a provider's redirect brought. Each state is taken once."""
+
+    PollLogin: UnaryUnaryMultiCallable[
+        PollLoginRequest,
+        PollLoginResponse,
+    ]
+    """Asks how a login stands; when it is done, the credential's material has been kept."""
+
     ListChannelKeys: UnaryUnaryMultiCallable[
         ListChannelKeysRequest,
         ListChannelKeysResponse,
@@ -182,6 +206,24 @@ class SchedulerServiceAsyncStub:
         CredentialStatus,
     ]
     """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
+
+    StartLogin: UnaryUnaryMultiCallable[
+        StartLoginRequest,
+        StartLoginResponse,
+    ]
+    """Begins a login at a credential's auth provider. States are kept for 30 minutes, by all schedulers."""
+
+    CompleteLogin: UnaryUnaryMultiCallable[
+        CompleteLoginRequest,
+        CompleteLoginResponse,
+    ]
+    """Takes what a provider's redirect brought. Each state is taken once."""
+
+    PollLogin: UnaryUnaryMultiCallable[
+        PollLoginRequest,
+        PollLoginResponse,
+    ]
+    """Asks how a login stands; when it is done, the credential's material has been kept."""
 
     ListChannelKeys: UnaryUnaryMultiCallable[
         ListChannelKeysRequest,
@@ -263,6 +305,30 @@ class SchedulerServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[CredentialStatus, Awaitable[CredentialStatus]]:
         """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
+
+    @abstractmethod
+    def StartLogin(
+        self,
+        request: StartLoginRequest,
+        context: _ServicerContext,
+    ) -> Union[StartLoginResponse, Awaitable[StartLoginResponse]]:
+        """Begins a login at a credential's auth provider. States are kept for 30 minutes, by all schedulers."""
+
+    @abstractmethod
+    def CompleteLogin(
+        self,
+        request: CompleteLoginRequest,
+        context: _ServicerContext,
+    ) -> Union[CompleteLoginResponse, Awaitable[CompleteLoginResponse]]:
+        """Takes what a provider's redirect brought. Each state is taken once."""
+
+    @abstractmethod
+    def PollLogin(
+        self,
+        request: PollLoginRequest,
+        context: _ServicerContext,
+    ) -> Union[PollLoginResponse, Awaitable[PollLoginResponse]]:
+        """Asks how a login stands; when it is done, the credential's material has been kept."""
 
     @abstractmethod
     def ListChannelKeys(
