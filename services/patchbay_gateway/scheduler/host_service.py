@@ -214,9 +214,9 @@ class SchedulerHostServicer(host_pb2_grpc.HostServiceServicer):
                 entry.last_refresh.FromSeconds(int(record.refreshed_at))
         refresh = self._refresher.status(credential.id)
         again = refresh.next_at if refresh is not None and state != "ready" else 0.0
-        untils = [s.until for _, _, s in status.models if s.until is not None]
-        if state == "cooling" and untils:
-            again = min(untils)
+        ends = [s.until for _, _, s in status.models if s.until is not None]
+        if state == "cooling" and ends:
+            again = min(ends)
         if again:
             entry.next_retry_after.FromMilliseconds(int(again * 1000))
         return entry
