@@ -33,11 +33,13 @@ from patchbay_gateway.scheduler.durable.port import NEVER_ACCESS
 from patchbay_gateway.scheduler.refresh_rules import Renewal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from patchbay_gateway.kernel.channels.port import Metadata
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.calls import Scope
     from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
     from patchbay_gateway.plugins.snapshot import OAuth2Entry
@@ -88,11 +90,18 @@ class PluginAuthProviders:
         registry: Where they are.
         plugins_roots: Newest first; plugins' keys are derived from them.
         clock: Tells how much of a deadline is left.
+        scope: Opens what a plugin may call back in; None where it is granted nothing.
     """
 
     def __init__(
-        self, registry: PluginRegistry, *, plugins_roots: Sequence[bytes], clock: Clock
+        self,
+        registry: PluginRegistry,
+        *,
+        plugins_roots: Sequence[bytes],
+        clock: Clock,
+        scope: Callable[[str], Scope | None] = lambda _: None,
     ) -> None:
+        self._scope = scope
         self._registry = registry
         self._roots = plugins_roots
         self._clock = clock
@@ -118,7 +127,12 @@ class PluginAuthProviders:
                 reason="REFRESH_LATE",
                 sent=Sent.NO,
             )
-        answer = await _call(member, request, left)
+        scope = self._scope(ask.plugin_id)
+        try:
+            answer = await _call(member, request, left, scope.metadata if scope else ())
+        finally:
+            if scope is not None:
+                scope.close()
         return self._renewal(ask, answer)
 
     def _request(self, ask: Ask) -> auth_provider_pb2.AuthRefreshRequest:
@@ -205,14 +219,20 @@ class PluginAuthProviders:
 
 
 async def _call(
-    member: Member, request: auth_provider_pb2.AuthRefreshRequest, deadline: float
+    member: Member,
+    request: auth_provider_pb2.AuthRefreshRequest,
+    deadline: float,
+    metadata: Metadata,
 ) -> auth_provider_pb2.AuthRefreshResponse:
     failed: bool | None = None
     draining = False
     member.begin()
     try:
         answer = await member.channel.unary(
-            methods.REFRESH_AUTH, request, deadline=deadline, metadata=member.metadata()
+            methods.REFRESH_AUTH,
+            request,
+            deadline=deadline,
+            metadata=(*member.metadata(), *metadata),
         )
     except PatchbayError as error:
         failed = error.reason in {TRANSPORT, CALL_DEADLINE}

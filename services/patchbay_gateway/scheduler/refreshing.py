@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from patchbay.errors import Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.plugins.hooks import Hook
+from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.scheduler.auth_calls import PluginAuthProviders
 from patchbay_gateway.scheduler.durable.directory import DirectoryStore
 from patchbay_gateway.scheduler.durable.secret_store import SecretStore
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.lifecycle import Tasks
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.kernel.telemetry import Metrics
+    from patchbay_gateway.plugins.calls import Scope
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.scheduler.cluster_secrets import SecretsApi
     from patchbay_gateway.scheduler.credentials import Credentials
@@ -119,9 +122,18 @@ async def running_refresh(
     except Unavailable as error:
         _log.warning("starting without the records of credentials", why=error.message)
 
+    def scope(plugin_id: str) -> Scope | None:
+        entry = holder.current.plugin_by_id.get(plugin_id) if holder.current is not None else None
+        if entry is None:
+            return None
+        hook = Hook(plugin_id, "auth_provider", entry, policy("auth_provider"))
+        return plugins.calls.scopes.open(hook, None)
+
     refresher = Refresher(
         records,
-        PluginAuthProviders(plugins.registry, plugins_roots=roots.plugins, clock=clock),
+        PluginAuthProviders(
+            plugins.registry, plugins_roots=roots.plugins, clock=clock, scope=scope
+        ),
         clock=clock,
         timeout=settings.refresh_timeout,
         name=name,

@@ -24,7 +24,10 @@ from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.plugins.dns import DnsResolver
 from patchbay_gateway.plugins.handshake import Host
+from patchbay_gateway.plugins.hooks import Hook
+from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.plugins.scopes import ScopeTable
 from patchbay_gateway.plugins.snapshot import OAuth2Entry, PluginEntry
 from patchbay_gateway.scheduler import refresh_rules as rules
 from patchbay_gateway.scheduler.auth_calls import RENEWAL_UNREADABLE, Ask, PluginAuthProviders
@@ -67,7 +70,12 @@ def provider() -> Provider:
 
 
 @pytest.fixture
-async def providers(provider: Provider) -> AsyncIterator[PluginAuthProviders]:
+def scopes() -> ScopeTable:
+    return ScopeTable("127.0.0.1:7001")
+
+
+@pytest.fixture
+async def providers(provider: Provider, scopes: ScopeTable) -> AsyncIterator[PluginAuthProviders]:
     clock = SystemClock()
     key = plugin_key(ROOT, "stub")
     channel = InProcessChannel(build_servicers([provider], {"stub": [key]}))
@@ -90,7 +98,14 @@ async def providers(provider: Provider) -> AsyncIterator[PluginAuthProviders]:
         stack.push_async_callback(registry.aclose)
         await registry.apply(snapshot)
         assert not await registry.wait_ready(["stub"], 5)
-        yield PluginAuthProviders(registry, plugins_roots=(ROOT,), clock=clock)
+        entry = PluginEntry(id="stub", host_access={"http": {"hosts": ["id.example"]}})
+        hook = Hook("stub", "auth_provider", entry, policy("auth_provider"))
+        yield PluginAuthProviders(
+            registry,
+            plugins_roots=(ROOT,),
+            clock=clock,
+            scope=lambda _: scopes.open(hook, None),
+        )
 
 
 def ask(**changes: Any) -> Ask:
@@ -212,3 +227,19 @@ async def test_what_was_never_sent_is_known_not_to_be(
     assert isinstance(caught.value, Unavailable) == ("plugin_id" in changes)
     assert providers.ready("stub")
     assert not providers.ready("absent")
+
+
+async def test_provider_may_call_back_while_it_is_asked(
+    providers: PluginAuthProviders, provider: Provider, scopes: ScopeTable
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def answer(request: AuthRefreshRequest) -> AuthData:
+        seen["live"], seen["reachable"] = len(scopes), request.callbacks.reachable
+        return AuthData()
+
+    provider.answer = answer
+    with contextlib.suppress(PatchbayError):
+        await providers.refresh(ask())
+    assert seen == {"live": 1, "reachable": True}
+    assert not len(scopes)
