@@ -239,7 +239,9 @@ class Logins:
 
         def change(record: CredentialRecord | None) -> CredentialRecord:
             # Another account perhaps: nothing of the old tokens stays.
-            before = (record or CredentialRecord(wanted.id)).replace(material={})
+            before = record or CredentialRecord(wanted.id)
+            # Seconds, as with a seed: a version grows even when the record was lost.
+            before = before.replace(material={}, version=max(before.version, int(now)))
             return refresh_rules.renewed(before, renewal, wanted.lead, now)
 
         await self._records.update(wanted.id, change)
