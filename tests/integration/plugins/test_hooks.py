@@ -38,11 +38,13 @@ def test_interceptor_answers_in_the_providers_place(world: World) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["fake-model", "sample-model"])
 def test_interceptor_ends_the_request_after_a_credential_was_chosen(
-    world: World, *, stream: bool
+    world: World, model: str, *, stream: bool
 ) -> None:
+    """On a direct route, which needs no credential, too."""
     before = len(world.upstream.records())
-    answer = world.chat("please stop late", stream=stream)
+    answer = world.chat("please stop late", model=model, stream=stream)
     assert (answer.status_code, answer.json()) == (452, {"stopped": True})
     assert len(world.upstream.records()) == before
     (end,) = world.completions(1)
