@@ -152,6 +152,7 @@ class Picking:
             model=attempt.model,
             stream=attempt.stream,
             options=scheduler_plugin_pb2.SchedulerOptions(
+                headers=item.headers,
                 metadata=orjson.dumps(
                     {
                         "request_id": attempt.request_uid,
@@ -161,7 +162,7 @@ class Picking:
                         "tenant": attempt.tenant,
                         "client_key": attempt.client_key,
                     }
-                )
+                ),
             ),
             candidates=[self._candidate(candidate) for candidate in candidates],
         )

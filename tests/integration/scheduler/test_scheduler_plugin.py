@@ -17,6 +17,7 @@ from patchbay.scheduler_plugin import (
     SchedulerPlugin,
 )
 from patchbay.serve import PluginServer
+from patchbay.type.v1 import headers_pb2
 from patchbay_gateway.kernel.keys import plugin_key
 
 if TYPE_CHECKING:
@@ -86,10 +87,15 @@ async def test_chosen_credential_serves(gateway: Any) -> None:
     plugin.answers = [SchedulerPickResponse(auth_id="two")]
     async with asking(gateway, plugin) as (servicer, holder):
         for n in range(3):
-            result = await leased(servicer, holder, f"r{n}-1")
+            told = {"x-tier": headers_pb2.StringList(values=["gold"])}
+            result = await leased(servicer, holder, f"r{n}-1", headers=told)
             assert result.lease.attempt.credential_id == "two", result
     assert [c.id for c in plugin.seen[0].candidates] == ["one", "three", "two"]
     assert {c.status for c in plugin.seen[0].candidates} == {"ready"}
+    options = plugin.seen[0].options
+    assert options is not None
+    assert list(options.headers) == [(b"x-tier", b"gold")]
+    assert options.metadata["attempt"] == 1
 
 
 async def test_delegate_uses_the_strategy_it_names(gateway: Any) -> None:

@@ -32,6 +32,7 @@ from google.protobuf.duration_pb2 import (
     Duration,
 )
 from google.protobuf.internal.containers import (
+    MessageMap,
     RepeatedCompositeFieldContainer,
     RepeatedScalarFieldContainer,
     ScalarMap,
@@ -47,6 +48,9 @@ from google.protobuf.timestamp_pb2 import (
 )
 from patchbay.type.v1.error_pb2 import (
     FaultScope,
+)
+from patchbay.type.v1.headers_pb2 import (
+    StringList,
 )
 from patchbay.type.v1.secret_pb2 import (
     SealedSecret,
@@ -157,6 +161,24 @@ class AcquireItem(Message):
 
     DESCRIPTOR: Descriptor
 
+    @final
+    class HeadersEntry(Message):
+        DESCRIPTOR: Descriptor
+
+        KEY_FIELD_NUMBER: int
+        VALUE_FIELD_NUMBER: int
+        key: str
+        @property
+        def value(self) -> StringList: ...
+        def __init__(
+            self,
+            *,
+            key: str = ...,
+            value: StringList | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: Literal["value", b"value"]) -> bool: ...
+        def ClearField(self, field_name: Literal["key", b"key", "value", b"value"]) -> None: ...
+
     ATTEMPT_FIELD_NUMBER: int
     PROVIDERS_FIELD_NUMBER: int
     EXCLUDE_CREDENTIAL_IDS_FIELD_NUMBER: int
@@ -169,6 +191,7 @@ class AcquireItem(Message):
     PREFER_CREDENTIAL_ID_FIELD_NUMBER: int
     DIRECT_PLUGIN_ID_FIELD_NUMBER: int
     TARGET_MODEL_FIELD_NUMBER: int
+    HEADERS_FIELD_NUMBER: int
     pinned_credential_id: str
     """Optional. The only credential allowed; the item fails instead of rotating."""
     execution_session_id: str
@@ -217,6 +240,12 @@ class AcquireItem(Message):
         may still serve; `exclude_credential_ids` are out as a whole.
         """
 
+    @property
+    def headers(self) -> MessageMap[str, StringList]:
+        """Optional. The client's headers without credentials, for scheduler plugins; sent only where one is
+        declared.
+        """
+
     def __init__(
         self,
         *,
@@ -232,9 +261,10 @@ class AcquireItem(Message):
         prefer_credential_id: str = ...,
         direct_plugin_id: str = ...,
         target_model: str = ...,
+        headers: Mapping[str, StringList] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["attempt", b"attempt"]) -> bool: ...
-    def ClearField(self, field_name: Literal["attempt", b"attempt", "direct_plugin_id", b"direct_plugin_id", "estimated_input_tokens", b"estimated_input_tokens", "exclude_credential_ids", b"exclude_credential_ids", "execution_session_id", b"execution_session_id", "pinned_credential_id", b"pinned_credential_id", "prefer_credential_id", b"prefer_credential_id", "providers", b"providers", "round", b"round", "session_ids", b"session_ids", "target_model", b"target_model", "tried", b"tried"]) -> None: ...
+    def ClearField(self, field_name: Literal["attempt", b"attempt", "direct_plugin_id", b"direct_plugin_id", "estimated_input_tokens", b"estimated_input_tokens", "exclude_credential_ids", b"exclude_credential_ids", "execution_session_id", b"execution_session_id", "headers", b"headers", "pinned_credential_id", b"pinned_credential_id", "prefer_credential_id", b"prefer_credential_id", "providers", b"providers", "round", b"round", "session_ids", b"session_ids", "target_model", b"target_model", "tried", b"tried"]) -> None: ...
 
 @final
 class TriedTarget(Message):
