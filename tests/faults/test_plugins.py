@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tests.harness.topology import Gateway
 
 HOSTILE = Path(__file__).parent / "hostile" / "plugin.py"
-DEADLINE = 0.4
-"""Of every step, seconds."""
+DEADLINE = 0.8
+"""Of every step, seconds; a busy machine must not miss it."""
 ASKING = ("before", "after", "normalize", "translate")
 WHOLE = (*ASKING, "answerbefore", "answertranslate", "answerafter", "answer")
 STREAMED = (*ASKING, "answerbefore", "answertranslate", "answerafter", "chunk")
@@ -307,7 +307,9 @@ def test_lifecycle_plugin_that_breaks_is_not_noticed(world: World, how: str) -> 
 @pytest.mark.parametrize("step", ["before", "after", "answer", "chunk"])
 def test_step_that_must_be_passed_fails_closed(world: World, step: str, how: str) -> None:
     stream = step == "chunk"
-    assert world.post("hi", "strict", stream=stream).status_code == 200
+    deadline = time.monotonic() + 15
+    while (well := world.post("hi", "strict", stream=stream)).status_code != 200:
+        assert time.monotonic() < deadline, well.text
     world.order("strict", **{step: how})
     answer = world.post("hi", "strict", stream=stream)
     assert answer.status_code == 503, answer.text
