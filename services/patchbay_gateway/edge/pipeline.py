@@ -314,6 +314,7 @@ class Pipeline:
             direct_plugin_id=request.direct,
             target_model=candidates.target_model,
         )
+        self._plugins.tell_scheduler(request, item)
         tries.fill(item)
         return item
 

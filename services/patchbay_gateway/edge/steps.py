@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from patchbay import status
 from patchbay.plugin.v1 import plugin_pb2, request_lifecycle_pb2
 from patchbay_gateway.edge import formats, headers
 from patchbay_gateway.edge.outgoing import Outgoing
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from patchbay.errors import Headers
+    from patchbay.scheduler.v1 import scheduler_pb2
     from patchbay_gateway.edge.asking import Asked
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.request import Request
@@ -119,6 +121,12 @@ class PluginSteps:
         steps = request.steps or self.made(request)
         hook = Hook(plugin_id, "executor", entry, policy("executor"))
         return self.calls.scopes.open(hook, steps.execution)
+
+    def tell_scheduler(self, request: Request, item: scheduler_pb2.AcquireItem) -> None:
+        """Give scheduler plugins, where there are any, the client's headers to look at."""
+        if self.hooks.of(request.snapshot, "scheduler"):
+            sent = headers.for_plugins(request.routed.exchange.head.headers)
+            status.headers_to_map(sent, item.headers)
 
     def translates(self, request: Request) -> bool:
         """Whether a plugin translates requests of this snapshot."""
