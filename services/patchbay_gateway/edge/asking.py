@@ -58,7 +58,11 @@ async def ask(
     """
     taken = _formats(request, lease.attempt.plugin_id, plugins)
     assert request.document is not None
-    if request.steps is None and request.thinking is None and taken.client == taken.executor:
+    if (
+        request.steps is None
+        and request.thinking is None
+        and taken.client == taken.executor == taken.answer
+    ):
         hide = _hides_usage(request, provider)
         payload = _as_it_is(request, request.document, lease, hide=hide)
         sent = headers.for_plugins(request.routed.exchange.head.headers)
@@ -127,7 +131,15 @@ def _formats(request: Request, plugin_id: str, plugins: PluginSteps) -> Formats:
             f"the executor of this model takes no request in the {client} dialect",
             reason="DIALECT_NOT_AVAILABLE",
         )
-    return Formats(client, given)
+    if given in capability.output_formats or not capability.output_formats:
+        return Formats(client, given)
+    answer = plugins.answer_format(capability, request, given)
+    if not answer:
+        raise errors.InvalidRequest(
+            f"the answer of this model's executor cannot be given in the {client} dialect",
+            reason="DIALECT_NOT_AVAILABLE",
+        )
+    return Formats(client, given, answer)
 
 
 def _hides_usage(request: Request, provider: ProviderEntry | None) -> bool:

@@ -118,7 +118,7 @@ class Execution:
         message, self._hide_usage = asked.message, asked.hide_usage
         taken = asked.formats
         request.answered_in = (
-            self._plugins.dialects.get(taken.executor) if taken.executor != taken.client else None
+            self._plugins.dialects.get(taken.answer) if taken.answer != taken.client else None
         )
         self._answer.begin_attempt()
         # None: the call was given up before anything was learnt about the address.

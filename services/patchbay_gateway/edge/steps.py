@@ -152,6 +152,19 @@ class PluginSteps:
             kept = self._taken[key] = (capability, found)
         return kept[1]
 
+    def answer_format(
+        self, capability: plugin_pb2.ExecutorCapability, request: Request, given: str
+    ) -> str:
+        """Return the format in which an executor answers that does not answer in what it gets; or empty."""
+        return formats.output_format(
+            capability,
+            request.routed.dialect.name,
+            given,
+            self.native,
+            stream=request.stream,
+            translators=bool(self.hooks.of(request.snapshot, "response_translator")),
+        )
+
     async def answered(self, request: Request, asked: Asked, answer: Answered) -> Answered:
         """
         Return a whole answer as the client gets it: translated, then intercepted.

@@ -40,10 +40,18 @@ _Payload = transform_pb2.PayloadResponse
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """The two formats of one attempt."""
+    """The formats of one attempt."""
 
     client: str
     executor: str
+    """What the executor gets, and answers in unless it declares no answers in it."""
+    answered: str = ""
+    """What it answers in, where that is another format."""
+
+    @property
+    def answer(self) -> str:
+        """The format of the executor's answer."""
+        return self.answered or self.executor
 
 
 class Translation:
@@ -63,7 +71,7 @@ class Translation:
 
     def idle(self, execution: PluginExecution, formats: Formats) -> bool:
         """Whether nothing at all happens between the two: bytes pass as they are."""
-        return formats.client == formats.executor and not any(
+        return formats.client == formats.executor == formats.answer and not any(
             self._of(execution, flag) for flag in _FLAGS
         )
 
@@ -138,7 +146,7 @@ class Translation:
             "response_before_translator",
             methods.NORMALIZE_RESPONSE_BEFORE,
         )
-        native = self._native.pair(formats.client, formats.executor).whole
+        native = self._native.pair(formats.client, formats.answer).whole
         if native is not None:
             body = native(context, body)
         else:
@@ -177,7 +185,7 @@ class Translation:
         self, execution: PluginExecution, formats: Formats, context: Context
     ) -> StreamTranslation:
         """Return the translation of one streamed answer. Close it in every case."""
-        native = self._native.pair(formats.client, formats.executor).stream
+        native = self._native.pair(formats.client, formats.answer).stream
         before = self._of(execution, "response_before_translator")
         after = self._of(execution, "response_after_translator")
         instead = () if native is not None else self._of(execution, "response_translator")
@@ -332,7 +340,7 @@ def _answer(
     execution: PluginExecution, formats: Formats, context: Context | None, body: bytes
 ) -> _Message:
     message = _Message(
-        from_format=formats.executor,
+        from_format=formats.answer,
         to_format=formats.client,
         model=execution.requested_model,
         stream=execution.stream,

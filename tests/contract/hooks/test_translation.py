@@ -181,3 +181,18 @@ async def test_chunk_that_no_plugin_translates_stays_as_it_is(channel: str) -> N
         )
         assert await stream.feed(b"raw") == [b"raw"]
         await stream.aclose()
+
+
+async def test_answer_in_another_format_than_the_request_is_translated_from_that(
+    channel: str,
+) -> None:
+    """The executor takes openai and answers in a format of its own, or in claude."""
+    async with hosting([Instead()], channel) as hosted:
+        execution = hosted.execution()
+        own = Formats("openai", "openai", "own")
+        assert await translation(hosted).whole(execution, own, CONTEXT, b"x") == b"<x>"
+        assert not translation(hosted).idle(execution, own)
+        claude = Formats("openai", "openai", "claude")
+        body = orjson.dumps({"type": "message", "content": [{"type": "text", "text": "hi"}]})
+        found = orjson.loads(await translation(hosted).whole(execution, claude, CONTEXT, body))
+        assert found["choices"][0]["message"]["content"] == "hi"
