@@ -59,11 +59,7 @@ def _why_not(url: str, patience: float) -> str:
     try:
         with contextlib.closing(socket.create_connection((host, port), patience)) as connection:
             if parts.scheme == "https":
-                context = ssl.create_default_context()
-                with context.wrap_socket(
-                    connection, server_hostname=host, do_handshake_on_connect=False
-                ) as secured:
-                    secured.do_handshake()
+                _handshake(connection, host)
     except socket.gaierror as error:
         return f"the name {host} cannot be resolved ({error.strerror})"
     except ssl.SSLCertVerificationError as error:
@@ -73,3 +69,23 @@ def _why_not(url: str, patience: float) -> str:
     except OSError as error:
         return f"{host}:{port}: {error.strerror or error}"
     return ""
+
+
+def _handshake(connection: socket.socket, host: str) -> None:
+    """
+    Shake hands as TLS has it, and no more; OSError when the peer will not.
+
+    By hand, because `wrap_socket` leaves its own socket open when the peer has just reset the connection.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=host)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            connection.sendall(outgoing.read())
+            if not (data := connection.recv(1 << 16)):
+                raise ConnectionResetError("the connection was closed") from None
+            incoming.write(data)
+        else:
+            return

@@ -112,6 +112,8 @@ def _keys(model: type[BaseModel]) -> set[str]:
                 *("client_secret", "client_secret_env", "client_secret_file"),
                 *("refresh_token", "refresh_token_env", "refresh_token_file"),
                 *("access_token_env", "access_token_file"),
+                # Logins go through the management API of a gateway that reads a file.
+                *("authorization_url", "authorization_extra", "device_authorization_url"),
             },
         ),
         (ModelRouteSpec, config.Route, set()),
