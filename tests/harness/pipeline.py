@@ -365,12 +365,14 @@ class Edge:
         settings: SettingsEntry | None = None,
         routes: tuple[RouteEntry, ...] = (),
         metrics: Metrics | None = None,
+        models: tuple[str, ...] = ("*",),
     ) -> None:
+        """*models* is the allow-list of the client's key."""
         self.snapshot = Snapshot(
             version=1,
             providers=providers,
             routes=routes,
-            client_keys=(ClientKeyEntry("k", "digest of test-key"),),
+            client_keys=(ClientKeyEntry("k", "digest of test-key", models),),
             settings=settings or SettingsEntry(),
         )
         holder = SnapshotHolder()

@@ -86,9 +86,9 @@ async def _stepped(
         attempt=request.number,
     )
     assert request.document is not None
-    document = (
-        request.document if current.body is request.document.data else body.scan(current.body)
-    )
+    document = request.document
+    if current.body is not document.data:
+        document = await body.scanned(current.body)
     idle = plugins.translation.idle(steps.execution, taken)
     same = taken.client == taken.executor
     hide = same and _hides_usage(request, provider)

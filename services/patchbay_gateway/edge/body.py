@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.exchange import Exchange
     from patchbay_gateway.edge.routes.request import RoutedRequest
 
-__all__ = ["Document", "asked", "read", "rewrite", "scan"]
+__all__ = ["Document", "asked", "read", "rewrite", "scan", "scanned"]
 
 # Larger bodies are scanned in a thread: bytes.
 _ON_LOOP: Final = 1 << 20
@@ -49,6 +49,16 @@ async def read(
         data = await encoding.decompress(data, coding, limit, charge)
         if charge is not None:
             charge.refund(compressed)
+    return await scanned(data)
+
+
+async def scanned(data: bytes) -> Document:
+    """
+    Return *data* scanned; a large one not on the loop.
+
+    Raises:
+        InvalidRequest: As `read`.
+    """
     return scan(data) if len(data) <= _ON_LOOP else await asyncio.to_thread(scan, data)
 
 

@@ -139,7 +139,7 @@ class Pipeline:
                 request.steps = self._plugins.of(request)
                 candidates = await self._candidates(request)  # 4
                 if request.steps is not None and await request.steps.before():  # 5
-                    request.document = body.scan(request.steps.current.body)
+                    request.document = await body.scanned(request.steps.current.body)
                 if snapshot.settings.affinity.enabled:
                     request.session_ids = await sessions.find(request)
                 await self._attempts(request, candidates, owner)
@@ -153,15 +153,18 @@ class Pipeline:
 
     async def _candidates(self, request: Request) -> targets.Candidates:
         assert request.client is not None
+        named = request.model
+        targets.split_thinking(request)
+        # Allow-lists speak of models; how much one is to think is no part of its name.
         if not request.client.allows(request.model):
-            raise targets.unknown_model(request.model)
+            raise targets.unknown_model(named)
         route = await request.steps.route() if request.steps is not None else None
         if route is not None and route.executor:
             request.direct = route.executor
             return targets.DIRECT
         if route is not None:
-            return targets.routed(request.snapshot, route)
-        targets.split_thinking(request)
+            model = request.model if route.model == named else route.model
+            return targets.routed(request.snapshot, route.provider, model)
         return targets.resolve(
             request.snapshot,
             self._registry,

@@ -17,7 +17,6 @@ from patchbay_gateway.translate.thinking import parse_suffix, split_suffix
 if TYPE_CHECKING:
     from patchbay.plugin.v1 import plugin_pb2
     from patchbay_gateway.edge.request import Request
-    from patchbay_gateway.plugins.model_router import ModelRoute
     from patchbay_gateway.plugins.snapshot import Snapshot
 
 
@@ -50,21 +49,21 @@ DIRECT: Final = Candidates((), 0)
 """Nobody of the catalogue: a plugin's executor without a credential."""
 
 
-def routed(snapshot: Snapshot, route: ModelRoute) -> Candidates:
+def routed(snapshot: Snapshot, name: str, model: str) -> Candidates:
     """
     Return the provider that a model router chose, with the model that it named.
 
     Raises:
         NotFound: MODEL_NOT_FOUND, the provider has no such model.
     """
-    if not any(t.provider == route.provider for t in snapshot.targets.get(route.model, ())):
-        raise unknown_model(route.model)
-    provider = snapshot.provider_by_name[route.provider]
+    if not any(t.provider == name for t in snapshot.targets.get(model, ())):
+        raise unknown_model(model)
+    provider = snapshot.provider_by_name[name]
     return Candidates(
         (provider.name,),
         snapshot.enabled_credentials[provider.name],
         retry=provider.retry,
-        target_model=route.model,
+        target_model=model,
     )
 
 

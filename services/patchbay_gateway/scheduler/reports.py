@@ -16,7 +16,7 @@ from patchbay_gateway.kernel.outcomes import CoolingPolicy, FaultKind, consequen
 from patchbay_gateway.scheduler.marks import WHOLE, End, MarkError
 
 if TYPE_CHECKING:
-    from patchbay_gateway.plugins.snapshot import CoolingEntry, Snapshot
+    from patchbay_gateway.plugins.snapshot import CoolingEntry
     from patchbay_gateway.scheduler.health import HealthView
 
 RENEWABLE_AFTER: Final = 20.0
@@ -187,12 +187,6 @@ def limits_of(item: Any, now: float) -> list[tuple[str, int, int, int]]:
         )
         for limit in list(item.rate_limits)[:16]
     ]
-
-
-def cooling_of(snapshot: Snapshot | None, provider: str) -> CoolingEntry | None:
-    """Return the policy of a provider; None when there is no such provider any more."""
-    found = snapshot.provider_by_name.get(provider) if snapshot is not None else None
-    return found.cooldown if found is not None else None
 
 
 def _kind(number: int) -> FaultKind:

@@ -57,10 +57,6 @@ class Registry:
         """Return what exists between the two; a pair of nothing when nothing does."""
         return self._pairs.get((client, executor), _NONE)
 
-    def executors_for(self, client: str) -> tuple[str, ...]:
-        """Return the executor formats that a request of *client* can be translated to."""
-        return tuple(e for (c, e), pair in self._pairs.items() if c == client and pair.request)
-
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Iterate over the (client, executor) keys."""
         return iter(self._pairs)
