@@ -25,6 +25,7 @@ from patchbay_gateway.plugins.policy import POLICIES, Policy, policy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from patchbay_gateway.plugins.execution import PluginExecution
     from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
 
 # As many snapshots as requests may be pinned to (distribution.py).
@@ -121,6 +122,17 @@ class Hooks:
         """Whether any plugin has one of *capabilities*: one look-up for requests that nobody wants."""
         self.of(snapshot, "")
         return not capabilities.isdisjoint(self._known[snapshot.version])
+
+    def asked(self, execution: PluginExecution, capability: str) -> tuple[Hook, ...]:
+        """
+        Return the plugins that are asked about *execution*.
+
+        The plugin that started it is left out (pluginapi, model calls of plugins).
+        """
+        hooks = self.matching(execution.snapshot, capability, execution.facts)
+        if execution.skip:
+            hooks = tuple(hook for hook in hooks if hook.plugin_id != execution.skip)
+        return hooks
 
     def matching(self, snapshot: Snapshot, capability: str, facts: Facts) -> tuple[Hook, ...]:
         """Return the plugins that are to be asked about a request."""

@@ -56,9 +56,7 @@ class Lifecycle:
 
     def complete(self, execution: PluginExecution, completion: Completion) -> None:
         """Tell everybody, some time soon."""
-        for hook in self._hooks.matching(execution.snapshot, _FLAG, execution.facts):
-            if hook.plugin_id == execution.skip:
-                continue
+        for hook in self._hooks.asked(execution, _FLAG):
             if len(self._waiting) >= _WAITING:
                 self.dropped += 1
                 if self.dropped & (self.dropped - 1) == 0:

@@ -58,10 +58,7 @@ class ModelRouters:
 
     def of(self, execution: PluginExecution) -> tuple[Hook, ...]:
         """Return who is asked about *execution*."""
-        hooks = self._hooks.matching(execution.snapshot, _FLAG, execution.facts)
-        if execution.skip:
-            hooks = tuple(hook for hook in hooks if hook.plugin_id != execution.skip)
-        return hooks
+        return self._hooks.asked(execution, _FLAG)
 
     async def route(
         self,

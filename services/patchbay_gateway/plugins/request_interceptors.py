@@ -63,10 +63,7 @@ class RequestInterceptors:
 
     def of(self, execution: PluginExecution) -> tuple[Hook, ...]:
         """Return who is asked about *execution*; with nobody the caller need not ask."""
-        hooks = self._hooks.matching(execution.snapshot, _FLAG, execution.facts)
-        if execution.skip:
-            hooks = tuple(hook for hook in hooks if hook.plugin_id != execution.skip)
-        return hooks
+        return self._hooks.asked(execution, _FLAG)
 
     async def before(
         self, hooks: Sequence[Hook], execution: PluginExecution, headers: Headers, body: bytes
