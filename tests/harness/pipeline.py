@@ -73,6 +73,8 @@ class Script:
     """Seconds for which a credential that a fault is held against cools down."""
     refusal: scheduler_pb2.Refusal | None = None
     """What every Acquire is told."""
+    refusals: list[scheduler_pb2.Refusal] = field(default_factory=list)
+    """What the first ones are told."""
     refreshable: bool = False
     refresh: list[errors.PatchbayError | int] = field(default_factory=list)
     """Answers to RefreshCredential: the new version, or an error."""
@@ -115,6 +117,8 @@ class FakeScheduler:
     def _acquire(self, item: scheduler_pb2.AcquireItem) -> scheduler_pb2.AcquireResult:
         script = self._script
         script.acquired.append(item)
+        if script.refusals:
+            return scheduler_pb2.AcquireResult(refusal=script.refusals.pop(0))
         if script.refusal is not None:
             return scheduler_pb2.AcquireResult(refusal=script.refusal)
         now = asyncio.get_running_loop().time()
@@ -200,6 +204,7 @@ class FakeStream:
 
     def __init__(self, answer: Answer, headers: dict[str, str]) -> None:
         self._parts = self._run(answer, headers)
+        self._cancelled = asyncio.Event()
 
     def __aiter__(self) -> Any:
         return self._parts
@@ -216,7 +221,10 @@ class FakeStream:
         yield part
         for each in answer:
             if isinstance(each, (int, float)):
-                await asyncio.sleep(each)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._cancelled.wait(), each)
+                if self._cancelled.is_set():
+                    raise errors.Cancelled("the call was cancelled")
             elif isinstance(each, errors.PatchbayError):
                 raise each
             else:
@@ -226,6 +234,9 @@ class FakeStream:
         part = executor_pb2.ExecutorStreamResponse()
         part.tail.SetInParent()
         yield part
+
+    def cancel(self) -> None:
+        self._cancelled.set()
 
     async def aclose(self) -> None:
         await self._parts.aclose()

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.sampling import LimitSampler
     from patchbay_gateway.edge.steps import PluginSteps
     from patchbay_gateway.edge.stream import Answer
-    from patchbay_gateway.kernel.channels.port import Metadata
+    from patchbay_gateway.kernel.channels.port import Metadata, StreamCall
     from patchbay_gateway.plugins.calls import Scope
     from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
+
+_LAST: Final = frozenset({ChunkKind.TERMINAL, ChunkKind.ERROR})
 
 # A chunk that only carries usage has no choices; nearly every write is without one.
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
@@ -81,6 +83,8 @@ class Execution:
         self._hide_usage = False
         self._scope: Scope | None = None
         """What the executor may call back in."""
+        self._over = False
+        """The provider had its last word and did not end the stream; the call was given up."""
 
     async def run(self, registry: PluginRegistry, avoid_addresses: list[str]) -> None:
         """
@@ -212,28 +216,19 @@ class Execution:
 
     async def _stream(self, member: Member, message: executor_pb2.ExecutorRequest) -> None:
         """Hold chunks back until one has content, then pass them on as they are."""
-        request, attempt, answer = self._request, self._attempt, self._answer
+        request, answer = self._request, self._answer
         self._began = request.clock.monotonic()
         call = member.channel.stream(
             methods.EXECUTE_STREAM, message, deadline=None, metadata=self._metadata(member)
         )
-        tail: executor_pb2.StreamTail | None = None
+        whole = False
+        answer.watch(lambda: self._ended_after_last_word(call))
         try:
-            async for part in call:
-                answer.heard()
-                if part.HasField("batch"):
-                    if part.batch.HasField("usage_so_far"):
-                        attempt.used(part.batch.usage_so_far)
-                    if not self._owner.left:
-                        await self._pass_on(part.batch.chunks)
-                elif part.HasField("head"):
-                    self._take_head(part.head)
-                elif part.HasField("tail"):
-                    tail = part.tail
-                    if tail.HasField("usage"):
-                        attempt.used(tail.usage)
-            await self._end(tail)
+            whole = await self._read(call)
+            if whole and self._outgoing is not None and not self._owner.left:
+                await self._give_out(await self._outgoing.end())
         finally:
+            answer.watch(None)
             if self._outgoing is not None:
                 await self._outgoing.aclose()
             answer.let_go()
@@ -242,7 +237,7 @@ class Execution:
             await call.aclose()
         if self._owner.left:
             raise ClientGone
-        if tail is None or not (self._held or answer.answer_committed):
+        if not (whole and (self._held or answer.answer_committed)):
             raise errors.UpstreamError(
                 502,
                 "the provider's stream ended before it was complete",
@@ -258,16 +253,49 @@ class Execution:
             await self._write(self._held)
         await request.routed.exchange.finish()
 
+    async def _read(self, call: StreamCall[executor_pb2.ExecutorStreamResponse]) -> bool:
+        """Pass on what comes and return whether it came to its end."""
+        answer, attempt = self._answer, self._attempt
+        whole = False
+        try:
+            async for part in call:
+                answer.heard()
+                if part.HasField("batch"):
+                    if part.batch.HasField("usage_so_far"):
+                        attempt.used(part.batch.usage_so_far)
+                    if not self._owner.left:
+                        await self._pass_on(part.batch.chunks)
+                elif part.HasField("head"):
+                    self._take_head(part.head)
+                elif part.HasField("tail"):
+                    whole = True
+                    if part.tail.HasField("usage"):
+                        attempt.used(part.tail.usage)
+        except errors.Cancelled:
+            if not self._over:
+                raise
+            return True
+        return whole
+
     async def _pass_on(self, chunks: Sequence[bytes]) -> None:
         """Bring chunks to the client's dialect (11); write them, or hold them while none has content."""
         if self._outgoing is not None:
             chunks = await self._outgoing.feed(chunks)
         await self._give_out(chunks)
 
-    async def _end(self, tail: executor_pb2.StreamTail | None) -> None:
-        """Write what is still owed after a complete stream."""
-        if self._outgoing is not None and tail is not None and not self._owner.left:
-            await self._give_out(await self._outgoing.end())
+    def _ended_after_last_word(self, call: StreamCall[executor_pb2.ExecutorStreamResponse]) -> bool:
+        """
+        End *call* if the answer is complete: its dialect's last event, or an error's, has come.
+
+        Whoever holds the connection open after that has nothing to say; usage comes before.
+        """
+        dialect, last = self._request.routed.dialect, self._request.state.last
+        self._over = dialect.classify(last, StreamState()) in _LAST or (
+            self._outgoing is not None and self._outgoing.complete
+        )
+        if self._over:
+            call.cancel()
+        return self._over
 
     def _take_head(self, head: executor_pb2.StreamHead) -> None:
         asked = self._asked

@@ -46,6 +46,16 @@ class Outgoing:
         self._translation = translation
         self._chain = chain
         self._begun = False
+        self._last = b""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the provider's own dialect says that its answer is."""
+        provider = self._provider
+        return (
+            provider is not None
+            and provider.classify(self._last, StreamState()) is ChunkKind.TERMINAL
+        )
 
     @property
     def headers(self) -> Headers | None:
@@ -67,6 +77,8 @@ class Outgoing:
                 [chunk] if self._translation is None else await self._translation.feed(chunk)
             )
             out += await self._intercepted(translated)
+        if chunks:
+            self._last = chunks[-1]
         return out
 
     async def end(self) -> list[bytes]:

@@ -272,7 +272,7 @@ class Pipeline:
         answer.pause()
         if seconds > 0:
             spread = min(seconds / 4, _MOST_SPREAD) * self._random()
-            await self._clock.sleep(min(seconds + spread, most))
+            await self._clock.sleep(min(seconds + spread, max(most, seconds)))
 
     def _answer(self, request: Request) -> Answer:
         limits = request.snapshot.settings.streaming

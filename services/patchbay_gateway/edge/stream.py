@@ -7,7 +7,8 @@ The answer to one request over all its attempts: two commits, keep-alives, the e
     headers committed ──first content──▶ answer committed ──▶ ended
 
 Headers committed: status and headers have gone; failures are still retried. Answer committed: model
-content has gone; the next failure is the dialect's terminal event. Keep-alives fill silences after the
+content has gone; the next failure is the dialect's terminal event. A provider that is silent after its last
+word has ended, whether it closes the connection or not. Keep-alives fill silences after the
 headers, always between whole events. One timer per answer, re-armed lazily: nothing here costs per chunk
 but two clock readings.
 
@@ -82,6 +83,9 @@ class Answer:
         self._sending = False
         self._give: Callable[[], tuple[Headers, bytes]] | None = None
         self._held_at = 0.0
+        self._end_grace = 0.0 if whole else limits.end_grace
+        self._looked = self._started
+        self._ask: Callable[[], bool] | None = None
 
     def begin_attempt(self) -> None:
         """Start the first-byte limit anew for another attempt."""
@@ -113,6 +117,13 @@ class Answer:
     def let_go(self) -> None:
         """What was held has gone, or is given up."""
         self._give = None
+
+    def watch(self, over: Callable[[], bool] | None) -> None:
+        """
+        Ask *over* when a committed answer has been silent for `end_grace`: whether it was the silence after
+        the last word, and is ended now. None: nothing runs that could be.
+        """
+        self._ask = over
 
     def heard(self) -> None:
         """Note that the executor sent something."""
@@ -169,6 +180,9 @@ class Answer:
             due.append(self._heard + self._silence + EDGE_MARGIN)
         if self._give is not None:
             due.append(self._held_at + HOLD)
+        if self._end_grace > 0:
+            # Once a silence: what was said last does not change in it.
+            due.append(max(self._heard, self._looked) + self._end_grace)
         if due:
             # Not sooner than 50 ms: a write that is under way must not make the timer spin.
             self._timer = self._loop.call_at(
@@ -187,6 +201,11 @@ class Answer:
             if self._owner is not None:
                 self._owner.cancel()
             return
+        if 0 < self._end_grace <= now - self._heard and not self._sending:
+            self._looked = now
+            if self._ask is not None and self.answer_committed and self._ask():
+                self._ask = None
+                self._silence = 0.0
         if self._side is None or self._side.done():
             if self._give is not None and now >= self._held_at + HOLD:
                 headers, data = self._give()

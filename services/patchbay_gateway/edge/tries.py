@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS: Final = 10
 """However many credentials and rounds there are, a request that failed so often gives up."""
 
+RESTLESS: Final = "POOL_RESTLESS"
+"""Refusal: credentials changed under each choice that was made. It says nothing of any of them."""
+_MOST_RESTLESS: Final = 3
+"""So often a request asks again after it; each time the scheduler has made several choices."""
+
 # Refusals that another round may not meet again.
 _PASSING: Final = frozenset({"MODEL_COOLDOWN", "CREDENTIALS_BUSY", "CREDENTIALS_TRIED"})
 
@@ -36,6 +41,7 @@ class Tries:
         "_last",
         "_prefer",
         "_refreshed",
+        "_restless",
         "_round",
         "_seen",
         "_tried",
@@ -59,6 +65,7 @@ class Tries:
         self._refreshed: set[str] = set()
         self._waited = False
         """Whether this round has had its wait."""
+        self._restless = 0
         self._last: Fault | None = None
 
     def fill(self, item: scheduler_pb2.AcquireItem) -> None:
@@ -121,6 +128,10 @@ class Tries:
 
     def refused(self, refusal: errors.PatchbayError) -> float | None:
         """Return the seconds after which to ask again, None to give up."""
+        if refusal.reason == RESTLESS:
+            # No round is over, so no setting of rounds and their waits speaks of it.
+            self._restless += 1
+            return (refusal.retry_after or 0.0) if self._restless <= _MOST_RESTLESS else None
         if refusal.reason not in _PASSING and not (self._prefer and self._capped):
             return None
         wait = max(refusal.retry_after or 0.0, 0.0)

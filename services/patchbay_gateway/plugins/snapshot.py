@@ -223,6 +223,7 @@ class StreamingEntry(msgspec.Struct, frozen=True):
     nonstream_keepalive: float = 0.0
     first_byte_timeout: float = 120.0
     idle_timeout: float = 300.0
+    end_grace: float = 2.0
     write_stall: float = 120.0
 
 

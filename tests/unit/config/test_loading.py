@@ -45,7 +45,7 @@ plugins:
 routing: {strategy: round-robin, retry: {rounds: 0, max_credentials: 0, max_wait: 0s},
           affinity: {enabled: false, ttl: 1h}, force_model_prefix: false}
 streaming: {first_byte_grace: 20s, keepalive: 15s, nonstream_keepalive: 0s,
-            first_byte_timeout: 120s, idle_timeout: 300s, write_stall: 120s}
+            first_byte_timeout: 120s, idle_timeout: 300s, end_grace: 2s, write_stall: 120s}
 headers: {passthrough: false, patchbay: true}
 limits: {body: 32MiB, in_flight: 256MiB}
 auth_dir: null

@@ -77,6 +77,8 @@ class Streaming(Section):
     """Longest wait for the first byte of an upstream."""
     idle_timeout: Duration = duration("300s")
     """Longest silence of an upstream after it."""
+    end_grace: Duration = duration("2s")
+    """How long an answer that has had its last event waits for its upstream to end it."""
     write_stall: Duration = duration("120s")
     """How long a client may take nothing."""
 
