@@ -70,16 +70,13 @@ class Outgoing:
             UpstreamError: A chunk reports a failure of the provider.
             Unavailable: PLUGIN_FAILED.
         """
-        out: list[bytes] = []
         for chunk in chunks:
             self._look(chunk)
-            translated = (
-                [chunk] if self._translation is None else await self._translation.feed(chunk)
-            )
-            out += await self._intercepted(translated)
         if chunks:
             self._last = chunks[-1]
-        return out
+        if self._translation is not None:
+            chunks = await self._translation.feed(chunks)
+        return await self._intercepted(chunks)
 
     async def end(self) -> list[bytes]:
         """
@@ -100,25 +97,28 @@ class Outgoing:
         if self._chain is not None:
             await self._chain.aclose()
 
-    async def _intercepted(self, chunks: list[bytes]) -> list[bytes]:
-        chain = self._chain
-        if chain is None:
-            return chunks
-        out = []
+    async def _intercepted(self, chunks: Sequence[bytes]) -> list[bytes]:
+        if self._chain is None:
+            return list(chunks)
+        out: list[bytes] = []
+        content: list[bytes] = []
         for chunk in chunks:
             if not chunk:
                 continue
             if self._is_error(chunk):
                 # Failures are not content: no interceptor sees them (pluginapi).
+                out += await self._shown(self._chain, content)
                 out.append(chunk)
-                continue
-            if not self._begun:
-                self._begun = True
-                await chain.begin()
-            delivered = await chain.feed(chunk)
-            if delivered is not None:
-                out.append(delivered)
-        return out
+                content = []
+            else:
+                content.append(chunk)
+        return out + await self._shown(self._chain, content)
+
+    async def _shown(self, chain: StreamChain, content: list[bytes]) -> list[bytes]:
+        if content and not self._begun:
+            self._begun = True
+            await chain.begin()
+        return await chain.feed_all(content)
 
     def _look(self, chunk: bytes) -> None:
         """Raise the failure that a chunk of another dialect reports, in that dialect's words."""

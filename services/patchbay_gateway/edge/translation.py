@@ -22,7 +22,7 @@ from patchbay import errors
 from patchbay.plugin.v1 import transform_pb2
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.plugins.calls import warn
-from patchbay_gateway.plugins.conversation import Conversation
+from patchbay_gateway.plugins.conversation import AHEAD, Conversation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -246,24 +246,32 @@ class StreamTranslation:
             for h in after
         ]
 
-    async def feed(self, chunk: bytes) -> list[bytes]:
+    async def feed(self, chunks: Sequence[bytes]) -> list[bytes]:
         """
-        Return the client's chunks for one of the executor's.
+        Return the client's chunks for those of the executor that came together.
 
         Raises:
-            UpstreamError: The chunk reports a failure of the provider.
+            UpstreamError: A chunk reports a failure of the provider.
         """
+        found = list(chunks)
         for voice in self._before:
-            chunk = await voice.say(chunk) or chunk
+            found = await voice.changed(found)
         if self._native is not None:
-            chunks = self._native.feed(chunk)
+            found = [out for chunk in found for out in self._native.feed(chunk)]
         else:
-            for voice in self._instead:
-                if translated := await voice.say(chunk):
-                    chunk = translated
-                    break
-            chunks = [chunk]
-        return await self._finished(chunks)
+            found = await self._translated(found)
+        return await self._finished(found)
+
+    async def _translated(self, chunks: list[bytes]) -> list[bytes]:
+        """Return each chunk as the first plugin that has an answer to it gives it."""
+        left = list(range(len(chunks)))
+        found = list(chunks)
+        for voice in self._instead:
+            answers = await voice.say([chunks[at] for at in left])
+            for at, answer in zip(left, answers, strict=True):
+                found[at] = answer or chunks[at]
+            left = [at for at, answer in zip(left, answers, strict=True) if not answer]
+        return found
 
     async def end(self) -> list[bytes]:
         """
@@ -280,15 +288,9 @@ class StreamTranslation:
             await voice.aclose()
 
     async def _finished(self, chunks: list[bytes]) -> list[bytes]:
-        if not self._after:
-            return chunks
-        finished = []
-        for chunk in chunks:
-            current = chunk
-            for voice in self._after:
-                current = await voice.say(current) or current
-            finished.append(current)
-        return finished
+        for voice in self._after:
+            chunks = await voice.changed(chunks)
+        return chunks
 
 
 class _Voice:
@@ -312,23 +314,44 @@ class _Voice:
         self._conversation: Conversation[_Message, _Payload] | None = None
         self._silent = False
 
-    async def say(self, chunk: bytes) -> bytes:
-        """Return the plugin's chunk; empty when it has nothing to say."""
-        if self._silent or not chunk:
-            return b""
+    async def changed(self, chunks: list[bytes]) -> list[bytes]:
+        """Return the plugin's chunks; where it has nothing to say, what it was given."""
+        answers = await self.say(chunks)
+        return [answer or chunk for chunk, answer in zip(chunks, answers, strict=True)]
+
+    async def say(self, chunks: Sequence[bytes]) -> list[bytes]:
+        """
+        Return the plugin's chunks; empty ones where it has nothing to say.
+
+        They came together, so the plugin gets them without waiting for its answers.
+        """
+        answers = [b""] * len(chunks)
+        given = [at for at, chunk in enumerate(chunks) if chunk]
+        for start in range(0, len(given), AHEAD):
+            if self._silent:
+                break
+            await self._ask(chunks, given[start : start + AHEAD], answers)
+        return answers
+
+    async def _ask(
+        self, chunks: Sequence[bytes], some: Sequence[int], answers: list[bytes]
+    ) -> None:
         try:
             if self._conversation is None:
                 self._conversation = Conversation(
                     self._calls, self._hook, self._method, self._execution
                 )
-            message = _answer(self._execution, self._formats, self._context, chunk)
-            self._context = None
-            return (await self._conversation.say(message)).body
+            for at in some:
+                await self._conversation.send(
+                    _answer(self._execution, self._formats, self._context, chunks[at])
+                )
+                self._context = None
+            for at in some:
+                answers[at] = (await self._conversation.hear()).body
         except errors.PatchbayError as error:
             warn(self._hook, error)
             self._silent = True
             await self.aclose()
-            return b""
 
     async def aclose(self) -> None:
         conversation, self._conversation = self._conversation, None

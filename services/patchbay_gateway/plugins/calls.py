@@ -81,7 +81,7 @@ class PluginCalls:
         self._registry = registry
         # Not `or`: a table of scopes is empty while nothing runs.
         self.scopes: Scopes = NoScopes() if scopes is None else scopes
-        self._timer = timer
+        self.timer = timer
 
     async def ask(
         self, hook: Hook, method: Method[Req, Res], request: Req, execution: PluginExecution
@@ -170,7 +170,7 @@ class PluginCalls:
         metadata: Metadata,
         deadline: float | None,
     ) -> Res:
-        started = self._timer()
+        started = self.timer()
         failed: bool | None = None
         draining = False
         member.begin()
@@ -186,7 +186,7 @@ class PluginCalls:
             failed = False
             return answer
         finally:
-            member.seconds += self._timer() - started
+            member.seconds += self.timer() - started
             member.end(failed, draining=draining)
 
 

@@ -1,15 +1,15 @@
 """
-A bidirectional call held in lockstep: one message there, one answer back, until the stream that it
-belongs to ends.
+A bidirectional call: one message there, one answer back, in order, until the stream that it belongs to ends.
 
-For the hooks that see a streamed answer chunk by chunk. Each answer has a deadline of its own; none in
-time counts against the address, as a passed deadline does. Not here: what the messages say.
+For the hooks that see a streamed answer chunk by chunk. Messages may be sent ahead of the answers. Each
+answer has a deadline of its own; none in time counts against the address, as a passed deadline does. Not
+here: what the messages say.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 from patchbay import errors
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT, Req, Res
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.calls import PluginCalls
     from patchbay_gateway.plugins.execution import PluginExecution
     from patchbay_gateway.plugins.hooks import Hook
+
+AHEAD: Final = 64
+"""Most messages that are sent before their answers are read: as many as may wait at any hop."""
 
 
 class Conversation(Generic[Req, Res]):
@@ -41,8 +44,7 @@ class Conversation(Generic[Req, Res]):
         self._deadline = hook.policy.deadline
         self._member = calls.pick(hook, [])
         self._scope = calls.scopes.open(hook, execution)
-        # One message waits at most: the next is sent after the answer.
-        self._outgoing: asyncio.Queue[Req | None] = asyncio.Queue(1)
+        self._outgoing: asyncio.Queue[Req | None] = asyncio.Queue(AHEAD)
         self._failed: bool | None = False
         self._closed = False
         self._member.begin()
@@ -59,7 +61,20 @@ class Conversation(Generic[Req, Res]):
             PatchbayError: The plugin's error, or that it ended the call; DeadlineExceeded when it was too
             slow.
         """
+        await self.send(message)
+        return await self.hear()
+
+    async def send(self, message: Req) -> None:
+        """Send *message*; at most `AHEAD` may be without an answer."""
         await self._outgoing.put(message)
+
+    async def hear(self) -> Res:
+        """
+        Return the next answer.
+
+        Raises:
+            PatchbayError: As `say`.
+        """
         try:
             async with asyncio.timeout(self._deadline):
                 return await anext(self._call)

@@ -55,6 +55,8 @@ def intercept_handler(
                     begun = _start(message, callbacks)
                     stream = _Stream(found, begun, await found.open_stream(begun))
                 yield await stream.answer(message)
+                if stream.failure is not None:
+                    raise stream.failure
         finally:
             if stream is not None:
                 await found.close_stream(stream.state)
@@ -65,7 +67,7 @@ def intercept_handler(
 class _Stream:
     """One intercepted answer."""
 
-    __slots__ = ("_answered", "_headers", "_history", "_plugin", "_start", "state")
+    __slots__ = ("_answered", "_headers", "_history", "_plugin", "_start", "failure", "state")
 
     def __init__(self, plugin: StreamChunkInterceptor[Any], start: StreamStart, state: Any) -> None:
         self._plugin = plugin
@@ -75,6 +77,8 @@ class _Stream:
         # The previous chunk as it was answered; None before the first, and when it was dropped.
         self._answered: bytes | None = None
         self.state = state
+        self.failure: Exception | None = None
+        """What the plugin raised at a chunk that came behind others: they are answered first."""
 
     async def answer(
         self, message: stream_chunk_interceptor_pb2.StreamChunkInterceptRequest
@@ -91,7 +95,11 @@ class _Stream:
         answer = await self._answer_one(index, message.body)
         for number, body in enumerate(message.more, index + 1):
             self._keep_answered()
-            answer.more.append(await self._answer_one(number, body))
+            try:
+                answer.more.append(await self._answer_one(number, body))
+            except Exception as error:  # noqa: BLE001 - raised by the handler, once the answers are out
+                self.failure = error
+                break
         return answer
 
     def _keep_answered(self) -> None:

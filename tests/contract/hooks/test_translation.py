@@ -154,8 +154,8 @@ async def test_chunks_pass_before_plugin_and_after_one_for_one(channel: str) -> 
         stream = translation(hosted).stream(
             hosted.execution(stream=True), Formats("openai", "own"), CONTEXT
         )
-        assert await stream.feed(b"secret") == [b"<public>."]
-        assert await stream.feed(b"two") == [b"<two>."]
+        assert await stream.feed([b"secret"]) == [b"<public>."]
+        assert await stream.feed([b"two"]) == [b"<two>."]
         assert await stream.end() == []
         await stream.aclose()
 
@@ -165,11 +165,11 @@ async def test_native_stream_may_suppress_and_multiply_chunks(channel: str) -> N
         stream = translation(hosted).stream(
             hosted.execution(stream=True), Formats("openai", "claude"), CONTEXT
         )
-        assert await stream.feed(b'event: ping\ndata: {"type":"ping"}\n\n') == []
+        assert await stream.feed([b'event: ping\ndata: {"type":"ping"}\n\n']) == []
         start = b'data: {"type":"message_start","message":{"id":"m"}}\n\n'
-        (first,) = await stream.feed(start)
+        (first,) = await stream.feed([start])
         assert first.endswith(b"\n\n.")
-        ends = await stream.feed(b'data: {"type":"message_stop"}\n\n')
+        ends = await stream.feed([b'data: {"type":"message_stop"}\n\n'])
         assert len(ends) == 2
         await stream.aclose()
 
@@ -179,7 +179,7 @@ async def test_chunk_that_no_plugin_translates_stays_as_it_is(channel: str) -> N
         stream = translation(hosted).stream(
             hosted.execution(stream=True), Formats("openai", "own"), CONTEXT
         )
-        assert await stream.feed(b"raw") == [b"raw"]
+        assert await stream.feed([b"raw"]) == [b"raw"]
         await stream.aclose()
 
 

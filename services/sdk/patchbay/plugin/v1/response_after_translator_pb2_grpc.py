@@ -62,7 +62,7 @@ class ResponseAfterTranslatorServiceServicer(object):
 
     def NormalizeResponseStream(self, request_iterator, context):
         """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-        closes its side after the last chunk.
+        may send chunks that came together before it has read the answers, and closes its side after the last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,7 @@ class ResponseAfterTranslatorServiceStub:
         PayloadResponse,
     ]
     """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-    closes its side after the last chunk.
+    may send chunks that came together before it has read the answers, and closes its side after the last.
     """
 
 class ResponseAfterTranslatorServiceAsyncStub:
@@ -81,7 +81,7 @@ class ResponseAfterTranslatorServiceAsyncStub:
         PayloadResponse,
     ]
     """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-    closes its side after the last chunk.
+    may send chunks that came together before it has read the answers, and closes its side after the last.
     """
 
 class ResponseAfterTranslatorServiceServicer(metaclass=ABCMeta):
@@ -104,7 +104,7 @@ class ResponseAfterTranslatorServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[Iterator[PayloadResponse], AsyncIterator[PayloadResponse]]:
         """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-        closes its side after the last chunk.
+        may send chunks that came together before it has read the answers, and closes its side after the last.
         """
 
 def add_ResponseAfterTranslatorServiceServicer_to_server(servicer: ResponseAfterTranslatorServiceServicer, server: Union[Server, Server]) -> None: ...

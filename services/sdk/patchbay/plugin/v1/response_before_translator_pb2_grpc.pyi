@@ -62,7 +62,7 @@ class ResponseBeforeTranslatorServiceStub:
         PayloadResponse,
     ]
     """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-    closes its side after the last chunk.
+    may send chunks that came together before it has read the answers, and closes its side after the last.
     """
 
 class ResponseBeforeTranslatorServiceAsyncStub:
@@ -81,7 +81,7 @@ class ResponseBeforeTranslatorServiceAsyncStub:
         PayloadResponse,
     ]
     """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-    closes its side after the last chunk.
+    may send chunks that came together before it has read the answers, and closes its side after the last.
     """
 
 class ResponseBeforeTranslatorServiceServicer(metaclass=ABCMeta):
@@ -104,7 +104,7 @@ class ResponseBeforeTranslatorServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[Iterator[PayloadResponse], AsyncIterator[PayloadResponse]]:
         """Normalizes the chunks of one streamed answer: one message each way per chunk, in order. The host
-        closes its side after the last chunk.
+        may send chunks that came together before it has read the answers, and closes its side after the last.
         """
 
 def add_ResponseBeforeTranslatorServiceServicer_to_server(servicer: ResponseBeforeTranslatorServiceServicer, server: Union[Server, Server]) -> None: ...

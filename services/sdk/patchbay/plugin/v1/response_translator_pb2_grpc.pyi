@@ -62,7 +62,7 @@ class ResponseTranslatorServiceStub:
         PayloadResponse,
     ]
     """Translates the chunks of one streamed answer: one message each way per chunk, in order. The host
-    closes its side after the last chunk.
+    may send chunks that came together before it has read the answers, and closes its side after the last.
     """
 
 class ResponseTranslatorServiceAsyncStub:
@@ -81,7 +81,7 @@ class ResponseTranslatorServiceAsyncStub:
         PayloadResponse,
     ]
     """Translates the chunks of one streamed answer: one message each way per chunk, in order. The host
-    closes its side after the last chunk.
+    may send chunks that came together before it has read the answers, and closes its side after the last.
     """
 
 class ResponseTranslatorServiceServicer(metaclass=ABCMeta):
@@ -104,7 +104,7 @@ class ResponseTranslatorServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[Iterator[PayloadResponse], AsyncIterator[PayloadResponse]]:
         """Translates the chunks of one streamed answer: one message each way per chunk, in order. The host
-        closes its side after the last chunk.
+        may send chunks that came together before it has read the answers, and closes its side after the last.
         """
 
 def add_ResponseTranslatorServiceServicer_to_server(servicer: ResponseTranslatorServiceServicer, server: Union[Server, Server]) -> None: ...

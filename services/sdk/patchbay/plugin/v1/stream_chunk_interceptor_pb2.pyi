@@ -188,6 +188,8 @@ class StreamChunkInterceptRequest(Message):
     def more(self) -> RepeatedScalarFieldContainer[bytes]:
         """Optional. Chunks that were waiting behind `body`, numbered on from `chunk_index`; for each of them
         the one before it is UNCHANGED. Only where nobody comes after this plugin. Never in the first message.
+        The deadline of the message is that of one chunk, so a host sends a plugin no more than it has been
+        quick enough for.
         """
 
     def __init__(
@@ -261,7 +263,9 @@ class StreamChunkInterceptResponse(Message):
 
     @property
     def more(self) -> RepeatedCompositeFieldContainer[StreamChunkInterceptResponse]:
-        """Required when the request had `more`. One answer for each, in order; these have no `more`."""
+        """Required when the request had `more`. One answer for each, in order; these have no `more`. Fewer say
+        that the plugin failed at the next: the call then ends with its error.
+        """
 
     def __init__(
         self,
