@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from patchbay_gateway import workers
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
-from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.clients import LocalCalls
 from patchbay_gateway.edge.main import running_edge, running_management
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
 from patchbay_gateway.kernel import keys, lifecycle, logs, memory
@@ -88,7 +88,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
             {SCHEDULER: scheduler, USAGE: usage, HOST_SERVICE: scheduler.host}
         )
         stack.push_async_callback(channel.close)
-        calls = ChannelCalls([channel])
+        calls = LocalCalls(channel)
         edge = await stack.enter_async_context(
             running_edge(
                 settings,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import PatchbayError
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
-from patchbay_gateway.edge.clients import ChannelCalls
+from patchbay_gateway.edge.clients import LocalCalls
 from patchbay_gateway.edge.main import running_edge, running_management
 from patchbay_gateway.edge.management.hosted import management_plugins
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
@@ -205,7 +205,7 @@ async def _data(
         )
         channel = InProcessChannel({SCHEDULER: scheduler, HOST_SERVICE: scheduler.host})
         stack.push_async_callback(channel.close)
-        calls = ChannelCalls([channel])
+        calls = LocalCalls(channel)
         edge = await stack.enter_async_context(
             running_edge(
                 settings,
@@ -308,6 +308,7 @@ async def _control(
                 keys=derived(roots.plugins),
                 clock=clock,
                 tasks=tasks,
+                name_servers=settings.name_servers,
             )
         )
         await stack.enter_async_context(
@@ -317,7 +318,7 @@ async def _control(
                 checks=checks,
                 holder=holder,
                 usage=channel,
-                scheduler=ChannelCalls([channel]),
+                scheduler=LocalCalls(channel),
                 plugins=plugins.registry.status,
                 pages=plugins.pages,
                 command_lines=plugins.command_lines,

@@ -21,7 +21,7 @@ from patchbay_gateway.edge import attempts
 from patchbay_gateway.edge.auth import Authenticator
 from patchbay_gateway.edge.budget import ByteBudget
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
-from patchbay_gateway.edge.clients import ChannelCalls, SchedulerKeys
+from patchbay_gateway.edge.clients import SchedulerKeys
 from patchbay_gateway.edge.counting import EdgeCounts
 from patchbay_gateway.edge.deciding import Decider
 from patchbay_gateway.edge.dialects.table import dialects
@@ -39,6 +39,7 @@ from patchbay_gateway.edge.pipeline import Pipeline
 from patchbay_gateway.edge.refreshes import Refreshes
 from patchbay_gateway.edge.routes.pages import PublicPages
 from patchbay_gateway.edge.routes.router import Router
+from patchbay_gateway.edge.schedulers import PooledCalls
 from patchbay_gateway.edge.server import EdgeServer, listen
 from patchbay_gateway.edge.steps import PluginSteps
 from patchbay_gateway.kernel import lifecycle, logs, memory
@@ -55,7 +56,7 @@ from patchbay_gateway.kernel.uid import UidSource
 from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.command_line import CommandLines
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
-from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
@@ -212,7 +213,9 @@ async def running_edge(
     registry = PluginRegistry(
         host=Host(edge_id, version("patchbay-gateway")),
         keys=SchedulerKeys(scheduler).keys,
-        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
+        resolver=EndpointsResolver(
+            DnsResolver(named_settings(settings.name_servers)), store=store, clock=clock
+        ),
         clock=clock,
         local=local,
         builtin_address=settings.executors_address or None,
@@ -410,14 +413,20 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
         watcher = SnapshotWatcher(store, holder, settings.data_dir / "snapshot.json", clock)
         await watcher.boot()
         tasks.start("edge-snapshot", watcher.run())
-        schedulers: list[Channel] = [
-            channel(address.strip(), SCHEDULER) for address in settings.scheduler_address.split(",")
-        ]
         usage = channel(settings.usage_address, USAGE)
-        calls = ChannelCalls(schedulers)
+        calls = PooledCalls(
+            [address.strip() for address in settings.scheduler_address.split(",")],
+            resolver=EndpointsResolver(
+                DnsResolver(named_settings(settings.name_servers)), store=store, clock=clock
+            ),
+            connect=lambda address: channel(address, SCHEDULER),
+            clock=clock,
+        )
+        stack.push_async_callback(calls.aclose)
+        await calls.start()
         # Plugins' own tokens go along on these.
         auths = [RemoteChannel(a.strip()) for a in settings.scheduler_address.split(",")]
-        for each in (*schedulers, usage, *auths):
+        for each in (usage, *auths):
             stack.push_async_callback(each.close)
         edge = await stack.enter_async_context(
             running_edge(

@@ -78,6 +78,17 @@ def system_settings(path: Path = Path("/etc/resolv.conf")) -> DnsSettings:
     return DnsSettings(tuple(servers) or (("127.0.0.1", 53),), tuple(search))
 
 
+def named_settings(servers: str) -> DnsSettings:
+    """Return the system's settings, asking *servers* (`host:port` with commas) if there are any."""
+    system = system_settings()
+    named = [part.strip().rpartition(":") for part in servers.split(",") if part.strip()]
+    if not named:
+        return system
+    return DnsSettings(
+        tuple((host.strip("[]"), int(port)) for host, _, port in named), system.search
+    )
+
+
 class HostsFile:
     """The names of /etc/hosts, read again when the file has changed."""
 

@@ -16,7 +16,7 @@ import msgspec
 from patchbay.keys import channel_key
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.plugins.calls import PluginCalls
-from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.hooks import Hooks
@@ -90,7 +90,9 @@ def host_plugins(
     registry = PluginRegistry(
         host=Host(name, version("patchbay-gateway")),
         keys=keys,
-        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
+        resolver=EndpointsResolver(
+            DnsResolver(named_settings(settings.name_servers)), store=store, clock=clock
+        ),
         clock=clock,
         local=local,
         builtin_address=settings.executors_address or None,

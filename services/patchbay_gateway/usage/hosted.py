@@ -15,7 +15,7 @@ import msgspec
 
 from patchbay.errors import Unavailable
 from patchbay_gateway.plugins.calls import PluginCalls
-from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.hooks import Hooks
@@ -45,6 +45,7 @@ async def running_fan_out(
     keys: ChannelKeys,
     clock: Clock,
     tasks: Tasks,
+    name_servers: str = "",
 ) -> AsyncIterator[PluginRegistry]:
     """
     Offer rows to the plugins of the snapshot.
@@ -57,11 +58,14 @@ async def running_fan_out(
         keys: Channel keys of plugins.
         clock: Time.
         tasks: Owns the loops.
+        name_servers: As in `dns.named_settings`.
     """
     registry = PluginRegistry(
         host=Host(name, version("patchbay-gateway")),
         keys=keys,
-        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
+        resolver=EndpointsResolver(
+            DnsResolver(named_settings(name_servers)), store=store, clock=clock
+        ),
         clock=clock,
     )
 

@@ -120,6 +120,7 @@ async def running_usage(
                     keys=plugin_keys,
                     clock=clock,
                     tasks=tasks,
+                    name_servers=settings.name_servers,
                 )
             )
         yield UsageServicer(ledger, stream, reader)

@@ -17,7 +17,7 @@ import msgspec
 
 from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.command_line import CommandLines
-from patchbay_gateway.plugins.dns import DnsResolver
+from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.hooks import Hooks
@@ -45,7 +45,13 @@ class HostedPlugins:
 
 @contextlib.asynccontextmanager
 async def management_plugins(
-    *, store: Store, holder: SnapshotHolder, keys: ChannelKeys, clock: Clock, tasks: Tasks
+    *,
+    store: Store,
+    holder: SnapshotHolder,
+    keys: ChannelKeys,
+    clock: Clock,
+    tasks: Tasks,
+    name_servers: str = "",
 ) -> AsyncIterator[HostedPlugins]:
     """
     Keep registered with the plugins of each new snapshot.
@@ -56,11 +62,14 @@ async def management_plugins(
         keys: Channel keys of plugins.
         clock: Time.
         tasks: Owns the loop.
+        name_servers: As in `dns.named_settings`.
     """
     registry = PluginRegistry(
         host=Host(f"management-{secrets.token_hex(6)}", version("patchbay-gateway")),
         keys=keys,
-        resolver=EndpointsResolver(DnsResolver(), store=store, clock=clock),
+        resolver=EndpointsResolver(
+            DnsResolver(named_settings(name_servers)), store=store, clock=clock
+        ),
         clock=clock,
     )
     hooks, calls = Hooks(registry), PluginCalls(registry)

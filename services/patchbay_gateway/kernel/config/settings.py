@@ -6,6 +6,7 @@ From flags and `PATCHBAY_…` variables, flags first. Not here: what the gateway
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -72,6 +73,19 @@ def _check_addresses(value: str) -> str:
 Addresses = Annotated[str, AfterValidator(_check_addresses)]
 
 
+def _check_name_servers(value: str) -> str:
+    for part in _check_addresses(value).split(",") if value else ():
+        host = part.rpartition(":")[0].strip("[]")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is no IP address; a name server has no name") from None
+    return _check_addresses(value)
+
+
+NameServers = Annotated[str, AfterValidator(_check_name_servers)]
+
+
 def default_data_dir(env: Mapping[str, str]) -> Path:
     """Return where a user's programs keep data: XDG_DATA_HOME, else ~/.local/share."""
     home = env.get("XDG_DATA_HOME") or Path(env.get("HOME") or Path.home()) / ".local" / "share"
@@ -109,6 +123,9 @@ class ProcessSettings(BaseModel):
     """host:port; empty: in process."""
     executors_address: Addresses = ""
     """host:port of the built-in executors, several with commas; empty: in process."""
+    name_servers: NameServers = ""
+    """Name servers by address, `host:port`, several with commas; empty: those of resolv.conf. For the
+    addresses of schedulers, executors and plugins."""
     advertise_address: OptionalAddress = ""
     """host:port at which plugins reach this process."""
     drain: Seconds = 25.0
