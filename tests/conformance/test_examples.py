@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "services" / "sdk" / "examples"
-FOLDERS = sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "README.md").exists())
+ALL = sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "README.md").exists())
+ELSEWHERE = ("relay-go",)
+"""Examples in other languages, which have tests of their own: test_go_example.py."""
+FOLDERS = [name for name in ALL if name not in ELSEWHERE]
 
 
 def _sources(folder: str) -> list[Path]:
@@ -28,6 +31,13 @@ def test_each_example_has_a_plugin_a_test_and_a_readme() -> None:
     assert {p.name for p in EXAMPLES.iterdir() if p.is_dir() and any(p.glob("*.py"))} == set(
         FOLDERS
     )
+    for folder in ELSEWHERE:
+        assert list(EXAMPLES.joinpath(folder).glob("*_test.*")), folder
+
+
+def test_the_list_of_examples_names_each() -> None:
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in ALL if f"[{name}]({name}/)" not in page] == []
 
 
 @pytest.mark.parametrize("part", range(3))

@@ -157,6 +157,26 @@ def test_check_runs_a_file_and_prints_json(tmp_path: Path) -> None:
     assert results["health.drain"] == results["secrets.logs"] == "pass"
 
 
+def test_check_runs_a_program_and_sees_its_end(tmp_path: Path) -> None:
+    """Any program: it finds its key in the environment and listens where it is told."""
+    scaffold("my-filter", ["request_interceptor"], tmp_path / "p")
+    socket = f"unix:{tmp_path}/plugin"
+    command = f"{PATCHBAY} plugin run {tmp_path / 'p' / 'my_filter.py'} --address {socket}"
+    result = invoke("plugin", "check", socket, "--id", "my-filter", "--run", command, "--json")
+    assert result.exit_code == 0, result.output
+    rules = {rule["id"]: rule["result"] for rule in json.loads(result.stdout)["rules"]}
+    assert (rules["health.drain"], rules["secrets.logs"]) == ("pass", "pass")
+
+
+def test_check_of_a_program_needs_its_address_and_id(tmp_path: Path) -> None:
+    assert invoke("plugin", "check", "127.0.0.1:1", "--run", "program").exit_code == 2
+    assert invoke("plugin", "check", "a.py", "--id", "x", "--run", "program").exit_code == 2
+    missing = tmp_path / "missing"
+    found = invoke("plugin", "check", "127.0.0.1:1", "--id", "x", "--run", missing)
+    assert found.exit_code == 1
+    assert "cannot be run" in found.output
+
+
 def test_check_of_a_broken_plugin_ends_with_1(tmp_path: Path) -> None:
     scaffold("my-filter", ["request_normalizer"], tmp_path / "p")
     file = tmp_path / "p" / "my_filter.py"

@@ -95,18 +95,30 @@ def check(
     config: Annotated[
         Path | None, typer.Option(help="File with its configuration, YAML.", dir_okay=False)
     ] = None,
+    command: Annotated[
+        str,
+        typer.Option(
+            "--run",
+            metavar="COMMAND",
+            help="Program that serves the plugin at ADDRESS; it is run, and given a key of its own.",
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """
     Try every rule of the contract on a plugin, in any language.
 
-    A file or module is run by the check itself, which then also sees its log and its end. Exit status 1
-    if a rule is broken.
+    A file or module, or the program of --run, is run by the check itself, which then also sees its log
+    and its end. Exit status 1 if a rule is broken.
     """
     from patchbay.testing.conformance import check as judge  # noqa: PLC0415 - only to run
 
     settings = config.read_bytes() if config is not None else b""
-    if _ADDRESS.fullmatch(target):
+    if command:
+
+        async def look() -> list[Report]:
+            return [await _start_and_check(command, target, plugin_id, settings)]
+    elif _ADDRESS.fullmatch(target):
         keys = _keys(plugin_id, key_file)
 
         async def look() -> list[Report]:
@@ -146,6 +158,23 @@ def _keys(plugin_id: str, key_file: Path | None) -> Mapping[str, bytes]:
             "the key names no plugin; give --id, or lines id=key", param_hint="--id"
         )
     return {id_: keys[0] for id_, keys in found.items() if not plugin_id or id_ == plugin_id}
+
+
+async def _start_and_check(command: str, address: str, plugin_id: str, config: bytes) -> Report:
+    """Return the report of the plugin that *command* serves at *address*."""
+    import secrets  # noqa: PLC0415 - only to run
+    import shlex  # noqa: PLC0415 - the same
+
+    from patchbay.testing.conformance import check as judge  # noqa: PLC0415 - the same
+    from patchbay.testing.spawned import started  # noqa: PLC0415 - the same
+
+    if not _ADDRESS.fullmatch(address) or not plugin_id:
+        raise typer.BadParameter(
+            "say where the program listens, host:port, and with --id who it is", param_hint="--run"
+        )
+    key = secrets.token_bytes(32)
+    async with started(shlex.split(command), address, key) as running:
+        return await judge(address, plugin_id, key, config=config, running=running)
 
 
 async def _run_and_check(target: str, plugin_id: str, config: bytes) -> list[Report]:

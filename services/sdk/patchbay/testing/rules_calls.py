@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _CODE = grpc.StatusCode
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+# What gRPC for C, Go and Node, for Java, for .NET, for Rust say of a message beyond the limit.
+_TOO_LARGE: Final = re.compile(r"larger than max|exceeds (the )?maximum|length too large")
 _OUR_FAULT: Final = frozenset(
     {
         "CAPABILITY_NOT_SERVED",
@@ -254,7 +256,9 @@ async def _sized(subject: Subject, size: int) -> tuple[str, str]:
 
 async def _large(subject: Subject) -> None:
     method, outcome = await _sized(subject, _LARGE)
-    if "larger than max" in outcome or outcome.startswith(("UNAVAILABLE :", "INTERNAL", "UNKNOWN")):
+    # Without a reason it is gRPC's own, in whatever words its implementation has for it.
+    by_grpc = ("RESOURCE_EXHAUSTED :", "OUT_OF_RANGE :", "UNAVAILABLE :")
+    if outcome.startswith((*by_grpc, "INTERNAL", "UNKNOWN")):
         raise Broken(f"{method} with a body of {_LARGE >> 20} MiB ended as {outcome}")
 
 
@@ -302,8 +306,8 @@ def _made_by_grpc(failure: Failure) -> bool:
     """Whether the status is none that the plugin made."""
     if failure.details:
         return False
-    if failure.code is _CODE.RESOURCE_EXHAUSTED:
-        return "larger than max" in failure.message
+    if failure.code in {_CODE.RESOURCE_EXHAUSTED, _CODE.OUT_OF_RANGE}:
+        return _TOO_LARGE.search(failure.message) is not None
     return failure.code in {
         _CODE.UNIMPLEMENTED,
         _CODE.DEADLINE_EXCEEDED,

@@ -19,7 +19,7 @@ _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOTICE: Final = 5.0
 _END: Final = 15.0
 _NOT_OURS: Final = (
-    "the suite does not run the plugin; give `patchbay plugin check` its file or module"
+    "the suite does not run the plugin; give `patchbay plugin check` its file, or --run a program"
 )
 
 

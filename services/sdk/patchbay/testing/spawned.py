@@ -1,5 +1,5 @@
 """
-A plugin that the suite runs itself, in a process of its own: `patchbay plugin run` with a key of its own.
+A plugin that the suite runs itself, in a process of its own: a file of Python, or any program.
 
 What only the process shows, its log, its memory, its end, can then be judged too. Not here: verdicts.
 """
@@ -20,7 +20,7 @@ import grpc
 from patchbay import errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 # The suite's provider is on this machine, whatever proxy the others need.
 _ENVIRONMENT = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
@@ -77,13 +77,42 @@ async def spawned(target: str, key: bytes, *, seconds: float = 60.0) -> AsyncIte
         Unavailable: It ended, or did not answer in time; the text holds what it wrote last.
     """
     with tempfile.TemporaryDirectory(prefix="patchbay-") as folder:
-        address, output = f"unix:{folder}/plugin", Path(folder) / "output"
+        address = f"unix:{folder}/plugin"
+        argv = [sys.executable, "-c", _START, "plugin", "run", target, "--address", address]
+        async with started(argv, address, key, seconds=seconds) as found:
+            yield found
+
+
+@contextlib.asynccontextmanager
+async def started(
+    argv: Sequence[str], address: str, key: bytes, *, seconds: float = 60.0
+) -> AsyncIterator[Spawned]:
+    """
+    Run a program that serves a plugin at *address*, ready when this returns.
+
+    Args:
+        argv: The program and its arguments; they make it listen at *address*.
+        address: `host:port` or `unix:/path`.
+        key: What it finds in PATCHBAY_PLUGIN_KEY, in hex.
+        seconds: How long it may take to answer.
+
+    Raises:
+        Unavailable: There is no such program, it ended, or it did not answer in time; the text holds what
+            it wrote last.
+    """
+    kept = {k: v for k, v in os.environ.items() if k != "PATCHBAY_PLUGIN_KEY_FILE"}
+    with tempfile.TemporaryDirectory(prefix="patchbay-") as folder:
+        output = Path(folder) / "output"
         with output.open("wb") as sink:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", _START, "plugin", "run", target, "--address", address,
-                stdout=sink, stderr=sink,
-                env={**os.environ, **_ENVIRONMENT, "PATCHBAY_PLUGIN_KEY": key.hex()},
-            )  # fmt: skip
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *argv, stdout=sink, stderr=sink,
+                    env={**kept, **_ENVIRONMENT, "PATCHBAY_PLUGIN_KEY": key.hex()},
+                )  # fmt: skip
+            except OSError as error:
+                raise errors.Unavailable(
+                    f"{argv[0]} cannot be run: {error.strerror}", reason="PLUGIN_NOT_STARTED"
+                ) from error
         found = Spawned(process, address, output)
         try:
             await _ready(found, process, seconds)

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+
+	typev1 "patchbay.dev/examples/relay-go/gen/patchbay/type/v1"
+)
+
+// cutter cuts a provider's bytes into whole events, each with its blank line.
+type cutter struct {
+	pending []byte
+	seen    int
+}
+
+// add returns the events that data completes; they are good until the next call.
+func (c *cutter) add(data []byte) [][]byte {
+	c.pending = append(c.pending, data...)
+	return c.cut()
+}
+
+// rest returns what is left of an event.
+func (c *cutter) rest() []byte { return bytes.TrimSpace(c.pending) }
+
+func (c *cutter) cut() [][]byte {
+	var events [][]byte
+	from := 0
+	for {
+		end := endOfEvent(c.pending, from, c.seen)
+		if end < 0 {
+			break
+		}
+		events = append(events, bytes.Clone(c.pending[from:end]))
+		from, c.seen = end, end
+	}
+	c.pending = append(c.pending[:0], c.pending[from:]...)
+	c.seen = max(0, len(c.pending)-3)
+	return events
+}
+
+// endOfEvent returns where the event that begins at from ends, -1 if it does not; up to seen nothing is new.
+func endOfEvent(text []byte, from, seen int) int {
+	start := max(from, seen)
+	best := -1
+	for _, blank := range []string{"\n\n", "\r\n\r\n", "\r\r"} {
+		if at := bytes.Index(text[start:], []byte(blank)); at >= 0 && (best < 0 || start+at+len(blank) < best) {
+			best = start + at + len(blank)
+		}
+	}
+	return best
+}
+
+// meter keeps what a call consumed: the provider's own word, else an estimate.
+type meter struct {
+	payload int
+	factor  float64
+	said    int
+	usage   *typev1.Usage
+	// ended is set when a choice had its finish reason, or the provider its last word.
+	ended bool
+}
+
+func newMeter(payload int, factor float64) *meter {
+	if factor == 0 {
+		factor = 1
+	}
+	return &meter{payload: payload, factor: factor}
+}
+
+// event looks at one event of a stream.
+func (m *meter) event(event []byte) {
+	if bytes.Contains(event, []byte(`"finish_reason":"`)) || bytes.Contains(event, []byte(`"finish_reason": "`)) || bytes.Contains(event, []byte("data: [DONE]")) {
+		m.ended = true
+	}
+	if bytes.Contains(event, []byte(`"usage"`)) {
+		for line := range bytes.Lines(event) {
+			if data, ok := bytes.CutPrefix(line, []byte("data:")); ok {
+				m.document(data)
+			}
+		}
+	}
+	m.said += len(contents(event))
+}
+
+// document takes the usage of a JSON document, if it has one.
+func (m *meter) document(text []byte) {
+	var found struct {
+		Usage *struct {
+			Prompt     int64 `json:"prompt_tokens"`
+			Completion int64 `json:"completion_tokens"`
+			Details    struct {
+				Cached int64 `json:"cached_tokens"`
+			} `json:"prompt_tokens_details"`
+			More struct {
+				Reasoning int64 `json:"reasoning_tokens"`
+			} `json:"completion_tokens_details"`
+		} `json:"usage"`
+	}
+	if json.Unmarshal(text, &found) == nil && found.Usage != nil {
+		m.usage = &typev1.Usage{Items: []*typev1.UsageItem{
+			{Unit: "input_tokens", Quantity: found.Usage.Prompt},
+			{Unit: "output_tokens", Quantity: found.Usage.Completion},
+			{Unit: "cache_read_tokens", Quantity: found.Usage.Details.Cached},
+			{Unit: "reasoning_tokens", Quantity: found.Usage.More.Reasoning},
+		}}
+	}
+}
+
+// soFar returns what was consumed until now.
+func (m *meter) soFar() *typev1.Usage {
+	if m.usage != nil {
+		return m.usage
+	}
+	tokens := func(size int) int64 { return int64(float64(size) / 4 * m.factor) }
+	return &typev1.Usage{Estimated: true, Items: []*typev1.UsageItem{
+		{Unit: "input_tokens", Quantity: tokens(m.payload)},
+		{Unit: "output_tokens", Quantity: tokens(m.said)},
+	}}
+}
