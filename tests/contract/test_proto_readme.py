@@ -233,3 +233,4 @@ def test_vector_of_the_sealed_secret() -> None:
     found = re.search(r"ciphertext \| `([0-9a-f]+)`", README)
     assert found is not None
     assert sealed.ciphertext.hex() == found[1]
+    assert secrets.associated_data(sealed).hex() == vector("associated data of that secret")

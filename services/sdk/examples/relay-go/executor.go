@@ -24,8 +24,8 @@ var paths = map[string]string{"chat": "/chat/completions", "completions": "/comp
 
 // What a plain request may not bring along: the connection's own, and credentials, which are ours.
 var ownHeaders = map[string]bool{
-	"host": true, "content-length": true, "accept-encoding": true,
-	"authorization": true, "x-api-key": true, "x-goog-api-key": true, "cookie": true,
+	"host": true, "accept-encoding": true, "authorization": true,
+	"x-api-key": true, "x-goog-api-key": true, "cookie": true,
 }
 
 // executor is ExecutorService for providers that speak OpenAI's dialect.
@@ -123,9 +123,9 @@ func copyEvents(answer *reply, stream pluginv1.ExecutorService_ExecuteStreamServ
 }
 
 func (e *executor) HttpRequest(ctx context.Context, request *pluginv1.ExecutorHTTPRequest) (*pluginv1.ExecutorHTTPResponse, error) {
-	target, err := url.Parse(request.Url)
-	if err != nil || target.Host == "" {
-		return nil, failure(codes.InvalidArgument, "INVALID_URL", "the URL is not absolute")
+	target, err := parseURL(request.Url)
+	if err != nil {
+		return nil, err
 	}
 	headers, err := e.authorized(request.Secret, target)
 	if err != nil {
@@ -160,9 +160,9 @@ func (e *executor) call(ctx context.Context, request *pluginv1.ExecutorRequest) 
 	if base == "" {
 		base = defaultBaseURL
 	}
-	target, err := url.Parse(strings.TrimRight(base, "/") + path)
-	if err != nil || target.Host == "" {
-		return nil, failure(codes.InvalidArgument, "INVALID_URL", "base_url is not absolute")
+	target, err := parseURL(strings.TrimRight(base, "/") + path)
+	if err != nil {
+		return nil, err
 	}
 	headers, err := e.authorized(request.Secret, target)
 	if err != nil {

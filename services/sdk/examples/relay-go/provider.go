@@ -29,10 +29,11 @@ const (
 	mostBody      = 32 << 20
 )
 
-// Headers that belong to a connection, not to a message.
+// Headers that belong to a connection, not to a message; lengths and encodings too.
 var hopByHop = map[string]bool{
 	"connection": true, "keep-alive": true, "proxy-authenticate": true, "proxy-authorization": true,
 	"proxy-connection": true, "te": true, "trailer": true, "transfer-encoding": true, "upgrade": true,
+	"content-length": true, "content-encoding": true,
 }
 
 var errSilent = errors.New("the provider was silent")
@@ -105,6 +106,11 @@ func (p *provider) send(caller context.Context, settings *pluginv1.ProviderSetti
 		}
 		defer made.close()
 		return nil, made.failure(broken(far), far)
+	}
+	if encoding := made.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		defer made.close()
+		what := &typev1.UpstreamError{HttpStatus: 502, Sent: typev1.Sent_SENT_YES}
+		return nil, upstreamFailure("UPSTREAM_ENCODED", "the provider answered in an encoding that it was not asked for", what)
 	}
 	return made, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net/url"
 	"testing"
 )
 
@@ -76,13 +75,18 @@ func TestUsageIsTheProvidersElseAnEstimate(t *testing.T) {
 }
 
 func TestOriginLeavesOutTheSchemesOwnPort(t *testing.T) {
+	for _, text := range []string{"/v1", "https://a@example.com/", `https://example.com/\x`, "https://[::1/", ""} {
+		if _, err := parseURL(text); reason(err) != "INVALID_URL" {
+			t.Errorf("%q is taken", text)
+		}
+	}
 	for text, want := range map[string]string{
 		"https://API.example.com:443/v1": "https://api.example.com",
 		"http://127.0.0.1:8080/x":        "http://127.0.0.1:8080",
 		"http://[::1]:80/":               "http://[::1]",
 		"https://[::1]:80/":              "https://[::1]:80",
 	} {
-		parsed, err := url.Parse(text)
+		parsed, err := parseURL(text)
 		if err != nil || origin(parsed) != want {
 			t.Errorf("%s is %s: %v", text, origin(parsed), err)
 		}

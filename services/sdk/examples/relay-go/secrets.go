@@ -116,3 +116,12 @@ func origin(target *url.URL) string {
 	}
 	return scheme + "://" + host
 }
+
+// parseURL refuses what parsers read differently: the check of a secret's origin must be the client's.
+func parseURL(text string) (*url.URL, error) {
+	parsed, err := url.Parse(text)
+	if err != nil || parsed.Host == "" || parsed.User != nil || strings.Contains(text, "\\") {
+		return nil, failure(codes.InvalidArgument, "INVALID_URL", "the URL must be absolute, without user information and backslashes")
+	}
+	return parsed, nil
+}
