@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncIterator, Callable, Iterator
 
-# Named requirements, and the list of what was not run.
-pytest_plugins = ("tests.requirements",)
+# Named requirements, and the list of what was not run; an API server where the machine has one.
+pytest_plugins = ("tests.requirements", "tests.harness.apiserver_fixtures")
 
 
 class ValkeyProcess:

@@ -131,6 +131,17 @@ class ApiServer:
             "current-context": "test",
         }
 
+    @property
+    def authority(self) -> Path:
+        """File with the certificate that clients trust."""
+        return self._directory / "pki" / "apiserver.crt"
+
+    def token_file(self, token: str = "") -> Path:
+        """Write *token*, by default the administrator's, to a file as pods have it, and return that."""
+        path = self._directory / f"token-{secrets.token_hex(4)}"
+        path.write_text(token or self.token)
+        return path
+
     def stop_api(self) -> None:
         """Stop the API server; etcd keeps what there is."""
         self._end(self._processes.pop())

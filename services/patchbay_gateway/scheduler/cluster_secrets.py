@@ -20,6 +20,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import orjson
 
@@ -131,7 +132,7 @@ class SecretsApi:
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.read_text(encoding='utf-8').strip()}"
         request = urllib.request.Request(  # noqa: S310 - the cluster's own
-            f"{self._base}/{name}", data=body, headers=headers, method=method
+            f"{self._base}/{quote(name, safe='')}", data=body, headers=headers, method=method
         )
         try:
             with urllib.request.urlopen(  # noqa: S310 - the same
