@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,17 +36,43 @@ SCHEDULERS = 5
 EVERYBODY = tuple(range(SCHEDULERS))
 LEAD = 300.0
 
-_numbers = itertools.count()
+_numbers: defaultdict[Fleet, Iterator[int]] = defaultdict(itertools.count)
+
+
+IN_SECRETS = {
+    "test_refused_token_raced_by_five_is_refreshed_once",
+    "test_killed_before_the_intent_costs_nothing",
+    "test_killed_between_answer_and_write_needs_a_login_and_says_so",
+    "test_invalid_grant_needs_a_login_until_there_is_a_new_seed",
+}
+"""What runs over Secrets, too, where a machine has an API server; at full length everything does."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each case over records in a directory, and those that are chosen over records in Secrets."""
+    if "fleet" in metafunc.fixturenames:
+        stores: list[Any] = ["directory"]
+        if FULL or metafunc.function.__name__ in IN_SECRETS:
+            needed = pytest.mark.requires("kube-apiserver")
+            stores.append(pytest.param("secrets", marks=needed))
+        metafunc.parametrize("fleet", stores, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Fleet]:
     """Five schedulers; whom a test hurt is healed before the next."""
-    made = Fleet(
-        tmp_path_factory.mktemp("fleet"),
-        schedulers=SCHEDULERS,
-        families=tuple(f"c{n}" for n in range(20)),
-    )
+    directory = tmp_path_factory.mktemp("fleet")
+    families = tuple(f"c{n}" for n in range(20))
+    made: Fleet
+    if request.param == "secrets":
+        from tests.harness.secret_fleet import SecretFleet  # noqa: PLC0415 - few machines can
+
+        server = request.getfixturevalue("api_server")
+        made = SecretFleet(directory, server, schedulers=SCHEDULERS, families=families)
+    else:
+        made = Fleet(directory, schedulers=SCHEDULERS, families=families)
     try:
         made.start()
         yield made
@@ -135,7 +161,7 @@ class Case:
 @pytest.fixture
 def case(fleet: Fleet) -> Iterator[Case]:
     """A credential of its own, freshly refreshed; everything runs again afterwards."""
-    made = Case(fleet, f"c{next(_numbers)}")
+    made = Case(fleet, f"c{next(_numbers[fleet])}")
     made.sow()
     yield made
     fleet.identity.process.signal(signal.SIGCONT)

@@ -1,7 +1,7 @@
 """
 A proxy before an API server that fails as networks and API servers do: on demand, by kind of request.
 
-Plain HTTP in front, TLS behind. Not here: the API server (apiserver.py).
+Plain HTTP in front, or TLS where clients want that; TLS behind. Not here: the API server (apiserver.py).
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import threading
 from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.harness.apiserver import ApiServer
 
@@ -27,6 +28,7 @@ class FaultProxy:
     watches  "" passes; "silent" connects and never says anything; "410" answers Gone; "cut" ends at once
     writes   statuses that the next writes get, one each
     away     every request fails
+    hold     replacements wait until `release`; those whose client is gone by then are dropped
     """
 
     def __init__(self, server: ApiServer) -> None:
@@ -34,8 +36,13 @@ class FaultProxy:
         self.watches = ""
         self.writes: list[int] = []
         self.away = False
+        self.hold = False
+        self.held = 0
+        """Replacements that wait."""
+        self._released = asyncio.Event()
         self.seen: list[str] = []
         self.url = ""
+        self.port = 0
         self._open: set[asyncio.Task[None] | None] = set()
         self._client: aiohttp.ClientSession | None = None
 
@@ -44,6 +51,24 @@ class FaultProxy:
         for task in list(self._open):
             if task is not None:
                 task.cancel()
+
+    def release(self) -> None:
+        """End `hold`."""
+        self.hold = False
+        self._released.set()
+        self._released = asyncio.Event()
+
+    async def _wait(self, request: web.Request) -> bool:
+        """Wait for `release`; return whether somebody still waits for the answer."""
+        self.held += 1
+        try:
+            await self._released.wait()
+        finally:
+            self.held -= 1
+        # The end of a killed client's connection came before the release: have it read.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return request.transport is not None and not request.transport.is_closing()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Pass one request on, or fail."""
@@ -67,6 +92,10 @@ class FaultProxy:
             status = self.writes.pop(0)
             headers = {"retry-after": "1"} if status == 429 else {}
             return web.json_response({"message": "injected"}, status=status, headers=headers)
+        if request.method == "PUT" and self.hold:
+            await request.read()
+            if not await self._wait(request):
+                return web.json_response({"message": "dropped"}, status=503)
         return await self._pass(request, watch=watch)
 
     async def _pass(self, request: web.Request, *, watch: bool) -> web.StreamResponse:
@@ -98,8 +127,10 @@ class FaultProxy:
 
 
 @contextlib.asynccontextmanager
-async def running_proxy(server: ApiServer) -> AsyncIterator[FaultProxy]:
-    """Run a proxy before *server*."""
+async def running_proxy(
+    server: ApiServer, front: ssl.SSLContext | None = None
+) -> AsyncIterator[FaultProxy]:
+    """Run a proxy before *server*; with *front* it speaks TLS."""
     proxy = FaultProxy(server)
     context = ssl.create_default_context(cafile=str(server._directory / "pki" / "apiserver.crt"))
     timeout = aiohttp.ClientTimeout(total=None)
@@ -110,12 +141,60 @@ async def running_proxy(server: ApiServer) -> AsyncIterator[FaultProxy]:
         app.router.add_route("*", "/{tail:.*}", proxy.handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=front)
         await site.start()
-        port = runner.addresses[0][1]
-        proxy.url = f"http://127.0.0.1:{port}"
+        proxy.port = runner.addresses[0][1]
+        proxy.url = f"{'https' if front else 'http'}://127.0.0.1:{proxy.port}"
         try:
             yield proxy
         finally:
             proxy.break_watches()
             await runner.cleanup()
+
+
+class ThreadedProxy:
+    """A proxy in a thread of its own, for tests that are no coroutines."""
+
+    def __init__(self, proxy: FaultProxy, loop: asyncio.AbstractEventLoop) -> None:
+        self._proxy = proxy
+        self._loop = loop
+        self.url, self.port = proxy.url, proxy.port
+
+    @property
+    def held(self) -> int:
+        """Replacements that wait."""
+        return self._proxy.held
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let nobody replace anything while this lasts."""
+        self._proxy.hold = True
+        try:
+            yield
+        finally:
+            self._loop.call_soon_threadsafe(self._proxy.release)
+
+
+@contextlib.contextmanager
+def proxy_in_thread(server: ApiServer, front: ssl.SSLContext | None) -> Iterator[ThreadedProxy]:
+    """Run a proxy before *server*."""
+    started = threading.Event()
+    made: list[ThreadedProxy] = []
+    ending: list[asyncio.Event] = []
+
+    async def body() -> None:
+        async with running_proxy(server, front) as proxy:
+            made.append(ThreadedProxy(proxy, asyncio.get_running_loop()))
+            ending.append(asyncio.Event())
+            started.set()
+            await ending[0].wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(body(),), name="fault-proxy", daemon=True)
+    thread.start()
+    try:
+        assert started.wait(90)
+        yield made[0]
+    finally:
+        if ending:
+            made[0]._loop.call_soon_threadsafe(ending[0].set)
+        thread.join()

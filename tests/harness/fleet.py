@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from patchbay_gateway.kernel.channels.port import Method, Req, Res
-    from patchbay_gateway.scheduler.durable.port import CredentialRecord
+    from patchbay_gateway.scheduler.durable.port import CredentialRecord, DurableStore
 
 
 class Fleet:
@@ -68,7 +68,7 @@ class Fleet:
         for name in families:
             self.sow(name, f"test-refresh-{name}-0")
         self._config.write_text(yaml.safe_dump(self._configuration()))
-        self._roots = {name: secrets.token_hex(32) for name in ("STORE", "PLUGINS", "CLUSTER")}
+        self._roots = self._make_roots()
         self._valkey_port, executors_port = free_port(), free_port()
         self.redis_url = f"redis://127.0.0.1:{self._valkey_port}/0"
         self._installation = f"t{secrets.token_hex(4)}"
@@ -87,8 +87,8 @@ class Fleet:
         self.processes["executors"] = self._service("executors", "executors", executors_port)
         for number, port in enumerate(self.ports):
             name = f"scheduler{number}"
-            self.processes[name] = self._service(name, "scheduler", port)
-        self._reader: DirectoryStore | None = None
+            self.processes[name] = self._service(name, "scheduler", port, self._scheduler_env())
+        self._reader: DurableStore | None = None
 
     # -- processes --------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Fleet:
     def record(self, credential_id: str) -> CredentialRecord | None:
         """Return the durable record."""
         if self._reader is None:
-            self._reader = DirectoryStore(self._credentials, [bytes.fromhex(self._roots["STORE"])])
+            self._reader = self._open([bytes.fromhex(self._roots["STORE"])])
         stored = asyncio.run(self._reader.read(credential_id))
         return stored.record if stored is not None else None
 
@@ -215,7 +215,14 @@ class Fleet:
         finally:
             await channel.close()
 
+    def _open(self, roots: list[bytes]) -> DurableStore:
+        return DirectoryStore(self._credentials, roots)
+
     # -- construction -----------------------------------------------------------------------------
+
+    @staticmethod
+    def _make_roots() -> dict[str, str]:
+        return {name: secrets.token_hex(32) for name in ("STORE", "PLUGINS", "CLUSTER")}
 
     def _configuration(self) -> Mapping[str, Any]:
         return {
@@ -250,7 +257,12 @@ class Fleet:
             "valkey", [find_server(), *options, *persistence], env={}, directory=self.directory
         )
 
-    def _service(self, name: str, verb: str, port: int) -> Process:
+    def _scheduler_env(self) -> Mapping[str, str]:
+        return {}
+
+    def _service(
+        self, name: str, verb: str, port: int, env: Mapping[str, str] | None = None
+    ) -> Process:
         health = free_port()
         return Process(
             name,
@@ -260,6 +272,7 @@ class Fleet:
                 "PATCHBAY_DATA_DIR": str(self.directory / "data" / name),
                 "PATCHBAY_GRPC_PORT": str(port),
                 "PATCHBAY_HEALTH_PORT": str(health),
+                **(env or {}),
             },
             directory=self.directory,
             ready_url=f"http://127.0.0.1:{health}/readyz",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOT_KEY = "11" * 32
+CLUSTER_ROOT = "22" * 32
 
 
 class OperatorProcess:
@@ -36,6 +37,7 @@ class OperatorProcess:
         namespace: str,
         identity: str = "operator-a",
         values: str = "",
+        installation: str = "",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = pick_port()
@@ -49,10 +51,10 @@ class OperatorProcess:
             **{k: v for k, v in os.environ.items() if not k.startswith("PATCHBAY_")},
             "KUBECONFIG": str(kubeconfig),
             "REDIS_URL": redis_url,
-            "PATCHBAY_INSTALLATION": namespace,
+            "PATCHBAY_INSTALLATION": installation or namespace,
             "PATCHBAY_CONFIG": str(self.values),
             "PATCHBAY_PLUGINS_KEY": ROOT_KEY,
-            "PATCHBAY_CLUSTER_KEY": "22" * 32,
+            "PATCHBAY_CLUSTER_KEY": CLUSTER_ROOT,
             "PATCHBAY_OPERATOR_NAMESPACE": namespace,
             "PATCHBAY_OPERATOR_PORT": str(self.port),
             "PATCHBAY_HOST": "127.0.0.1",

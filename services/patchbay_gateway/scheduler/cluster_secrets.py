@@ -75,13 +75,18 @@ class SecretsApi:
         self._token = token
 
     @classmethod
-    def in_cluster(cls, environ: Mapping[str, str], account: Path = ACCOUNT) -> SecretsApi:
+    def in_cluster(cls, environ: Mapping[str, str], account: Path | None = None) -> SecretsApi:
         """
         Return the API of the cluster that this process runs in.
+
+        Args:
+            environ: Has the API server's address, and PATCHBAY_SERVICE_ACCOUNT_DIR where that is another.
+            account: Directory of the service account's token; default where Kubernetes mounts it.
 
         Raises:
             FailedPrecondition: It runs in none.
         """
+        account = account or Path(environ.get("PATCHBAY_SERVICE_ACCOUNT_DIR") or ACCOUNT)
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
         if not host or not (account / "token").exists():
             raise FailedPrecondition(
