@@ -3,7 +3,7 @@ What is true of a resource, as conditions: pure, from what was decided and seen 
 
 `Ready` sums up and its message is the one to read: it repeats the first aspect that is not as it should be.
 `Stalled` means that only an edit helps, `Reconciling` that time will. A condition keeps its transition time
-while its status stays. Not here: writing it (reconciling.py).
+while its status stays. Not here: writing it (statuses.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.instances import Instance
     from patchbay_operator.draft import Verdict
 
+NEEDS_LOGIN: Final = "NeedsLogin"
+"""The provider wants somebody to log in: no time and no edit of the resource helps."""
+DISABLED: Final = "Disabled"
+"""Out of use because somebody wants it so."""
+
 _WAITING: Final = frozenset({SECRET_NOT_FOUND, CONFIG_NOT_FOUND})
 """Reasons that may end without an edit of the resource."""
 
@@ -47,8 +52,18 @@ def _said(kind: str, aspect: Aspect) -> Said:
     return Said(kind, "True" if aspect.ok else "False", aspect.reason, aspect.message)
 
 
+def disabled_aspect(why: str) -> Aspect:
+    """Return what is said of a resource that somebody took out of use."""
+    return Aspect(ok=False, reason=DISABLED, message=why)
+
+
 def summarise(
-    verdict: Verdict, *, available: Aspect | None = None, programmed: Aspect | None
+    verdict: Verdict,
+    *,
+    available: Aspect | None = None,
+    programmed: Aspect | None,
+    health: Said | None = None,
+    serving: Aspect | None = None,
 ) -> list[Said]:
     """
     Return all conditions of a resource.
@@ -57,6 +72,8 @@ def summarise(
         verdict: What was decided about it.
         available: Whether its pods serve; None for what has none.
         programmed: Whether every ready edge runs it; None for what was left out.
+        health: A condition of its own kind, which does not count for Ready.
+        serving: Why it serves nothing though the gateway runs it; None when it does.
     """
     said = [_said(ACCEPTED, verdict.accepted), _said(RESOLVED_REFS, verdict.resolved)]
     if available is not None:
@@ -68,21 +85,28 @@ def summarise(
         reason = "WaitsForPods" if verdict.waits else "NotIncluded"
         said.append(Said(PROGRAMMED, "False", reason, text))
     failing = next((s for s in said if s.status != "True"), None)
+    if failing is None and serving is not None and not serving.ok:
+        failing = _said(READY, serving)
+    if health is not None:
+        said.append(health)
     if failing is None:
         said.append(Said(READY, "True", "Ready", "it serves"))
         said.append(Said(RECONCILING, "False", "Settled", ""))
         said.append(Said(STALLED, "False", "Settled", ""))
         return said
     said.append(Said(READY, "False", failing.reason, failing.message))
-    edit = not verdict.accepted.ok or (
-        not verdict.resolved.ok and verdict.resolved.reason not in _WAITING
+    edit = (
+        not verdict.accepted.ok
+        or (not verdict.resolved.ok and verdict.resolved.reason not in _WAITING)
+        or failing.reason == NEEDS_LOGIN
     )
+    waits = not edit and failing.reason != DISABLED
     said.append(
         Said(
             RECONCILING,
-            "False" if edit else "True",
+            "True" if waits else "False",
             failing.reason,
-            "" if edit else failing.message,
+            failing.message if waits else "",
         )
     )
     said.append(
@@ -130,7 +154,7 @@ def transitions(
             condition["reason"],
         ):
             kind = "Normal" if condition["status"] == "True" else "Warning"
-            if condition["reason"] in {"NotYetProgrammed", "RollingOut"}:
+            if condition["reason"] in {"NotYetProgrammed", "RollingOut", "Pending", DISABLED}:
                 kind = "Normal"
             found.append((kind, condition["reason"], condition["message"]))
     return found
@@ -160,15 +184,21 @@ def available_aspect(deployment: Mapping[str, Any] | None) -> Aspect:
     return Aspect(ok=True, reason="Available", message=f"{ready} of {wanted} pods are ready")
 
 
-def programmed_aspect(instances: Sequence[Instance], version: int, plugin_id: str) -> Aspect:
-    """Return whether every ready edge runs *version* or a newer one, and has the plugin registered."""
+def programmed_aspect(
+    instances: Sequence[Instance], version: int, plugin_id: str, *, off: bool = False
+) -> Aspect:
+    """
+    Return whether every ready edge runs *version* or a newer one, and has the plugin registered.
+
+    With *off* that version leaves it out on purpose.
+    """
     edges = [i for i in instances if i.kind == "edge" and i.ready]
     if not edges:
         text = "no edge of the gateway is ready; kubectl get pods tells why"
         return Aspect(ok=False, reason="NoEdges", message=text)
     behind = [i for i in edges if i.snapshot < version]
     if behind:
-        text = f"{len(edges) - len(behind)} of {len(edges)} edges run it"
+        text = f"{len(edges) - len(behind)} of {len(edges)} edges {'leave it out' if off else 'run it'}"
         return Aspect(ok=False, reason="NotYetProgrammed", message=text)
     if plugin_id:
         for edge in edges:
@@ -179,6 +209,5 @@ def programmed_aspect(instances: Sequence[Instance], version: int, plugin_id: st
                     reason="NotRegistered",
                     message=f"the gateway does not use it: {state}",
                 )
-    return Aspect(
-        ok=True, reason="Programmed", message=f"{len(edges)} of {len(edges)} edges run it"
-    )
+    text = f"{len(edges)} of {len(edges)} edges {'leave it out' if off else 'run it'}"
+    return Aspect(ok=True, reason=DISABLED if off else "Programmed", message=text)

@@ -6,7 +6,7 @@ What is done about each key of the queue: the operator's loop of observe, decide
     ClientKey       its Secret is made, once
     access          the scheduler may read the Secrets of credentials, and nothing else
     endpoints       ready addresses of plugins go to Redis
-    status          conditions are written where they changed, Events posted
+    status          what is known of each resource is written where it changed (statuses.py)
 
 All of it is idempotent, for two operators may lead for a moment. Not here: watching (watching.py), decisions
 (draft.py, conditions.py), objects (`objects`).
@@ -15,36 +15,28 @@ All of it is idempotent, for two operators may lead for a moment. Not here: watc
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.errors import PatchbayError
 from patchbay_gateway.kernel import keys, logs
+from patchbay_gateway.plugins.told_models import with_told
 from patchbay_operator.access import build_role, state_secret
 from patchbay_operator.api.status import READY
-from patchbay_operator.cluster import KINDS, Conflicted, Gone
-from patchbay_operator.conditions import (
-    available_aspect,
-    merge,
-    programmed_aspect,
-    summarise,
-    transitions,
-)
-from patchbay_operator.draft import Aspect, draft
+from patchbay_operator.cluster import Conflicted, Gone
+from patchbay_operator.draft import draft
 from patchbay_operator.gathering import RESOURCES, gather, versions
 from patchbay_operator.objects.naming import (
     PLUGIN_LABEL,
     child_name,
     generated_key_name,
     owned,
-    selector,
-    selector_text,
     state_secret_name,
 )
 from patchbay_operator.objects.workload import Given, build_children, references
 from patchbay_operator.resources import understand
+from patchbay_operator.statuses import Known, Statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,9 +44,11 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.keys import Roots
     from patchbay_gateway.plugins.instances import Instance
+    from patchbay_gateway.plugins.reports import Standing
+    from patchbay_gateway.plugins.told_models import PluginTold
     from patchbay_operator.api.plugin import PluginSpec
     from patchbay_operator.cluster import KubeApi
-    from patchbay_operator.draft import Draft, Verdict
+    from patchbay_operator.draft import Draft
     from patchbay_operator.gathering import Values, World
     from patchbay_operator.installation import Installation
     from patchbay_operator.publishing import Gateway
@@ -123,6 +117,16 @@ class Controller:
         self._published = 0
         self._seen_versions: dict[str, str] = {}
         self._instances: Sequence[Instance] = ()
+        self._standings: Mapping[str, Standing] = {}
+        self._told: dict[str, PluginTold] = {}
+        self._reports_seen = -1
+        self._statuses = Statuses(
+            api,
+            installation,
+            clock=clock,
+            serves=lambda: self._add(SNAPSHOT),
+            again=self._look_later,
+        )
         self.problem = ""
         """Why the last snapshot was not published, for people."""
         self.queue: WorkQueue[Key] | None = None
@@ -137,7 +141,7 @@ class Controller:
         if key == SNAPSHOT:
             await self._snapshot()
         elif key == STATUS:
-            await self._statuses()
+            await self._write_statuses()
         elif key == ENDPOINTS:
             await self._endpoints()
         elif key == ACCESS:
@@ -179,7 +183,9 @@ class Controller:
         self._queue_changed(world, found)
         try:
             previous = await self._gateway.current()
-            published = await self._gateway.publish(found.snapshot(previous, self._clock.now()))
+            await self._read_reports()
+            made = found.snapshot(previous, self._clock.now())
+            published = await self._gateway.publish(with_told(made, previous, self._told))
         except PatchbayError as error:
             self.problem = f"the snapshot is not published: {error.message}"
             self._add(STATUS)
@@ -195,7 +201,7 @@ class Controller:
         held = {}
         for (kind, name), document in world.documents.items():
             verdict = found.verdicts.get((kind, name))
-            if verdict is not None and verdict.included:
+            if verdict is not None and (verdict.included or verdict.off):
                 mark = (document["metadata"]["uid"], document["metadata"].get("generation", 1))
                 held[mark] = self._held.get(mark, self._published)
         self._held = held
@@ -331,120 +337,20 @@ class Controller:
 
     # Status -------------------------------------------------------------------------------------
 
-    async def _statuses(self) -> None:
-        if self._draft is None:
-            return
-        deployments = {
-            item["metadata"]["labels"].get(PLUGIN_LABEL): item
-            for item in await self._api.list(
-                "Deployment", labels=f"{PLUGIN_LABEL},app.kubernetes.io/instance={self._at.name}"
+    async def _write_statuses(self) -> None:
+        if self._draft is not None:
+            known = Known(
+                draft=self._draft,
+                held=self._held,
+                instances=self._instances,
+                standings=self._standings,
+                problem=self.problem,
             )
-        }
-        for kind in RESOURCES:
-            for document in await self._api.list(kind):
-                if not document["metadata"].get("deletionTimestamp"):
-                    await self._status(document, deployments)
+            await self._statuses.write(known)
 
-    async def _status(
-        self, document: dict[str, Any], deployments: Mapping[str, dict[str, Any]]
-    ) -> None:
-        assert self._draft is not None
-        resource = understand(document)
-        verdict = self._draft.verdicts.get(resource.key)
-        if verdict is None:
-            return
-        status: dict[str, Any] = {"observedGeneration": resource.generation}
-        available = None
-        if resource.kind == "Plugin" and resource.spec is not None:
-            deployment = deployments.get(resource.name)
-            if resource.spec.image is not None:
-                available = available_aspect(deployment)
-            if verdict.waits and available is not None and available.ok:
-                self._add(SNAPSHOT)
-            status |= self._plugin_status(resource, deployment)
-        if resource.kind == "ClientKey" and resource.spec is not None:
-            ref = resource.spec.secret_ref
-            status["secretName"] = ref.name if ref else generated_key_name(resource.name)
-        if resource.kind == "ProviderCredential":
-            status["authIndex"] = hashlib.sha256(resource.name.encode()).hexdigest()[:12]
-        programmed = self._programmed(resource, verdict)
-        said = summarise(verdict, available=available, programmed=programmed)
-        before = document.get("status") or {}
-        now = dt.datetime.fromtimestamp(self._clock.now(), dt.UTC)
-        status["conditions"] = merge(
-            before.get("conditions") or [],
-            said,
-            generation=resource.generation,
-            now=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
-        if all(before.get(key) == value for key, value in status.items()):
-            return
-        await self._api.patch_status(resource.kind, resource.name, status)
-        for event, reason, message in transitions(
-            before.get("conditions") or [], status["conditions"]
-        ):
-            await self._post(document, event, reason, message, now)
-
-    def _plugin_status(
-        self, resource: Resource[PluginSpec], deployment: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        seen = (deployment or {}).get("status") or {}
-        assert resource.spec is not None
-        return {
-            "pluginId": resource.spec.id or resource.name,
-            "replicas": int(seen.get("replicas") or 0),
-            "readyReplicas": int(seen.get("readyReplicas") or 0),
-            "selector": selector_text(selector(resource.name, self._at.name)),
-        }
-
-    def _programmed(self, resource: Resource[Any], verdict: Verdict) -> Aspect | None:
-        if not verdict.included:
-            return None
-        version = self._held.get((resource.uid, resource.generation))
-        if version is None:
-            why = self.problem or "its newest form is about to be published"
-            return Aspect(ok=False, reason="NotYetProgrammed", message=why)
-        id_ = ""
-        if resource.kind == "Plugin" and resource.spec is not None and resource.spec.enabled:
-            id_ = resource.spec.id or resource.name
-        return programmed_aspect(self._instances, version, id_)
-
-    async def _post(
-        self,
-        document: dict[str, Any],
-        kind: str,
-        reason: str,
-        message: str,
-        now: dt.datetime,
-    ) -> None:
-        metadata = document["metadata"]
-        at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{metadata['name'][:200]}.{secrets.token_hex(8)}"},
-            "involvedObject": {
-                "apiVersion": KINDS[document["kind"]].api_version,
-                "kind": document["kind"],
-                "name": metadata["name"],
-                "namespace": self._at.namespace,
-                "uid": metadata["uid"],
-                "resourceVersion": metadata["resourceVersion"],
-            },
-            "reason": reason,
-            "message": message[:1024],
-            "type": kind,
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
-            "source": {"component": "patchbay-operator"},
-            "reportingComponent": "patchbay-operator",
-            "reportingInstance": "patchbay-operator",
-        }
-        try:
-            await self._api.create(event)
-        except PatchbayError as error:
-            _log.warning("an Event is not posted", why=error.message)
+    def _look_later(self, seconds: float) -> None:
+        assert self.queue is not None
+        self.queue.add_later(STATUS, seconds)
 
     # Looking now and then -----------------------------------------------------------------------
 
@@ -454,10 +360,30 @@ class Controller:
         if list(instances) != list(self._instances):
             self._instances = instances
             self._add(STATUS)
+        told = dict(self._told)
+        if await self._read_reports():
+            self._add(STATUS)
+            if told != self._told:
+                self._add(SNAPSHOT)
         if self._published and await self._gateway.version() < self._published:
             _log.warning("Redis has lost the snapshot")
             self._add(SNAPSHOT)
             self._add(ENDPOINTS)
+
+    async def _read_reports(self) -> bool:
+        """Read what schedulers report, if that is news; whether it is."""
+        version = await self._gateway.reports_version()
+        # Redis may have lost them, or some: what is not reported anew stays as it was.
+        if version == self._reports_seen:
+            return False
+        self._reports_seen = version
+        told, standings = await self._gateway.reports()
+        known = {p.id for p in self._draft.config.plugins} if self._draft is not None else set()
+        self._told = {id_: t for id_, t in self._told.items() if id_ in known} | told
+        declared = self._world.gathered.credentials if self._world is not None else ()
+        names = {credential.name for credential in declared}
+        self._standings = {i: s for i, s in self._standings.items() if i in names} | standings
+        return True
 
     async def look_at_objects(self) -> None:
         """Notice changed Secrets and ConfigMaps."""

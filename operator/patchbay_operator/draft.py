@@ -64,6 +64,8 @@ class Verdict:
     """Whether the snapshot holds it."""
     waits: str = ""
     """What it waits for before it is included, when nothing is wrong with it."""
+    off: str = ""
+    """Why it is left out on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class _Drafting:
         unresolved: tuple[str, str] | None = None,
         included: bool = True,
         waits: str = "",
+        off: str = "",
     ) -> None:
         invalid = invalid or resource.problem
         if invalid:
@@ -197,8 +200,9 @@ class _Drafting:
         self._verdicts[resource.key] = Verdict(
             accepted=accepted,
             resolved=resolved,
-            included=included and accepted.ok and not waits,
+            included=included and accepted.ok and not waits and not off,
             waits=waits,
+            off=off if accepted.ok and resolved.ok else "",
         )
 
     # Plugins ------------------------------------------------------------------------------------
@@ -438,7 +442,8 @@ class _Drafting:
                 continue
             taken[resource.name] = f"ClientKey {resource.name}"
             digests[digest] = f"ClientKey {resource.name}"
-            self._judge(resource, included=not spec.disabled)
+            off = "spec.disabled keeps it from opening anything" if spec.disabled else ""
+            self._judge(resource, off=off)
             if not spec.disabled:
                 self._digests[resource.name] = digest
                 yield model.ClientKey(

@@ -13,6 +13,7 @@ import orjson
 from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.distribution import SnapshotPublisher
 from patchbay_gateway.plugins.instances import list_instances
+from patchbay_gateway.plugins.reports import Reports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.plugins.instances import Instance
+    from patchbay_gateway.plugins.reports import Standing
     from patchbay_gateway.plugins.snapshot import Snapshot
+    from patchbay_gateway.plugins.told_models import PluginTold
 
 # KEYS: the hash. ARGV: channel, then field, value, … that it is to consist of. Returns 1 if that is news.
 _REPLACE = Script("""
@@ -62,6 +65,14 @@ class Gateway(Protocol):
         """Return the processes that live."""
         ...
 
+    async def reports_version(self) -> int:
+        """Return what changes when a scheduler reports something new."""
+        ...
+
+    async def reports(self) -> tuple[dict[str, PluginTold], dict[str, Standing]]:
+        """Return what plugins told, by id, and how credentials stand, by name."""
+        ...
+
 
 class RedisGateway:
     """The adapter."""
@@ -69,6 +80,7 @@ class RedisGateway:
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store
         self._publisher = SnapshotPublisher(store, clock=clock)
+        self._reports = Reports(store)
 
     async def current(self) -> Snapshot | None:
         """Return what is published."""
@@ -93,3 +105,11 @@ class RedisGateway:
     async def instances(self) -> list[Instance]:
         """Return the processes that live."""
         return await list_instances(self._store)
+
+    async def reports_version(self) -> int:
+        """Return the version of the reports."""
+        return await self._reports.version()
+
+    async def reports(self) -> tuple[dict[str, PluginTold], dict[str, Standing]]:
+        """Return the reports."""
+        return await self._reports.models(), await self._reports.credentials()

@@ -172,8 +172,10 @@ PROVIDER_CREDENTIAL: Final = Kind(
         Column("Provider", ".spec.provider"),
         Column("Plugin", ".spec.plugin"),
         Column("Priority", ".spec.priority", "integer", wide=True),
-        Column("Refresh", _condition("RefreshHealthy"), wide=True),
+        Column("Refresh", _condition("RefreshHealthy", "reason"), wide=True),
+        Column("Expires", ".status.expiresAt", wide=True),
         Column("Cooling until", ".status.coolingUntil", wide=True),
+        Column("Last error", ".status.lastError", wide=True),
     ),
     selectable=(".spec.provider", ".spec.plugin"),
     rules=(

@@ -219,6 +219,8 @@ class ProviderCredentialStatus(Status):
     expires_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
     """When its access token ends."""
     cooling_until: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
-    """Until when it rests."""
+    """Until when it rests, or the last of coolingModels does."""
+    cooling_models: Annotated[tuple[Model, ...], Field(max_length=32)] = ()
+    """Models that rest; absent with coolingUntil: all of them."""
     last_error: Annotated[str, Field(max_length=1024)] | None = None
-    """What the provider last complained about."""
+    """What the provider last complained about, until an attempt succeeds."""

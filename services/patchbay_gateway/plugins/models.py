@@ -2,17 +2,17 @@
 Models that plugins tell: model_registrar, and model_provider with its fixed models and those of a credential.
 
 A plugin that is a model provider is not asked as a registrar. What an executor's scope leaves out is not
-asked for. Names are trimmed, blank ones left out. Not here: when to ask, and what becomes of the answers
-(scheduler/plugin_models.py).
+asked for. Names are trimmed, blank ones left out. Not here: when to ask (scheduler/plugin_models.py), what
+becomes of the answers (told_models.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from patchbay.plugin.v1 import model_provider_pb2, model_registrar_pb2, plugin_pb2
 from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.told_models import Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 PROVIDER: Final = "model_provider"
 REGISTRAR: Final = "model_registrar"
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a plugin told."""
-
-    provider: str
-    """Provider key, lower case; empty: it did not say."""
-    models: tuple[str, ...]
 
 
 def fixed_scope(capabilities: plugin_pb2.Capabilities) -> bool:

@@ -31,6 +31,7 @@ from patchbay_gateway.plugins.distribution import (
     SnapshotWatcher,
 )
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.plugins.reports import Reports
 from patchbay_gateway.plugins.scheduler_plugin import SchedulerPlugins
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial, kubernetes
@@ -44,6 +45,7 @@ from patchbay_gateway.scheduler.login import Logins
 from patchbay_gateway.scheduler.plugin_models import PluginModels
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.refreshing import running_refresh
+from patchbay_gateway.scheduler.reporting import Reporter
 from patchbay_gateway.scheduler.service import SchedulerServicer
 from patchbay_gateway.scheduler.watching import Configuration, Source
 
@@ -252,6 +254,18 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
         tasks.start("scheduler-configuration", configuration.run())
         if publish and secrets is None:
             tasks.start("scheduler-models", models.run(configuration.extended))
+        if secrets is not None:
+            reporter = Reporter(
+                Reports(store),
+                holder=holder,
+                models=models,
+                credentials=credentials,
+                refresher=refreshing.refresher,
+                view=core.view,
+                clock=clock,
+            )
+            tasks.start("scheduler-models", models.run(lambda: None))
+            tasks.start("scheduler-reports", reporter.run())
         tasks.start("scheduler-heartbeat", heartbeat.run())
         # A publisher saw the files change: see what changed in them for credentials.
         forget = holder.on_change(lambda _: configuration.glance())

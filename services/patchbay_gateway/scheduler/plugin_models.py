@@ -1,32 +1,28 @@
 """
-The models that plugins tell, added to the providers of the snapshot by whoever publishes it.
+The models that plugins tell, asked for by schedulers and added to the snapshot by whoever publishes it.
 
-So edges and schedulers agree on them, and clients see them in the model lists. A plugin's models belong to
-the provider that it names, else to every provider whose executor it is. Models of the configuration stay as
-they are, for every credential; a model that only some credentials have is excluded for the others. Asked
-again after each handshake and when a credential changes; what cannot be had stays, also over a restart.
+So edges and schedulers agree on them, and clients see them in the model lists. Asked again after each
+handshake and when a credential changes; what cannot be had stays, also over a restart. Where an operator
+publishes, it is told of them (reporting.py).
 
-Not here: the calls (plugins/models.py), publishing (watching.py). Where an operator publishes, models of
-plugins are not added.
+Not here: the calls (plugins/models.py), what they add to a snapshot (plugins/told_models.py), publishing
+(watching.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
 
 from patchbay.errors import PatchbayError
 from patchbay.plugin.v1 import model_provider_pb2
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.plugins import models
-from patchbay_gateway.plugins.snapshot import ModelEntry
+from patchbay_gateway.plugins.told_models import PluginTold, Told, with_told
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.distribution import SnapshotHolder
@@ -46,7 +42,7 @@ class _Asked:
     """One question's answer, and what it was asked after."""
 
     after: tuple[Any, ...] = ()
-    told: models.Told | None = None
+    told: Told | None = None
     retry_at: float = 0.0
 
 
@@ -143,7 +139,7 @@ class PluginModels:
         hook: Hook,
         asked: _Asked,
         after: tuple[Any, ...],
-        question: Callable[[], Awaitable[models.Told]],
+        question: Callable[[], Awaitable[Told]],
     ) -> bool:
         """Ask if it was not asked after *after*; return whether the answer is news."""
         same = len(after) == len(asked.after) and all(
@@ -165,13 +161,13 @@ class PluginModels:
         asked.told, asked.after, asked.retry_at = told, after, 0.0
         return news
 
-    def _fixed(self, hook: Hook) -> Callable[[], Awaitable[models.Told]]:
+    def _fixed(self, hook: Hook) -> Callable[[], Awaitable[Told]]:
         return lambda: models.fixed_models(self._plugins.calls, hook)
 
     def _of_credential(
         self, hook: Hook, provider: ProviderEntry, credential: CredentialEntry
-    ) -> Callable[[], Awaitable[models.Told]]:
-        async def ask() -> models.Told:
+    ) -> Callable[[], Awaitable[Told]]:
+        async def ask() -> Told:
             secret = None
             with contextlib.suppress(PatchbayError):
                 secret, _ = self._credentials.sealed(provider, credential)
@@ -189,6 +185,17 @@ class PluginModels:
 
     # -- adding -----------------------------------------------------------------------------------
 
+    @property
+    def told(self) -> dict[str, PluginTold]:
+        """Return plugin id → what it told so far."""
+        return {
+            plugin_id: PluginTold(
+                known.fixed.told,
+                {id_: asked.told for id_, asked in known.credentials.items() if asked.told},
+            )
+            for plugin_id, known in self._known.items()
+        }
+
     def add(self, draft: Snapshot, previous: Snapshot | None) -> Snapshot:
         """
         Return *draft* with the models that plugins told.
@@ -197,65 +204,4 @@ class PluginModels:
             draft: Made of the configuration alone.
             previous: Whose models of plugins stay where the plugin was not asked yet.
         """
-        providers = tuple(self._with_models(p, draft, previous) for p in draft.providers)
-        if providers == draft.providers:
-            return draft
-        return msgspec.structs.replace(draft, providers=providers)
-
-    def _with_models(
-        self, provider: ProviderEntry, draft: Snapshot, previous: Snapshot | None
-    ) -> ProviderEntry:
-        configured = {model.name for model in provider.models}
-        shared: dict[str, str] = {}
-        own: dict[str, dict[str, str]] = {}
-        for plugin_id, known in self._known.items():
-            told = known.fixed.told
-            if told is not None and _meant(provider, plugin_id, told, draft):
-                shared.update(dict.fromkeys(told.models, plugin_id))
-            for credential_id, asked in known.credentials.items():
-                if asked.told is not None:
-                    own[credential_id] = dict.fromkeys(asked.told.models, plugin_id)
-        before = previous.provider_by_name.get(provider.name) if previous is not None else None
-        for model in before.models if before is not None else ():
-            entry = draft.plugin_by_id.get(model.told_by) if model.told_by else None
-            if entry is not None and not self._was_asked(model.told_by):
-                shared.setdefault(model.name, model.told_by)
-        mine = {c.id: own[c.id] for c in provider.credentials if c.id in own}
-        added = dict(shared)
-        for names in mine.values():
-            added.update(names)
-        extra = [(n, by) for n, by in added.items() if n not in configured]
-        if not extra:
-            return provider
-        entries = tuple(ModelEntry(name, told_by=by) for name, by in sorted(extra))
-        partly = [n for n, _ in extra if n not in shared]
-        return msgspec.structs.replace(
-            provider,
-            models=(*provider.models, *entries),
-            credentials=tuple(_without(c, partly, mine) for c in provider.credentials),
-        )
-
-    def _was_asked(self, plugin_id: str) -> bool:
-        known = self._known.get(plugin_id)
-        if known is None:
-            return False
-        return known.fixed.told is not None or any(
-            asked.told is not None for asked in known.credentials.values()
-        )
-
-
-def _meant(provider: ProviderEntry, plugin_id: str, told: models.Told, draft: Snapshot) -> bool:
-    named = [p for p in draft.providers if p.name.lower() == told.provider]
-    return provider in named if named else provider.plugin == plugin_id
-
-
-def _without(
-    credential: CredentialEntry, partly: Iterable[str], mine: dict[str, dict[str, str]]
-) -> CredentialEntry:
-    """Exclude for *credential* what only others have."""
-    lacking = [glob.escape(name) for name in partly if name not in mine.get(credential.id, ())]
-    if not lacking:
-        return credential
-    return msgspec.structs.replace(
-        credential, excluded_models=(*credential.excluded_models, *lacking)
-    )
+        return with_told(draft, previous, self.told)
