@@ -26,6 +26,9 @@ from tests.harness.fault_proxy import proxy_in_thread
 from tests.harness.fleet import Fleet
 from tests.harness.operator_process import CLUSTER_ROOT, ROOT_KEY, OperatorProcess
 
+from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.plugins.distribution import SnapshotPublisher
 from patchbay_gateway.scheduler.cluster_secrets import SecretsApi
 from patchbay_gateway.scheduler.durable.secret_store import SecretStore
 from patchbay_operator.cluster import LightkubeApi
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from tests.harness.apiserver import ApiServer
 
+    from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.durable.port import DurableStore
 
 
@@ -107,6 +111,39 @@ class SecretFleet(Fleet):
         }
         self._ask(lambda api: api.apply(document))
 
+    def resource(self, kind: str, name: str) -> dict[str, Any]:
+        """Return a resource."""
+        found: dict[str, Any] = self._ask(lambda api: api.get(kind, name))
+        return found
+
+    def declare(self, kind: str, name: str, spec: Mapping[str, Any]) -> None:
+        """Make a resource."""
+        document = {
+            "apiVersion": "patchbay.dev/v1alpha1",
+            "kind": kind,
+            "metadata": {"name": name},
+            "spec": dict(spec),
+        }
+        self._ask(lambda api: api.create(document))
+
+    @property
+    def plugins_root(self) -> bytes:
+        """The root of plugins' keys."""
+        return bytes.fromhex(self._roots["PLUGINS"])
+
+    def snapshot(self) -> Snapshot | None:
+        """Return what the operator has published."""
+
+        async def body() -> Snapshot | None:
+            clock = SystemClock()
+            store = Store(self.redis_url, installation=self._installation, clock=clock, timeout=2.0)
+            try:
+                return await SnapshotPublisher(store, clock=clock).read()
+            finally:
+                await store.aclose()
+
+        return asyncio.run(body())
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let nobody write a record while this lasts."""
@@ -142,23 +179,19 @@ class SecretFleet(Fleet):
         return {"client_keys": [{"name": "tests", "key": "test-client-key"}]}
 
     def _declare(self, name: str) -> None:
-        document = {
-            "apiVersion": "patchbay.dev/v1alpha1",
-            "kind": "ProviderCredential",
-            "metadata": {"name": name},
-            "spec": {
-                "provider": "fake",
-                "plugin": "openai-compatible",
-                "baseUrl": "http://127.0.0.1:9/v1",
-                "models": [{"name": "fake-model"}],
-                "oauth2": {
-                    "tokenUrl": self.identity.token_url,
-                    "clientId": "test-client",
-                    "refreshTokenRef": {"name": f"{name}-seed"},
-                },
-            },
+        oauth2 = {
+            "tokenUrl": self.identity.token_url,
+            "clientId": "test-client",
+            "refreshTokenRef": {"name": f"{name}-seed"},
         }
-        self._ask(lambda api: api.create(document))
+        spec = {
+            "provider": "fake",
+            "plugin": "openai-compatible",
+            "baseUrl": "http://127.0.0.1:9/v1",
+            "models": [{"name": "fake-model"}],
+            "oauth2": oauth2,
+        }
+        self.declare("ProviderCredential", name, spec)
 
     def _ask(self, question: Callable[[LightkubeApi], Awaitable[Any]]) -> Any:
         async def body() -> Any:
