@@ -261,10 +261,14 @@ class Execution:
             async for part in call:
                 answer.heard()
                 if part.HasField("batch"):
-                    if part.batch.HasField("usage_so_far"):
-                        attempt.used(part.batch.usage_so_far)
+                    batch = part.batch
+                    if batch.HasField("usage_so_far"):
+                        attempt.used(batch.usage_so_far)
                     if not self._owner.left:
-                        await self._pass_on(part.batch.chunks)
+                        chunks: Sequence[bytes] = batch.chunks
+                        if self._outgoing is not None:
+                            chunks = await self._outgoing.feed(chunks)  # 11
+                        await self._give_out(chunks)
                 elif part.HasField("head"):
                     self._take_head(part.head)
                 elif part.HasField("tail"):
@@ -276,12 +280,6 @@ class Execution:
                 raise
             return True
         return whole
-
-    async def _pass_on(self, chunks: Sequence[bytes]) -> None:
-        """Bring chunks to the client's dialect (11); write them, or hold them while none has content."""
-        if self._outgoing is not None:
-            chunks = await self._outgoing.feed(chunks)
-        await self._give_out(chunks)
 
     def _ended_after_last_word(self, call: StreamCall[executor_pb2.ExecutorStreamResponse]) -> bool:
         """
@@ -308,6 +306,7 @@ class Execution:
             self._outgoing = self._plugins.outgoing(self._request, asked, upstream)
 
     async def _give_out(self, chunks: Sequence[bytes]) -> None:
+        """Write chunks, or hold them while none has content."""
         if self._answer.answer_committed:
             await self._write(chunks)
             return
@@ -387,7 +386,7 @@ class Execution:
     async def _write(self, chunks: Sequence[bytes]) -> None:
         request = self._request
         dialect = request.routed.dialect
-        data = b"".join(chunks)
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if self._hide_usage and _NO_CHOICES.search(data):
             chunks = [c for c in chunks if not dialect.is_usage_only(c)]
             data = b"".join(chunks)

@@ -143,7 +143,8 @@ class Answer:
 
         While the client keeps us waiting, the executor's silence is our own doing.
         """
-        await self._after_side()
+        if self._side is not None:
+            await self._after_side()
         self._sending = True
         try:
             await self._exchange.send(data)

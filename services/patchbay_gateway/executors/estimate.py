@@ -36,39 +36,50 @@ class OutputCounter:
 
     def add(self, block: bytes) -> None:
         """Count *block*: whole events, joined."""
+        find = block.find
         for name in self._fields:
-            if name in block:
-                for piece in block.split(name)[1:]:
-                    # A string follows, perhaps after a blank; null, lists and objects do not count.
-                    start = 1 if piece.startswith(b'"') else 2 if piece.startswith(b' "') else 0
-                    if start:
-                        self.total += _end_of_string(piece, start) - start
+            at = find(name)
+            while at >= 0:
+                at += len(name)
+                # A string follows, perhaps after a blank; null, lists and objects do not count.
+                start = at + (block[at : at + 1] == b" ")
+                if block[start : start + 1] == b'"':
+                    start += 1
+                    at = find(b'"', start)
+                    while at > start and block[at - 1] == 0x5C and _escaped(block, start, at):
+                        at = find(b'"', at + 1)
+                    if at < 0:
+                        at = len(block)
+                    self.total += at - start
+                at = find(name, at)
 
 
-def _end_of_string(piece: bytes, start: int) -> int:
-    end = piece.find(b'"', start)
-    while end > 0 and piece[end - 1] == 0x5C and _escaped(piece, end):
-        end = piece.find(b'"', end + 1)
-    return end if end >= 0 else len(piece)
-
-
-def _escaped(piece: bytes, quote: int) -> bool:
-    """Whether an odd number of backslashes stands before *quote*."""
-    before = piece[:quote]
+def _escaped(block: bytes, start: int, quote: int) -> bool:
+    """Whether an odd number of backslashes stands before *quote* in the string that begins at *start*."""
+    before = block[start:quote]
     return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
 
 
-def estimate(payload: int, output: int, factor: float = 1.0) -> Usage:
+class Estimate:
     """
-    Return the estimate of a call.
+    The estimates of one call while its output grows.
 
     Args:
         payload: Bytes of the request's body.
-        output: Bytes that the model produced.
         factor: The provider's, for languages and tokenizers that differ from the rule.
     """
-    share = factor / BYTES_PER_TOKEN
-    return Usage(
-        (("input_tokens", round(payload * share)), ("output_tokens", round(output * share))),
-        estimated=True,
-    )
+
+    __slots__ = ("_input", "_share")
+
+    def __init__(self, payload: int, factor: float = 1.0) -> None:
+        self._share = factor / BYTES_PER_TOKEN
+        self._input = ("input_tokens", round(payload * self._share))
+
+    def usage(self, output: int) -> Usage:
+        """Return the estimate after *output* bytes that the model produced."""
+        return Usage((self._input, ("output_tokens", round(output * self._share))), True)
+
+
+def estimate(payload: int, output: int, factor: float = 1.0) -> Usage:
+    """Return the estimate of a call that produced *output* bytes; for the rest see `Estimate`."""
+    return Estimate(payload, factor).usage(output)

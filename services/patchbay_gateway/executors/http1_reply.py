@@ -104,7 +104,8 @@ class Http1Reply:
             if not self._first_byte:
                 limit.wait()
             while not buffer and not self.complete and not self.broken:
-                await self._wait()
+                self._waiter = self._loop.create_future()
+                await self._waiter
         if buffer:
             data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
             buffer.clear()

@@ -43,7 +43,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 def has_usage(block: bytes) -> bool:
     """Whether *block* may hold a usage object; `"usage":null`, which many chunks have, does not count."""
-    return b'"usage":{' in block or b'"usage": {' in block
+    return block.find(b'"usage":{') >= 0 or block.find(b'"usage": {') >= 0
 
 
 def usage_of_events(events: Sequence[bytes]) -> Usage | None:

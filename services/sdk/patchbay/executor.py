@@ -358,9 +358,15 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         executor = self._executor(context)
         items = executor.execute_stream(self._request(request, executor, context))
         # Closed here and not by the garbage collector: the provider must notice a cancel at once.
+        batch = executor_wire.BatchWriter().message
         async with aclosing(items):
             async for item in items:
-                yield _STREAM_MESSAGES[type(item)](item)
+                if isinstance(item, StreamBatch):
+                    yield batch(item)
+                elif isinstance(item, StreamHead):
+                    yield executor_wire.head_message(item)
+                else:
+                    yield executor_wire.tail_message(item)
 
     async def CountTokens(  # noqa: N802 - the method's name on the wire
         self, request: executor_pb2.ExecutorRequest, context: CallContext
@@ -413,13 +419,6 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 reason="PLUGIN_NOT_NAMED",
             )
         return self._only
-
-
-_STREAM_MESSAGES: Mapping[type[object], Callable[..., executor_pb2.ExecutorStreamResponse]] = {
-    StreamHead: executor_wire.head_message,
-    StreamBatch: executor_wire.batch_message,
-    StreamTail: executor_wire.tail_message,
-}
 
 
 def _seconds(provider: executor_pb2.ProviderSettings, name: str, default: float) -> float:

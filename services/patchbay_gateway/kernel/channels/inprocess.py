@@ -28,7 +28,14 @@ from patchbay_gateway.kernel.channels.port import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Mapping,
+        Sequence,
+    )
 
     from google.protobuf.message import Message
 
@@ -244,14 +251,14 @@ class _Stream(Pipe[Res]):
     def __aiter__(self) -> AsyncIterator[Res]:
         return self
 
-    async def __anext__(self) -> Res:
+    def __anext__(self) -> Coroutine[Any, Any, Res]:
         if self._context.task is None and not self.ended:
             self._start()
-        try:
-            return await self.get()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+        return self.get()
+
+    def left(self) -> None:
+        """Cancel the call that nobody reads any more."""
+        self.cancel()
 
     def _start(self) -> None:
         channel = self._channel

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
 T = TypeVar("T")
 
@@ -23,9 +23,10 @@ MAX_BYTES: Final = 1 << 20
 class Pipe(Generic[T]):
     """The queue; iterating it is reading it."""
 
-    __slots__ = ("_bytes", "_end", "_items", "_reader", "_writer", "ended")
+    __slots__ = ("_bytes", "_end", "_items", "_loop", "_reader", "_writer", "ended")
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._items: deque[Any] = deque()
         # Counted since the queue was last empty: no sizes to remember, and never too little.
         self._bytes = 0
@@ -50,7 +51,7 @@ class Pipe(Generic[T]):
         """Return when the reader has emptied the queue."""
         if not self._items:
             return
-        self._writer = asyncio.get_running_loop().create_future()
+        self._writer = self._loop.create_future()
         try:
             await self._writer
         finally:
@@ -79,9 +80,12 @@ class Pipe(Generic[T]):
                 if self._end is not None:
                     raise self._end
                 raise StopAsyncIteration
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = self._loop.create_future()
             try:
                 await self._reader
+            except asyncio.CancelledError:
+                self.left()
+                raise
             finally:
                 self._reader = None
         item: T = items.popleft()
@@ -92,8 +96,11 @@ class Pipe(Generic[T]):
                 writer.set_result(None)
         return item
 
+    def left(self) -> None:
+        """Take notice that the reader was cancelled while it waited."""
+
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
-    async def __anext__(self) -> T:
-        return await self.get()
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        return self.get()
