@@ -6,17 +6,16 @@ The only module here that knows the kernel. Not here: what executors do.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
 from patchbay import errors
 from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
 from patchbay.server import message_limit_for
-from patchbay_gateway.executors.aiohttp_upstream import AiohttpUpstream
 from patchbay_gateway.executors.claude import ClaudeExecutor
 from patchbay_gateway.executors.echo import EchoExecutor
 from patchbay_gateway.executors.gemini import GeminiExecutor
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from aiohttp import web
+
     from patchbay.capability import Plugin
-    from patchbay_gateway.executors.upstream import Upstream
+    from patchbay_gateway.executors.upstream import Call, Reply, Upstream
     from patchbay_gateway.kernel.config import Config, ProcessSettings
 
 _log = logs.get_logger("executors")
@@ -92,12 +93,35 @@ async def built_executors(
 
 def _upstream(proxies: Proxies) -> Upstream:
     """Our own client where its parser is installed, else aiohttp for all; proxied calls are aiohttp's."""
-    proxied = AiohttpUpstream(proxies)
+    proxied = _AiohttpWhenNeeded(proxies)
     try:
         from patchbay_gateway.executors.http1_upstream import Http1Upstream  # noqa: PLC0415 - optional
     except ImportError:
         return proxied
     return Http1Upstream(proxies, proxied)
+
+
+class _AiohttpWhenNeeded:
+    """The `Upstream` over aiohttp, loaded at its first call: 10 MB that most processes never need."""
+
+    def __init__(self, proxies: Proxies) -> None:
+        self._proxies = proxies
+        self._made: Upstream | None = None
+
+    async def send(self, call: Call) -> Reply:
+        """Send and wait for the head (port)."""
+        if self._made is None:
+            # Loading takes as long as a hundred requests, so not on the loop.
+            module = await asyncio.to_thread(
+                importlib.import_module, "patchbay_gateway.executors.aiohttp_upstream"
+            )
+            self._made = self._made or module.AiohttpUpstream(self._proxies)
+        return await self._made.send(call)
+
+    async def aclose(self) -> None:
+        """Cut every connection (port)."""
+        if self._made is not None:
+            await self._made.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -158,6 +182,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
 @contextlib.asynccontextmanager
 async def _serving_health(app: HealthApp, host: str, port: int) -> AsyncIterator[int]:
     """Serve *app* with what executors have anyway: aiohttp, so that their image needs no other server."""
+    from aiohttp import web  # noqa: PLC0415 - only a process of its own serves health here
 
     async def answer(request: web.BaseRequest) -> web.Response:
         status, kind, body = app.answer(request.method, request.path)

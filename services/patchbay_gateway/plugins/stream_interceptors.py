@@ -291,7 +291,9 @@ class StreamChain:
             warn(link.hook, error)
         else:
             if not open_first:
-                link.slowest = max(link.slowest, (self._calls.timer() - began) / len(replies), _SOON)
+                link.slowest = max(
+                    link.slowest, (self._calls.timer() - began) / len(replies), _SOON
+                )
         for each in replies:
             self.headers = merge(self.headers, each.headers, each.clear_headers)
         return replies

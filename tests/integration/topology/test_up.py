@@ -39,7 +39,7 @@ def refused(
         cwd=directory,
         capture_output=True,
         check=False,
-        timeout=20,
+        timeout=90,
     )
     return done.returncode, (done.stdout + done.stderr).decode()
 
