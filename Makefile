@@ -59,8 +59,9 @@ imports: setup
 	$(BIN)/lint-imports
 
 .PHONY: proto
-proto: setup ## Generate the Python of the contract
+proto: setup ## Generate the Python of the contract, and the Go of the example where there is Go
 	proto/generate.sh >/dev/null 2>&1
+	@! command -v go >/dev/null || PROTOC="$(CURDIR)/$(BIN)/python -m grpc_tools.protoc" services/sdk/examples/relay-go/generate.sh
 
 .PHONY: proto-check
 proto-check: setup ## Lint the contract and prove that the generated code is current

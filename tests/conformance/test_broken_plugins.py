@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from tests.fakes.raw_plugin import KEY, NOT_SERVING, RawPlugin
+from tests.fakes.raw_plugin import KEY, NOT_SERVING, RawPlugin, UpstreamFailedError
 
 from patchbay.testing.conformance import FAIL, RULES, SKIPPED, check
 from patchbay.testing.requests import all_services
@@ -162,6 +162,41 @@ class Stubborn(RawPlugin):
                 result[1].close()
 
 
+class Eager(RawPlugin):
+    """Comes back to a provider that hung up."""
+
+    async def ask(self, request: Any) -> Any:
+        try:
+            return await super().ask(request)
+        except UpstreamFailedError:
+            return await super().ask(request)
+
+
+class Vague(RawPlugin):
+    """Says that the provider failed, and not how."""
+
+    async def refuse(self, context: Any, error: Any) -> None:
+        await super().refuse(context, UpstreamFailedError(error.code, error.reason, 500))
+
+
+class Finishes(RawPlugin):
+    """Ends every answer well, also one that broke off."""
+
+    async def chunks(self, request: Any) -> AsyncGenerator[bytes, None]:
+        with contextlib.suppress(UpstreamFailedError):
+            async for chunk in super().chunks(request):
+                yield chunk
+
+
+class Careless(RawPlugin):
+    """Does not ask where a secret may go."""
+
+    def credential(self, request: Any) -> str:
+        asked = type(request)(secret=request.secret)
+        asked.provider.base_url = request.secret.allowed_origins[0]
+        return super().credential(asked)
+
+
 class Miscounts(RawPlugin):
     def intercepted(self, name: str, request: Any) -> list[Any]:
         answers = super().intercepted(name, request)
@@ -276,6 +311,10 @@ BROKEN: dict[str, Callable[[], RawPlugin]] = {
     "streams.cancellation": Stubborn,
     "streams.interceptor": Miscounts,
     "streams.transform": Twice,
+    "provider.once": Eager,
+    "provider.failure": Vague,
+    "provider.truncated": Finishes,
+    "provider.secret": Careless,
     "capability.undeclared": ServesMore,
     "calls.deadline": Blocking,
     "calls.cancellation": Stubborn,

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 ROOT = bytes(range(32))
 PROVIDERS = frozenset({"openai-compatible", "claude", "gemini"})
-SEEN = ("streams.order", "streams.backpressure", "streams.cancellation", "calls.cancellation")
+SEEN = (
+    "streams.order", "streams.backpressure", "streams.cancellation", "calls.cancellation",
+    "provider.once", "provider.failure", "provider.truncated", "provider.secret",
+)  # fmt: skip
 """Rules that show at a provider."""
 
 

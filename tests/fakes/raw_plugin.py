@@ -21,10 +21,12 @@ import grpc
 from google.protobuf import descriptor_pool, message_factory
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tests.fakes.raw_secrets import RefusedSecretError, opened
 
-from patchbay.keys import channel_key
+from patchbay.keys import channel_key, sealing_key
 from patchbay.plugin.v1 import executor_pb2, plugin_pb2
 from patchbay.testing.requests import all_services
+from patchbay.type.v1 import error_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,12 +40,26 @@ NUL = b"\0"
 LIMIT = 33 << 20
 
 
-async def fail(context: Any, code: grpc.StatusCode, reason: str, **metadata: str) -> None:
+class UpstreamFailedError(Exception):
+    """A call to the provider failed."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, status: int, **more: Any) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.detail = error_pb2.UpstreamError(http_status=status, **more)
+
+
+async def fail(
+    context: Any, code: grpc.StatusCode, reason: str, detail: Any = None, **metadata: str
+) -> None:
     """End the call with the details that the contract asks for."""
     wire = status_pb2.Status(code=code.value[0], message=f"it is {reason.lower()}")
     wire.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=reason, domain="patchbay.dev", metadata=metadata)
     )
+    if detail is not None:
+        wire.details.add().Pack(detail)
     await context.abort(
         code, wire.message, (("grpc-status-details-bin", wire.SerializeToString()),)
     )
@@ -146,6 +162,8 @@ class RawPlugin(grpc.GenericRpcHandler):
             try:
                 if await self.admit(service, name, context):
                     return await self.answer(name, request, context)
+            except (RefusedSecretError, UpstreamFailedError) as error:
+                await self.refuse(context, error)
             finally:
                 self.running -= 1
 
@@ -162,6 +180,8 @@ class RawPlugin(grpc.GenericRpcHandler):
                 async with contextlib.aclosing(items):
                     async for item in items:
                         await context.write(item)
+            except (RefusedSecretError, UpstreamFailedError) as error:
+                await self.refuse(context, error)
             finally:
                 self.running -= 1
 
@@ -175,6 +195,10 @@ class RawPlugin(grpc.GenericRpcHandler):
             request_deserializer=lambda data: self.parse(kind, data),
             response_serializer=lambda message: message.SerializeToString(),
         )
+
+    async def refuse(self, context: Any, error: Any) -> None:
+        """End a call that failed at the provider, or before."""
+        await fail(context, error.code, error.reason, getattr(error, "detail", None))
 
     def serves(self, service: str) -> bool:
         """Whether the service is there."""
@@ -308,22 +332,45 @@ class RawPlugin(grpc.GenericRpcHandler):
 
     # Capabilities that do something.
 
+    def credential(self, request: Any) -> str:
+        """Return what the provider is shown."""
+        found = opened(sealing_key(KEY), self.id, request.secret, request.provider.base_url)
+        return found["api_key"]
+
     async def ask(self, request: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Call the provider; return its answer after the head."""
+        shown = self.credential(request)
         url = urlsplit(request.provider.base_url)
         reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1 << 20)
         body = request.payload
         head = (
-            f"POST {url.path}/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}"
+            f"POST {url.path}/chat/completions HTTP/1.1\r\nhost: x\r\n"
+            f"authorization: Bearer {shown}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        writer.write(head.encode() + b"\r\n\r\n" + body)
+        writer.write(head.encode() + body)
         try:
             await writer.drain()
-            await reader.readuntil(b"\r\n\r\n")
+            answer = await reader.readuntil(b"\r\n\r\n")
+            if not answer.startswith(b"HTTP/1.1 200"):
+                await self.refused(answer.decode(), reader)
+        except asyncio.IncompleteReadError:
+            writer.close()
+            unavailable = grpc.StatusCode.UNAVAILABLE
+            raise UpstreamFailedError(unavailable, "UPSTREAM_CONNECTION", 502) from None
         except BaseException:
             writer.close()
             raise
         return reader, writer
+
+    async def refused(self, head: str, reader: asyncio.StreamReader) -> None:
+        """Raise the provider's 429."""
+        headers = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
+        body = await reader.readexactly(int(headers["content-length"]))
+        failed = UpstreamFailedError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ERROR", 429, body=body
+        )
+        failed.detail.retry_after.seconds = int(headers["retry-after"])
+        raise failed
 
     async def execute(self, request: Any, context: Any) -> Any:
         """Answer one call of a model."""
@@ -338,8 +385,12 @@ class RawPlugin(grpc.GenericRpcHandler):
         """Yield the provider's events."""
         reader, writer = await self.ask(request)
         try:
-            while size := int(await reader.readline(), 16):
+            while size := int(await reader.readline() or b"x", 16):
                 yield (await reader.readexactly(size + 2))[:-2]
+        except (asyncio.IncompleteReadError, ValueError):
+            raise UpstreamFailedError(
+                grpc.StatusCode.UNAVAILABLE, "UPSTREAM_TRUNCATED", 502
+            ) from None
         finally:
             writer.close()
 

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from patchbay import errors
-from patchbay.testing import rules_calls, rules_handshake, rules_process, rules_streams
+from patchbay.testing import (
+    rules_calls,
+    rules_handshake,
+    rules_process,
+    rules_provider,
+    rules_streams,
+)
 from patchbay.testing.connection import CallFailed, Refused
 from patchbay.testing.rules import NOT_DECLARED, Broken, Skipped, Subject
 from patchbay.testing.upstream import FakeUpstream
@@ -33,6 +39,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *rules_process.HEALTH,
     *rules_handshake.RULES,
     *rules_streams.RULES,
+    *rules_provider.RULES,
     *rules_calls.RULES,
     *rules_process.LAST,
 )

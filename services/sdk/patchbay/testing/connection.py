@@ -154,15 +154,16 @@ class Connection:
         *,
         credential_id: str = "conformance",
         version: int = 1,
+        seconds: float = 60,
     ) -> secret_pb2.SealedSecret:
-        """Return *material* sealed for the plugin, good for a minute."""
+        """Return *material* sealed for the plugin, good for so many *seconds*."""
         return seal(
             keys.sealing_key(self.key),
             self.plugin_id,
             credential_id,
             version,
             origins,
-            time.time() + 60,
+            time.time() + seconds,
             material,
         )
 

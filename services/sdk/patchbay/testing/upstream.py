@@ -28,9 +28,18 @@ class Mode(enum.Enum):
     NUMBERED = "numbered"
     """A stream of `COUNT` chunks with the words `n0`, `n1`, …"""
     ENDLESS = "endless"
+    CUT = "cut"
+    """A stream that ends in the middle of an event."""
+    DROP = "drop"
+    """The request is read and the connection closed, without a byte of an answer."""
+    REFUSE = "refuse"
+    """429 with `REFUSAL` and `Retry-After: 7`."""
 
 
 COUNT: Final = 200
+REFUSAL: Final = b'{"error": {"message": "slower, please", "type": "rate_limit_error"}}'
+RETRY_AFTER: Final = 7
+"""Seconds."""
 
 
 class FakeUpstream:
@@ -40,6 +49,8 @@ class FakeUpstream:
         self.mode = Mode.ANSWER
         self.requests = 0
         """Requests that came."""
+        self.head = b""
+        """Request line and headers of the newest."""
         self.sent = 0
         """Bytes of the newest answer that were written."""
         self.arrived = asyncio.Event()
@@ -108,12 +119,24 @@ class FakeUpstream:
                 length = int(value)
         body = await reader.readexactly(length)
         self.requests += 1
+        self.head = head
         self.arrived.set()
         streamed = "streamGenerateContent" in path or _asks_for_stream(body)
         if self.mode is Mode.SILENT:
             await reader.read(1)
             self._mark_hung_up()
             return False
+        if self.mode is Mode.DROP:
+            return False
+        if self.mode is Mode.REFUSE:
+            writer.write(
+                b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\n"
+                b"retry-after: %d\r\ncontent-length: %d\r\n\r\n"
+                % (RETRY_AFTER, len(REFUSAL))
+                + REFUSAL
+            )
+            await writer.drain()
+            return True
         if not streamed:
             answer = json.dumps(_whole(path)).encode()
             writer.write(
@@ -136,7 +159,8 @@ class FakeUpstream:
                     if watch.done():
                         self._mark_hung_up()
                         return False
-            writer.write(b"0\r\n\r\n")
+            if self.mode is not Mode.CUT:
+                writer.write(b"0\r\n\r\n")
             await writer.drain()
         finally:
             watch.cancel()
@@ -153,6 +177,9 @@ class FakeUpstream:
                 await asyncio.sleep(0)
         for number in range(COUNT if self.mode is Mode.NUMBERED else 3):
             yield _piece(path, f"n{number} ")
+        if self.mode is Mode.CUT:
+            yield _piece(path, "half")[:-9]
+            return
         for event in after:
             yield event
 

@@ -125,6 +125,8 @@ type StreamChunkInterceptRequest struct {
 	TraceId string `protobuf:"bytes,15,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// Optional. Chunks that were waiting behind `body`, numbered on from `chunk_index`; for each of them
 	// the one before it is UNCHANGED. Only where nobody comes after this plugin. Never in the first message.
+	// The deadline of the message is that of one chunk, so a host sends a plugin no more than it has been
+	// quick enough for.
 	More          [][]byte `protobuf:"bytes,16,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -287,7 +289,8 @@ type StreamChunkInterceptResponse struct {
 	DropChunk bool `protobuf:"varint,4,opt,name=drop_chunk,json=dropChunk,proto3" json:"drop_chunk,omitempty"`
 	// Required. `chunk_index` of the message that this answers; in `more`, number of the chunk.
 	ChunkIndex int32 `protobuf:"zigzag32,5,opt,name=chunk_index,json=chunkIndex,proto3" json:"chunk_index,omitempty"`
-	// Required when the request had `more`. One answer for each, in order; these have no `more`.
+	// Required when the request had `more`. One answer for each, in order; these have no `more`. Fewer say
+	// that the plugin failed at the next: the call then ends with its error.
 	More          []*StreamChunkInterceptResponse `protobuf:"bytes,6,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
