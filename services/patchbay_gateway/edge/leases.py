@@ -84,7 +84,9 @@ class Leases:
         self._closed = False
         self._live: dict[str, LiveLease] = {}
 
-    async def acquire(self, item: scheduler_pb2.AcquireItem, patience: float = 0.0) -> LiveLease:
+    async def acquire(
+        self, item: scheduler_pb2.AcquireItem, patience: float = 0.0, *, alone: bool = False
+    ) -> LiveLease:
         """
         Lease a credential for one attempt.
 
@@ -92,6 +94,8 @@ class Leases:
             item: The attempt.
             patience: Seconds that it may wait in queues (`routing.queue.wait`); it is asked for a second time
                 in any case.
+            alone: On a call of its own from the start: a plugin chooses its credential, and that plugin's
+                time must not be the others'.
 
         Raises:
             PatchbayError: The refusal, by its code and reason; Unavailable with `retry_after` when no
@@ -99,17 +103,11 @@ class Leases:
         """
         if self._closed:
             raise _shutdown()
-        if len(self._waiting) >= _WAITING:
+        if len(self._waiting) + len(self._held) >= _WAITING:
             raise errors.Unavailable(
                 "too many requests wait for a lease", reason="OVERLOADED", retry_after=1
             )
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[scheduler_pb2.AcquireResult] = loop.create_future()
-        self._waiting.append((item, future))
-        if not self._scheduled and len(self._calls) < _CALLS:
-            self._scheduled = True
-            loop.call_soon(self._flush)
-        result = await self._answer(future)
+        result = await (self._turn(item) if alone else self._together(item))
         if result.HasField("refusal") and result.refusal.reason == _QUEUED:
             end = self._clock.monotonic() + patience
             result = await self._turn(item)
@@ -122,6 +120,16 @@ class Leases:
         live = LiveLease(result.lease)
         self._live[result.lease.attempt.attempt_uid] = live
         return live
+
+    async def _together(self, item: scheduler_pb2.AcquireItem) -> scheduler_pb2.AcquireResult:
+        """Ask with the next batch."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[scheduler_pb2.AcquireResult] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self._scheduled and len(self._calls) < _CALLS:
+            self._scheduled = True
+            loop.call_soon(self._flush)
+        return await self._answer(future)
 
     async def _answer(
         self, future: asyncio.Future[scheduler_pb2.AcquireResult]

@@ -299,6 +299,7 @@ async def running_edge(
         await leases.aclose()
         await refreshes.aclose()
         await plugin_steps.aclose()
+        await pages.aclose()
         await tasks.aclose()
         await registry.aclose()
         log.close()

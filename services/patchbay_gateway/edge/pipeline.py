@@ -256,8 +256,9 @@ class Pipeline:
         """
         while True:
             try:
+                item, alone = self._item(request, candidates, tries)
                 return await self._leases.acquire(
-                    self._item(request, candidates, tries), request.snapshot.settings.queue.wait
+                    item, request.snapshot.settings.queue.wait, alone=alone
                 )
             except errors.PatchbayError as refusal:
                 if refusal.reason == "SNAPSHOT_UNKNOWN" and self._pin_anew(request):
@@ -304,7 +305,8 @@ class Pipeline:
 
     def _item(
         self, request: Request, candidates: targets.Candidates, tries: Tries
-    ) -> scheduler_pb2.AcquireItem:
+    ) -> tuple[scheduler_pb2.AcquireItem, bool]:
+        """Return what is asked for, and whether on a call of its own."""
         assert request.document is not None
         item = scheduler_pb2.AcquireItem(
             attempt=request.info(tries.number + 1, self._installation),
@@ -317,9 +319,8 @@ class Pipeline:
             direct_plugin_id=request.direct,
             target_model=candidates.target_model,
         )
-        self._plugins.tell_scheduler(request, item)
         tries.fill(item)
-        return item
+        return item, self._plugins.tell_scheduler(request, item)
 
     def _pin_anew(self, request: Request) -> bool:
         """Pin the newest snapshot after a scheduler forgot the request's; False if it is that one."""

@@ -122,11 +122,18 @@ class PluginSteps:
         hook = Hook(plugin_id, "executor", entry, policy("executor"))
         return self.calls.scopes.open(hook, steps.execution)
 
-    def tell_scheduler(self, request: Request, item: scheduler_pb2.AcquireItem) -> None:
-        """Give scheduler plugins, where there are any, the client's headers to look at."""
-        if self.hooks.of(request.snapshot, "scheduler"):
-            sent = headers.for_plugins(request.routed.exchange.head.headers)
-            status.headers_to_map(sent, item.headers)
+    def tell_scheduler(self, request: Request, item: scheduler_pb2.AcquireItem) -> bool:
+        """
+        Give scheduler plugins, where there are any, the client's headers to look at.
+
+        Returns:
+            Whether one of them is asked.
+        """
+        if not self.hooks.of(request.snapshot, "scheduler"):
+            return False
+        sent = headers.for_plugins(request.routed.exchange.head.headers)
+        status.headers_to_map(sent, item.headers)
+        return bool(self.hooks.matching(request.snapshot, "scheduler", _facts(request)))
 
     def translates(self, request: Request) -> bool:
         """Whether a plugin translates requests of this snapshot."""
@@ -214,12 +221,7 @@ class Steps:
             request_id=request.uid,
             trace_id=routed.trace_id or routed.request_id,
             snapshot=snapshot,
-            facts=Facts(
-                routed.dialect.name,
-                request.model,
-                route=request.model if request.model in snapshot.route_names else "",
-                client_key=request.client.name,
-            ),
+            facts=_facts(request),
             operation=routed.operation,
             stream=request.stream,
             metadata=_metadata(request),
@@ -326,6 +328,8 @@ class Steps:
             operation=execution.operation,
             attempts=request.number,
         )
+        # The scope of the call holds the request; nobody needs its bodies any more, and many may wait.
+        self.current, self._after, request.document = Intercepted([], b""), None, None
         completion.started_at.FromNanoseconds(int(self._started * 1e9))
         completion.completed_at.FromNanoseconds(int(request.clock.now() * 1e9))
         self._steps.lifecycle.complete(execution, completion)
@@ -338,6 +342,16 @@ class Steps:
             and capability.model_scope != plugin_pb2.EXECUTOR_MODEL_SCOPE_OAUTH
             and self._steps.accepts(self._request)(capability)
         )
+
+
+def _facts(request: Request) -> Facts:
+    assert request.client is not None
+    return Facts(
+        request.routed.dialect.name,
+        request.model,
+        route=request.model if request.model in request.snapshot.route_names else "",
+        client_key=request.client.name,
+    )
 
 
 def _metadata(request: Request) -> bytes:

@@ -16,6 +16,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors, status
@@ -83,6 +84,8 @@ class ManagementPlugins:
         calls: Calls them.
         snapshot: The current one.
         timer: Monotonic seconds.
+        patience: Seconds for which a look at all plugins waits for those that were just asked what they
+            register.
     """
 
     def __init__(
@@ -93,14 +96,24 @@ class ManagementPlugins:
         snapshot: Callable[[], Snapshot | None],
         *,
         timer: Callable[[], float] = time.monotonic,
+        patience: float = 1.0,
     ) -> None:
         self._registry = registry
         self._hooks = hooks
         self._calls = calls
         self._snapshot = snapshot
         self._timer = timer
+        self._patience = patience
         self._known: dict[str, _Known] = {}
-        self._asking = asyncio.Lock()
+        self._asking: dict[str, tuple[asyncio.Task[None], float]] = {}
+        """By plugin: the question under way, and since when."""
+
+    async def aclose(self) -> None:
+        """End the questions that are under way."""
+        tasks = [task for task, _ in self._asking.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def route(self, method: str, path: str) -> Hook | None:
         """Return the plugin that has the route, None when nobody has."""
@@ -157,15 +170,36 @@ class ManagementPlugins:
         """Return the plugins with the capability, what they register known as well as it can be."""
         snapshot = self._snapshot()
         hooks = self._hooks.of(snapshot, CAPABILITY) if snapshot is not None else ()
-        stale = [h for h in hooks if (not only or h.plugin_id == only) and self._stale(h)]
-        if stale:
-            async with self._asking:
-                await asyncio.gather(*(self._ask(h) for h in stale if self._stale(h)))
+        now = self._timer()
+        for hook in hooks:
+            if only not in {"", hook.plugin_id} or hook.plugin_id in self._asking:
+                continue
+            if self._stale(hook):
+                task = asyncio.get_running_loop().create_task(self._ask(hook))
+                self._asking[hook.plugin_id] = task, now
+                task.add_done_callback(partial(self._asked, hook.plugin_id))
+        await self._wait_for_answers(only, now)
         for gone in self._known.keys() - {h.plugin_id for h in hooks}:
             del self._known[gone]
         for hook in hooks:
             self._known.setdefault(hook.plugin_id, _Known())
         return hooks
+
+    async def _wait_for_answers(self, only: str, now: float) -> None:
+        """Wait for the plugin that is asked for; for all of them no longer than a quick one takes."""
+        if only:
+            if only in self._asking:
+                await asyncio.wait([self._asking[only][0]])
+            return
+        left = {task: since + self._patience - now for task, since in self._asking.values()}
+        waited_for = [task for task, seconds in left.items() if seconds > 0]
+        if waited_for:
+            await asyncio.wait(waited_for, timeout=max(left.values()))
+
+    def _asked(self, plugin_id: str, task: asyncio.Task[None]) -> None:
+        del self._asking[plugin_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("asking a plugin what it registers failed", exc_info=error)
 
     def _stale(self, hook: Hook) -> bool:
         known = self._known.get(hook.plugin_id)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 CAPABILITY: Final = "scheduler"
 
-# Questions under way, and those that wait for one of these to end: more would only be answered too late.
-_AT_ONCE: Final = 64
+AT_ONCE: Final = 64
+"""Questions to one plugin under way; who asks another one does not wait for them."""
+# Questions to one plugin that wait for one of these to end, and those: more would only be answered too late.
 _WAITING: Final = 1024
 
 # Parts of names, without punctuation, that tell a secret or lead to one.
@@ -67,6 +68,14 @@ class Choice:
     """Name of a built-in strategy."""
 
 
+@dataclass(slots=True)
+class _Gate:
+    """How many questions to one plugin run and wait."""
+
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    inside: int = 0
+
+
 def scrubbed(attributes: Mapping[str, str]) -> dict[str, str]:
     """Return *attributes* without those whose name looks like a secret's."""
     return {
@@ -88,8 +97,7 @@ class SchedulerPlugins:
     def __init__(self, hooks: Hooks, calls: PluginCalls) -> None:
         self._hooks = hooks
         self._calls = calls
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
+        self._gates: dict[str, _Gate] = {}
 
     def any(self, snapshot: Snapshot) -> bool:
         """Whether there is one at all: two look-ups."""
@@ -108,16 +116,17 @@ class SchedulerPlugins:
         Raises:
             Unavailable: PLUGIN_FAILED, it failed or was too slow; OVERLOADED, too many questions wait.
         """
-        if self._waiting >= _WAITING:
+        gate = self._gates.setdefault(hook.plugin_id, _Gate())
+        if gate.inside >= _WAITING:
             raise errors.Unavailable(
                 f"too many requests wait for plugin {hook.plugin_id}",
                 reason="OVERLOADED",
                 retry_after=1,
                 sent=errors.Sent.NO,
             )
-        self._waiting += 1
+        gate.inside += 1
         try:
-            async with self._slots:
+            async with gate.slots:
                 answer = await self._calls.unary(hook, methods.PICK, request)
         except errors.PatchbayError as error:
             if hook.policy.on_error is OnError.FAIL_REQUEST:
@@ -125,7 +134,9 @@ class SchedulerPlugins:
             warn(hook, error)
             return None
         finally:
-            self._waiting -= 1
+            gate.inside -= 1
+            if not gate.inside:
+                self._gates.pop(hook.plugin_id, None)
         if not answer.handled:
             return None
         if answer.auth_id and any(c.id == answer.auth_id for c in request.candidates):

@@ -320,3 +320,32 @@ async def test_run_renews_with_new_usage_only_once() -> None:
     assert len(scheduler.requests) == 3
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+class HalfStuck(FakeScheduler):
+    """Answers no call whose first attempt is one of `stuck`, before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck: set[str] = set()
+        self.let_go = asyncio.Event()
+
+    async def call(self, method, request, *, deadline):
+        if request.items[0].attempt.attempt_uid in self.stuck:
+            await self.let_go.wait()
+        return await super().call(method, request, deadline=deadline)
+
+
+async def test_attempts_that_a_plugin_chooses_for_hold_up_no_others() -> None:
+    """Each goes on a call of its own, however many hang."""
+    scheduler = HalfStuck()
+    scheduler.stuck = {f"r{n}-1" for n in range(10)}
+    leases = make_leases(scheduler)
+    held = [asyncio.ensure_future(leases.acquire(make_item(n), alone=True)) for n in range(10)]
+    await asyncio.sleep(0)
+    live = await leases.acquire(make_item(99))
+    assert live.lease.attempt.attempt_uid == "r99-1"
+    assert not any(task.done() for task in held)
+    scheduler.let_go.set()
+    await asyncio.gather(*held)
+    assert all(len(r.items) == 1 for r in scheduler.requests)

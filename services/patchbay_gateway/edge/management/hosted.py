@@ -73,14 +73,12 @@ async def management_plugins(
         clock=clock,
     )
     hooks, calls = Hooks(registry), PluginCalls(registry)
+    pages = ManagementPlugins(registry, hooks, calls, lambda: holder.current)
     try:
         tasks.start("management-registry", _follow(holder, registry))
-        yield HostedPlugins(
-            registry,
-            ManagementPlugins(registry, hooks, calls, lambda: holder.current),
-            CommandLines(hooks, calls, lambda: holder.current),
-        )
+        yield HostedPlugins(registry, pages, CommandLines(hooks, calls, lambda: holder.current))
     finally:
+        await pages.aclose()
         await registry.aclose()
 
 
