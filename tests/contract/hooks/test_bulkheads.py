@@ -145,8 +145,8 @@ def pages(hosted: Hosted) -> ManagementPlugins:
 
 async def served(found: ManagementPlugins, path: str) -> str:
     """Return who has a route, once somebody has: a busy machine may need longer than the patience."""
-    while (hook := await found.route("GET", f"/v0/management/{path}")) is None:
-        await asyncio.sleep(0.01)  # noqa: ASYNC110 - what is asked again is what is tested
+    while (hook := await found.route("GET", f"/v0/management/{path}")) is None:  # noqa: ASYNC110 - asked again
+        await asyncio.sleep(0.01)
     return hook.plugin_id
 
 
