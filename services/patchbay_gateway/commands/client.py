@@ -63,6 +63,16 @@ class ManagementClient:
         sent = json.dumps(body or {}).encode()
         return self._understood(*self.fetch(path, query, sent, patience=patience))
 
+    def delete(self, path: str) -> Any:
+        """
+        Return the JSON answer of a DELETE of *path*.
+
+        Raises:
+            FailedPrecondition: The state of the gateway forbids it.
+            PatchbayError: As `get`.
+        """
+        return self._understood(*self.fetch(path, method="DELETE"))
+
     def _understood(self, status: int, body: bytes) -> Any:
         if status == 200:
             try:
@@ -92,9 +102,10 @@ class ManagementClient:
         sent: bytes | None = None,
         *,
         patience: float | None = TIMEOUT,
+        method: str | None = None,
     ) -> tuple[int, bytes]:
         """
-        Return status and body of *path*, whatever the status; a POST where something is *sent*.
+        Return status and body of *path*, whatever the status; by default a POST where something is *sent*.
 
         Raises:
             Unavailable: Nobody answers at the URL.
@@ -108,7 +119,9 @@ class ManagementClient:
         headers = {"accept": "application/json"}
         if sent is not None:
             headers["content-type"] = "application/json"
-        request = urllib.request.Request(address, data=sent, headers=headers)  # noqa: S310 - checked above
+        request = urllib.request.Request(  # noqa: S310 - checked above
+            address, data=sent, headers=headers, method=method
+        )
         if self.key:
             request.add_header("authorization", f"Bearer {self.key}")
         try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.commands.client import ManagementClient
 
 _PATH = "/v0/management/credentials"
+_FILES = "/v0/management/auth-files"
 # Reasons that the provider's own words do not explain.
 _MEANT = {
     "NO_MATERIAL": "no key or token here; `patchbay doctor` names what is missing",
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
     group.command()(reset)
     group.command()(disable)
     group.command()(enable)
+    group.command()(remove)
     app.add_typer(group, name="credentials")
 
 
@@ -68,7 +70,8 @@ def list_(
 ) -> None:
     """Show every credential: for each model ready, or why not and until when."""
     query = {"provider": provider} if provider else None
-    found = _client(url, data_dir).get(_PATH, query)
+    client = _client(url, data_dir)
+    found = client.get(_PATH, query)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     elif not found:
@@ -78,6 +81,10 @@ def list_(
         _print(found, datetime.now(UTC))
         if any(c["degraded"] for c in found):
             typer.echo("Redis is away: this view may be old.", err=True)
+    if not as_json:
+        for file in _files(client):
+            said = "" if file["used"] else "is not used: "
+            typer.echo(f"auth file {file['file']} {said}{file['why']}", err=True)
 
 
 def show(
@@ -130,6 +137,29 @@ def enable(
     _changed(_client(url, data_dir).post(_one(credential_id, "enable")), as_json=as_json)
 
 
+def remove(
+    credential_id: IdArgument,
+    *,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_MANAGEMENT_URL,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Forget a credential that a login, a command or a plugin brought, tokens and all."""
+    done = _client(url, data_dir).delete(_one(credential_id))
+    typer.echo(json.dumps(done, indent=2) if as_json else f"Credential {credential_id} is gone.")
+
+
+def _files(client: ManagementClient) -> Sequence[Mapping[str, Any]]:
+    """Return what is told of auth files; nothing by a gateway that does not know the question."""
+    from patchbay import errors  # noqa: PLC0415 - when it runs
+
+    try:
+        found: Sequence[Mapping[str, Any]] = client.get(_FILES)
+    except errors.NotFound:
+        return ()
+    return found
+
+
 def _one(credential_id: str, verb: str = "") -> str:
     return "/".join(part for part in (_PATH, quote(credential_id, safe=""), verb) if part)
 
@@ -145,6 +175,8 @@ def _changed(credential: Mapping[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(credential, indent=2))
     else:
         _print([credential], datetime.now(UTC))
+        if others := [id_ for id_ in credential.get("switched", ()) if id_ != credential["id"]]:
+            typer.echo(f"The same file's others with it: {', '.join(others)}")
 
 
 def _print(credentials: Sequence[Mapping[str, Any]], now: datetime) -> None:
@@ -188,6 +220,8 @@ def _describe(credential: Mapping[str, Any], now: datetime) -> None:
         ),
         f"attempts: {credential['succeeded']:,} succeeded, {credential['failed']:,} failed",
     ]
+    if credential.get("source"):
+        lines.append(f"from {credential['source']}, by plugin {credential['brought_by']}")
     if credential["disabled"]:
         lines.append(f"disabled by {credential['disabled_by']}")
     for limit in credential["rate_limits"]:

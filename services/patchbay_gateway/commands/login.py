@@ -47,7 +47,7 @@ def login(
     data_dir: DataDirOption = None,
 ) -> None:
     """
-    Log in at a provider, for a credential with `oauth2` in the configuration.
+    Log in at a provider: for its credential with `oauth2` in the configuration, or for a new one.
 
     Prints an address to open and waits until the login is done. The provider redirects to the management
     port's /v0/management/oauth-callback, as `--url` names it.
@@ -85,7 +85,8 @@ def login(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     elif found["status"] == "ok":
-        typer.echo(f"Credential {found['credential']} is logged in.")
+        for name in found.get("credentials") or [found["credential"]]:
+            typer.echo(f"Credential {name} is logged in.")
         if found["message"]:
             typer.echo(found["message"], err=True)
     if found["status"] == "error":

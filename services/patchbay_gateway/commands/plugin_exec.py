@@ -42,6 +42,8 @@ def run(plugin_id: str, args: Sequence[str], *, url: str, data_dir: Path | None)
     done = client.post(f"{path}/exec", body={"args": list(args)}, patience=None)
     sys.stdout.write(done["stdout"])
     sys.stderr.write(done["stderr"])
+    for credential in done.get("credentials", ()):
+        sys.stdout.write(f"Credential {credential} is kept.\n")
     return int(done["exit_code"]) & 0xFF
 
 

@@ -85,6 +85,14 @@ class CredentialEntry(msgspec.Struct, frozen=True):
     """Set for kind `oauth2`."""
     secrets: dict[str, str] = {}
     """Kubernetes: `api_key`, `refresh_token`, `client_secret` → `name/key` of the Secret that holds it."""
+    brought_by: str = ""
+    """Plugin that read it in a file, or brought it by a login or command; empty: declared."""
+    file: str = ""
+    """Auth file that a plugin read it in, relative to the directory."""
+    shared: bool = False
+    """Whether that file holds several: they are switched and removed together."""
+    origin: str = ""
+    """What brought it where no file did: `login`, `command`, …"""
 
 
 class RetryEntry(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.snapshot import OAuth2Entry
     from patchbay_gateway.scheduler.durable.port import CredentialRecord
 
+_BUILT_IN: Final = "oauth2"
 RENEWAL_UNREADABLE: Final = "RENEWAL_UNREADABLE"
 """Reason: the plugin answered, and its answer cannot be used; the refresh token may be used up."""
 
@@ -138,7 +139,9 @@ class PluginAuthProviders:
     def _request(self, ask: Ask) -> auth_provider_pb2.AuthRefreshRequest:
         record, settings = ask.record, ask.settings
         try:
-            origins = [origin_of(settings.token_url)]
+            # A plugin that reads documents may know its endpoint alone; the secret then names none.
+            nowhere = not settings.token_url and ask.plugin_id != _BUILT_IN
+            origins = [] if nowhere else [origin_of(settings.token_url)]
         except InvalidRequest as error:
             raise InvalidRequest(
                 f"token_url: {error.message}", reason=error.reason, sent=Sent.NO

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -174,6 +174,11 @@ class Credentials:
         """Return what the auth provider said of the credential for executors."""
         record = self._records.get(credential.id)
         return record.attributes if record is not None else {}
+
+    def metadata(self, credential: CredentialEntry) -> Mapping[str, Any]:
+        """Return what the auth provider keeps of the credential for itself."""
+        record = self._records.get(credential.id)
+        return record.metadata if record is not None else {}
 
     def material(self, credential: CredentialEntry) -> Mapping[str, str]:
         """Return the plain material of the configuration, for its owner; empty for tokens."""

@@ -19,6 +19,7 @@ from patchbay_gateway.plugins.callbacks import log_lines
 from patchbay_gateway.plugins.callbacks.callers import Callers, within
 from patchbay_gateway.plugins.callbacks.http_calls import HttpCalls
 from patchbay_gateway.plugins.scopes import ScopeTable
+from patchbay_gateway.scheduler.durable.auth_files import AuthFile
 from patchbay_gateway.scheduler.host_auths import HostAuths
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.host_auths import Files
     from patchbay_gateway.scheduler.hosted import HostedPlugins
     from patchbay_gateway.scheduler.inventory import Inventory, Status
+    from patchbay_gateway.scheduler.keeping import Keeper
+    from patchbay_gateway.scheduler.parsed_files import ParsedFiles
     from patchbay_gateway.scheduler.records import Records
     from patchbay_gateway.scheduler.refresh import Refresher
     from patchbay_gateway.scheduler.refreshing import Refreshing
@@ -206,6 +209,7 @@ class SchedulerHostServicer(host_pb2_grpc.HostServiceServicer):
         )
         if file is not None:
             entry.path = file.source
+        if isinstance(file, AuthFile):
             entry.label, entry.note = file.document.label, file.document.note
             entry.email = entry.account = file.document.email
         if record is not None:
@@ -265,6 +269,9 @@ def build_host(
     files: Files,
     roots: Roots,
     clock: Clock,
+    keeper: Keeper,
+    parsed: ParsedFiles,
+    write_files: bool = True,
 ) -> SchedulerHostServicer:
     """
     Return the servicer of a scheduler whose calls to *plugins* are to open scopes.
@@ -278,6 +285,9 @@ def build_host(
         files: Auth files.
         roots: Of which `plugins`.
         clock: Time.
+        keeper: Keeps documents where there is no directory for them.
+        parsed: Reads documents of types that plugins know.
+        write_files: Whether files become credentials here.
     """
     scopes = ScopeTable()
     plugins.calls.scopes = scopes
@@ -295,6 +305,9 @@ def build_host(
             files=files,
             plugins_roots=roots.plugins,
             clock=clock,
+            keeper=keeper,
+            parsed=parsed,
+            write_files=write_files,
         ),
         holder=holder,
         inventory=inventory,

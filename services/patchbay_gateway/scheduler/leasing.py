@@ -193,16 +193,16 @@ class _Follower:
         for provider in snapshot.providers:
             for credential in provider.credentials:
                 if (record := self._records.get(credential.id)) is not None and record.version:
-                    self._grown.setdefault(credential.id, record.seed_hash)
+                    self._grown.setdefault(credential.id, record.lineage)
 
     def _record(self, credential_id: str, record: CredentialRecord | None) -> None:
         self._pool.want_switched(credential_id, off=record is not None and record.disabled)
         if record is None or not record.version:
             return
-        before = self._grown.get(credential_id, record.seed_hash)
-        self._grown[credential_id] = record.seed_hash
-        # Grown from another seed: perhaps of another account.
-        replaced = before != record.seed_hash
+        before = self._grown.get(credential_id, record.lineage)
+        self._grown[credential_id] = record.lineage
+        # Grown from another seed, or by a login: perhaps of another account.
+        replaced = before != record.lineage
         self._pool.want_renewed(credential_id, record.version, replaced=replaced)
 
     def _disabled(self) -> list[str]:

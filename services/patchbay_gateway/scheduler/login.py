@@ -7,44 +7,49 @@ Logins: a person gives a credential its tokens, through the credential's auth pr
 A login is kept in Redis for 30 minutes, encrypted, so any scheduler goes on with it; without Redis there are
 no new ones. Its state is the callback's only key: it is taken once, and nobody else knows it. Polls of one
 login follow each other, for a code can be redeemed once. What comes back replaces the credential's material,
-and a credential that needed a login serves again.
+and a credential that needed a login serves again. Further accounts become credentials of their own, and so
+does the first where the provider has none that logs in (keeping.py).
 
 Not here: OAuth itself (the auth provider), routes (edge/management/logins.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import orjson
 
 from patchbay import errors
-from patchbay.keys import return_key, sealing_key
+from patchbay.keys import sealing_key
 from patchbay.plugin.v1 import auth_provider_pb2
 from patchbay.scheduler.v1 import scheduler_pb2
-from patchbay.secrets import SecretOpener, origin_of, seal
+from patchbay.secrets import origin_of, seal
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.plugins.hooks import Hook
 from patchbay_gateway.plugins.policy import policy
-from patchbay_gateway.scheduler import refresh_rules
-from patchbay_gateway.scheduler.durable.port import NEVER_ACCESS, CredentialRecord
+from patchbay_gateway.plugins.snapshot import OAuth2Entry
+from patchbay_gateway.scheduler.auth_data import opened
 from patchbay_gateway.scheduler.durable.sealing import RecordCipher
+from patchbay_gateway.scheduler.refresh import Refreshable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from patchbay.plugin.v1 import auth_data_pb2
     from patchbay.type.v1 import secret_pb2
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.keys import Roots
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.plugins.calls import PluginCalls
     from patchbay_gateway.plugins.distribution import SnapshotHolder
-    from patchbay_gateway.scheduler.records import Records
-    from patchbay_gateway.scheduler.refresh import Refreshable, Refresher
+    from patchbay_gateway.scheduler.auth_plugins import AuthPlugins
+    from patchbay_gateway.scheduler.keeping import Keeper
+    from patchbay_gateway.scheduler.refresh import Refresher
 
 LIFE: Final = 1800
 """Seconds that a login may take."""
@@ -69,6 +74,11 @@ class _Login(msgspec.Struct):
     """A LoginCallback; empty until it came."""
     status: str = "wait"
     message: str = ""
+    provider: str = ""
+    """With `plugin_id`: of a login that makes a credential."""
+    plugin_id: str = ""
+    credential_ids: tuple[str, ...] = ()
+    """Who got tokens."""
 
 
 class Logins:
@@ -79,7 +89,8 @@ class Logins:
         store: Redis.
         holder: Snapshots.
         calls: Calls auth providers.
-        records: Where tokens are kept.
+        keeper: Keeps what comes back.
+        plugins: Auth providers, for providers without a credential that logs in.
         refresher: Knows the credentials and their client secrets.
         roots: `store` encrypts logins, `plugins` seals for auth providers.
         clock: Time.
@@ -91,7 +102,8 @@ class Logins:
         store: Store,
         holder: SnapshotHolder,
         calls: PluginCalls,
-        records: Records,
+        keeper: Keeper,
+        plugins: AuthPlugins,
         refresher: Refresher,
         roots: Roots,
         clock: Clock,
@@ -99,7 +111,8 @@ class Logins:
         self._store = store
         self._holder = holder
         self._calls = calls
-        self._records = records
+        self._keeper = keeper
+        self._auth_plugins = plugins
         self._refresher = refresher
         self._plugins: Sequence[bytes] = roots.plugins
         self._cipher = RecordCipher(roots.store)
@@ -118,7 +131,7 @@ class Logins:
             FailedPrecondition: The auth provider's word, for example LOGIN_NOT_CONFIGURED.
             Internal: BAD_LOGIN_STATE, the auth provider's state is none, or in use.
         """
-        wanted = self._wanted(request.provider, request.credential_id)
+        wanted = await self._wanted(request.provider, request.credential_id)
         answer = await self._calls.unary(
             self._hook(wanted),
             methods.START_LOGIN,
@@ -135,7 +148,15 @@ class Logins:
         if answer.HasField("expires_at"):
             expires = min(expires, answer.expires_at.ToMilliseconds() / 1000)
         interval = answer.interval.ToMilliseconds() / 1000 or _INTERVAL
-        login = _Login(wanted.id, request.callback_url, answer.metadata, interval, expires)
+        login = _Login(
+            wanted.id,
+            request.callback_url,
+            answer.metadata,
+            interval,
+            expires,
+            provider=wanted.provider,
+            plugin_id=wanted.plugin_id,
+        )
         if not _STATE.match(state) or ".." in state or not await self._keep(state, login, new=True):
             raise errors.Internal(
                 f"the state of auth provider {wanted.plugin_id} is none, or in use",
@@ -181,13 +202,19 @@ class Logins:
             if login.status == "wait":
                 await self._poll(state, login)
             answer = scheduler_pb2.PollLoginResponse(
-                status=login.status, message=login.message, credential_id=login.credential_id
+                status=login.status,
+                message=login.message,
+                credential_id=login.credential_id,
+                credential_ids=login.credential_ids,
             )
             answer.interval.FromMilliseconds(int(login.interval * 1000))
             return answer
 
     async def _poll(self, state: str, login: _Login) -> None:
-        wanted = self._wanted("", login.credential_id)
+        if login.credential_id:
+            wanted = await self._wanted("", login.credential_id)
+        else:
+            wanted = _making(login.provider, login.plugin_id)
         request = auth_provider_pb2.AuthLoginPollRequest(
             provider=wanted.provider,
             state=state,
@@ -205,51 +232,38 @@ class Logins:
         if answer.status == auth_provider_pb2.AUTH_LOGIN_STATUS_ERROR:
             login.status, login.message = "error", answer.message or "Authentication failed"
         elif answer.status == auth_provider_pb2.AUTH_LOGIN_STATUS_SUCCESS:
-            auths = list(answer.auths) or [answer.auth]
-            await self._save(wanted, auths[0])
+            login.credential_ids = await self._save(wanted, list(answer.auths) or [answer.auth])
+            login.credential_id = login.credential_id or login.credential_ids[0]
             login.status = "ok"
-            if len(auths) > 1:
-                login.message = f"{len(auths)} accounts came back; the first is kept"
         await self._keep(state, login)
 
     # -- what comes back --------------------------------------------------------------------------
 
-    async def _save(self, wanted: Refreshable, auth: Any) -> None:
-        sealed = auth.storage
-        if sealed.plugin_id != wanted.plugin_id:
+    async def _save(
+        self, wanted: Refreshable, auths: Sequence[auth_data_pb2.AuthData]
+    ) -> tuple[str, ...]:
+        found = opened(auths, wanted.plugin_id, self._plugins, self._clock.now())
+        if not found or not all(auth.material for auth in found):
             raise errors.FailedPrecondition(
                 f"auth provider {wanted.plugin_id} answered without material",
                 reason="LOGIN_UNREADABLE",
             )
-        opener = SecretOpener(
-            [return_key(plugin_key(root, wanted.plugin_id)) for root in self._plugins], cache_size=1
+        # Its word for the provider may be another; the login is of the one that was asked for.
+        named = [dataclasses.replace(auth, provider=wanted.provider.lower()) for auth in found]
+        ids = await self._keeper.keep(
+            wanted.plugin_id,
+            named,
+            origin="login",
+            base=wanted.id,
+            target=wanted.id,
+            everywhere=True,
         )
-        material = opener.open(sealed, self._clock.now()).material()
-        metadata = orjson.loads(auth.metadata) if auth.metadata else None
-        now = self._clock.now()
-        renewal = refresh_rules.Renewal(
-            storage={k: v for k, v in material.items() if k != "client_secret"},
-            expires_at=auth.expires_at.ToMilliseconds() / 1000,
-            next_refresh_after=auth.next_refresh_after.ToMilliseconds() / 1000,
-            access_keys=tuple(k for k in auth.access_keys if k not in NEVER_ACCESS),
-            metadata=metadata if isinstance(metadata, dict) else None,
-            attributes=dict(auth.attributes),
-            label=auth.label,
-        )
-
-        def change(record: CredentialRecord | None) -> CredentialRecord:
-            # Another account perhaps: nothing of the old tokens stays.
-            before = record or CredentialRecord(wanted.id)
-            # Seconds, as with a seed: a version grows even when the record was lost.
-            before = before.replace(material={}, version=max(before.version, int(now)))
-            return refresh_rules.renewed(before, renewal, wanted.lead, now)
-
-        await self._records.update(wanted.id, change)
-        _log.info("a login gave a credential its tokens", credential=wanted.id)
+        _log.info("a login gave credentials their tokens", credentials=ids)
+        return tuple(ids)
 
     # -- what there is ----------------------------------------------------------------------------
 
-    def _wanted(self, provider: str, credential_id: str) -> Refreshable:
+    async def _wanted(self, provider: str, credential_id: str) -> Refreshable:
         known = self._refresher.known
         found = [
             each
@@ -257,10 +271,18 @@ class Logins:
             if (not provider or each.provider == provider)
             and (not credential_id or each.id == credential_id)
         ]
+        # Those that a login or a file brought are meant only by name.
+        found = [each for each in found if each.declared] or (found if credential_id else [])
+        if not found and not credential_id:
+            making = await self._maker(provider)
+            if making is not None:
+                return making
         if not found:
             name = f"credential {credential_id!r}" if credential_id else f"provider {provider!r}"
             raise errors.NotFound(
-                f"{name} has no `oauth2` in the configuration", reason="LOGIN_UNKNOWN"
+                f"{name} has no `oauth2` in the configuration, and no auth provider that is registered "
+                "knows it",
+                reason="LOGIN_UNKNOWN",
             )
         if len(found) > 1:
             ids = ", ".join(sorted(each.id for each in found))
@@ -269,6 +291,18 @@ class Logins:
                 reason="LOGIN_AMBIGUOUS",
             )
         return found[0]
+
+    async def _maker(self, name: str) -> Refreshable | None:
+        """Return a login that makes a credential of a configured provider; None when no plugin can."""
+        snapshot = self._holder.current
+        provider = snapshot.provider_by_name.get(name) if snapshot is not None else None
+        if snapshot is None or provider is None:
+            return None
+        keys = (provider.name.lower(), provider.plugin.lower())
+        for plugin in await self._auth_plugins.look(snapshot):
+            if plugin.registered and plugin.identifier in keys:
+                return _making(provider.name, plugin.hook.plugin_id)
+        return None
 
     def _hook(self, wanted: Refreshable) -> Hook:
         snapshot = self._holder.current
@@ -289,7 +323,7 @@ class Logins:
             wanted.plugin_id,
             wanted.id,
             0,
-            [origin_of(wanted.settings.token_url)],
+            [origin_of(wanted.settings.token_url)] if wanted.settings.token_url else [],
             self._clock.now() + 120,
             {"client_secret": secret},
         )
@@ -332,6 +366,11 @@ class _Locked:
 
     async def __aexit__(self, *_: object) -> None:
         await self._store.call("DEL", self._key)
+
+
+def _making(provider: str, plugin_id: str) -> Refreshable:
+    """Return what a login is for that makes a credential: its id is known when it is done."""
+    return Refreshable("", provider, plugin_id, OAuth2Entry("", "", plugin=plugin_id))
 
 
 def _config(wanted: Refreshable) -> bytes:

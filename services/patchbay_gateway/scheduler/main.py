@@ -33,15 +33,19 @@ from patchbay_gateway.plugins.distribution import (
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.plugins.reports import Reports
 from patchbay_gateway.plugins.scheduler_plugin import SchedulerPlugins
+from patchbay_gateway.scheduler.auth_plugins import AuthPlugins
 from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.cluster_secrets import ClusterMaterial, kubernetes
 from patchbay_gateway.scheduler.credentials import Credentials
+from patchbay_gateway.scheduler.grown import add_entries
 from patchbay_gateway.scheduler.host_service import build_host
 from patchbay_gateway.scheduler.hosted import host_plugins
 from patchbay_gateway.scheduler.journal import Journal
+from patchbay_gateway.scheduler.keeping import Keeper
 from patchbay_gateway.scheduler.leases import EpochChanged
 from patchbay_gateway.scheduler.leasing import LeaseCore, build_leasing
 from patchbay_gateway.scheduler.login import Logins
+from patchbay_gateway.scheduler.parsed_files import ParsedFiles
 from patchbay_gateway.scheduler.plugin_models import PluginModels
 from patchbay_gateway.scheduler.redelivery import STREAM_BOUND, Redelivery
 from patchbay_gateway.scheduler.refreshing import running_refresh
@@ -166,7 +170,13 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
                 secrets=secrets,
             )
         )
-        models = PluginModels(plugins, holder, credentials, clock=clock)
+        records = refreshing.records
+        auth_plugins = AuthPlugins(plugins, clock=clock)
+        parsed = ParsedFiles(
+            auth_plugins, plugins.calls, holder=holder, plugins_roots=roots.plugins, clock=clock
+        )
+        keeper = Keeper(records, holder=holder, plugins=auth_plugins, clock=clock)
+        models = PluginModels(plugins, holder, credentials, clock=clock, auth_plugins=auth_plugins)
         configuration = Configuration(
             Source(
                 load=reload or (lambda: load_for(settings, environ)),
@@ -183,7 +193,10 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             publisher=publisher if publish and secrets is None else None,
             store=store,
             clock=clock,
-            extend=models.add,
+            extend=lambda draft, previous: models.add(
+                add_entries(draft, keeper.entries(draft)), previous
+            ),
+            parsed=parsed.view,
         )
         await configuration.start(config)
 
@@ -207,7 +220,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             holder=holder,
             journal=journal,
             credentials=credentials,
-            records=refreshing.records,
+            records=records,
             clock=clock,
             installation=settings.installation,
             lease_ttl=settings.lease_ttl,
@@ -221,7 +234,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             catalogue=Catalogue(credentials),
             inventory=leasing.inventory,
             pool=core.pool,
-            records=refreshing.records,
+            records=records,
             refresher=refreshing.refresher,
             plugins_roots=roots.plugins,
             clock=clock,
@@ -231,7 +244,8 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
                 store=store,
                 holder=holder,
                 calls=plugins.calls,
-                records=refreshing.records,
+                keeper=keeper,
+                plugins=auth_plugins,
                 refresher=refreshing.refresher,
                 roots=roots,
                 clock=clock,
@@ -245,7 +259,12 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
                 files=configuration,
                 roots=roots,
                 clock=clock,
+                keeper=keeper,
+                parsed=parsed,
+                write_files=secrets is None,
             ),
+            keeper=keeper,
+            files=configuration.told,
             problems=problems,
         )
         leasing.start(core, tasks)
@@ -254,6 +273,11 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
         tasks.start("scheduler-configuration", configuration.run())
         if publish and secrets is None:
             tasks.start("scheduler-models", models.run(configuration.extended))
+            tasks.start(
+                "scheduler-auth-files",
+                parsed.run(lambda: configuration.offered, configuration.reparsed),
+            )
+            keeper.on_change(configuration.extended)
         if secrets is not None:
             reporter = Reporter(
                 Reports(store),

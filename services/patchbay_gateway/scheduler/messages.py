@@ -60,6 +60,9 @@ def fill_status(
     message.max_in_flight = credential.max_in_flight
     message.succeeded = known.succeeded
     message.failed = known.failed
+    message.source = credential.file or credential.origin
+    message.brought_by = credential.brought_by
+    message.shared_source = credential.shared
     if known.error is not None:
         fill_error(message.last_error, known.error)
     for unit, limit, remaining, reset_at in known.limits:

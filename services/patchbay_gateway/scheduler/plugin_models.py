@@ -5,6 +5,10 @@ So edges and schedulers agree on them, and clients see them in the model lists. 
 handshake and when a credential changes; what cannot be had stays, also over a restart. Where an operator
 publishes, it is told of them (reporting.py).
 
+The models of one credential are told by the first plugin, in order, that has to do with it: its executor, its
+auth provider, or the auth provider that knows its provider key. One that answers for another provider is
+passed over; one that fails is not.
+
 Not here: the calls (plugins/models.py), what they add to a snapshot (plugins/told_models.py), publishing
 (watching.py).
 """
@@ -15,11 +19,16 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+import orjson
+
 from patchbay.errors import PatchbayError
 from patchbay.plugin.v1 import model_provider_pb2
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.plugins import models
+from patchbay_gateway.plugins.grants import grants_of
 from patchbay_gateway.plugins.told_models import PluginTold, Told, with_told
+from patchbay_gateway.scheduler.auth_plugins import AuthPlugins
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,6 +53,8 @@ class _Asked:
     after: tuple[Any, ...] = ()
     told: Told | None = None
     retry_at: float = 0.0
+    passed_on: bool = False
+    """Whether the answer is for another provider."""
 
 
 @dataclass(slots=True)
@@ -61,6 +72,7 @@ class PluginModels:
         holder: The snapshot in use.
         credentials: Seals access material for the plugin that is asked.
         clock: Time.
+        auth_plugins: The auth providers among them; default made of *plugins*.
     """
 
     def __init__(
@@ -70,8 +82,10 @@ class PluginModels:
         credentials: Credentials,
         *,
         clock: Clock,
+        auth_plugins: AuthPlugins | None = None,
     ) -> None:
         self._plugins = plugins
+        self._auth_plugins = auth_plugins or AuthPlugins(plugins, clock=clock)
         self._holder = holder
         self._credentials = credentials
         self._clock = clock
@@ -93,6 +107,11 @@ class PluginModels:
         for plugin_id in gone:
             del self._known[plugin_id]
         changed = bool(gone)
+        keys = {
+            plugin.hook.plugin_id: plugin.identifier
+            for plugin in (await self._auth_plugins.look(snapshot) if hooks else ())
+        }
+        claimed: set[str] = set()
         for hook in hooks:
             registered = self._plugins.registry.declaring(hook.plugin_id, hook.capability)
             if not registered:
@@ -102,7 +121,9 @@ class PluginModels:
             if models.fixed_scope(capabilities):
                 changed |= await self._once(hook, known.fixed, tuple(registered), self._fixed(hook))
             if hook.capability == models.PROVIDER and models.credential_scope(capabilities):
-                changed |= await self._ask_credentials(snapshot, hook, known, tuple(registered))
+                changed |= await self._ask_credentials(
+                    snapshot, hook, known, tuple(registered), keys.get(hook.plugin_id, ""), claimed
+                )
         return changed
 
     def _hooks(self, snapshot: Snapshot) -> list[Hook]:
@@ -112,14 +133,23 @@ class PluginModels:
         return [*providers, *(hook for hook in registrars if hook.plugin_id not in first)]
 
     async def _ask_credentials(
-        self, snapshot: Snapshot, hook: Hook, known: _Known, registered: tuple[Any, ...]
+        self,
+        snapshot: Snapshot,
+        hook: Hook,
+        known: _Known,
+        registered: tuple[Any, ...],
+        identifier: str,
+        claimed: set[str],
     ) -> bool:
+        """Ask for the models of credentials that nobody answered for yet, and add them to *claimed*."""
         changed = False
         wanted: set[str] = set()
         for provider in snapshot.providers:
-            if provider.plugin != hook.plugin_id:
-                continue
             for credential in provider.credentials:
+                if credential.id in claimed or not _concerns(
+                    hook.plugin_id, identifier, provider, credential
+                ):
+                    continue
                 wanted.add(credential.id)
                 asked = known.credentials.setdefault(credential.id, _Asked())
                 version = self._credentials.version(credential)
@@ -129,6 +159,9 @@ class PluginModels:
                     (*registered, version),
                     self._of_credential(hook, provider, credential),
                 )
+                asked.passed_on = asked.told is not None and not _answers(asked.told, provider)
+                if not asked.passed_on:
+                    claimed.add(credential.id)
         for id_ in known.credentials.keys() - wanted:
             del known.credentials[id_]
             changed = True
@@ -168,13 +201,19 @@ class PluginModels:
         self, hook: Hook, provider: ProviderEntry, credential: CredentialEntry
     ) -> Callable[[], Awaitable[Told]]:
         async def ask() -> Told:
-            secret = None
-            with contextlib.suppress(PatchbayError):
-                secret, _ = self._credentials.sealed(provider, credential)
+            secret, metadata = None, b""
+            if _trusted(hook, provider, credential):
+                with contextlib.suppress(PatchbayError):
+                    secret, _ = self._credentials.sealed(
+                        msgspec.structs.replace(provider, plugin=hook.plugin_id), credential
+                    )
+                    kept = self._credentials.metadata(credential)
+                    metadata = orjson.dumps(dict(kept)) if kept else b""
             request = model_provider_pb2.AuthModelRequest(
                 auth_id=credential.id,
                 auth_provider=provider.name,
                 secret=secret,
+                metadata=metadata,
                 attributes=self._credentials.attributes(credential),
                 base_url=provider.base_url,
                 proxy_url=credential.proxy_url or provider.proxy_url,
@@ -191,7 +230,11 @@ class PluginModels:
         return {
             plugin_id: PluginTold(
                 known.fixed.told,
-                {id_: asked.told for id_, asked in known.credentials.items() if asked.told},
+                {
+                    id_: asked.told
+                    for id_, asked in known.credentials.items()
+                    if asked.told and not asked.passed_on
+                },
             )
             for plugin_id, known in self._known.items()
         }
@@ -205,3 +248,28 @@ class PluginModels:
             previous: Whose models of plugins stay where the plugin was not asked yet.
         """
         return with_told(draft, previous, self.told)
+
+
+def _concerns(
+    plugin_id: str, identifier: str, provider: ProviderEntry, credential: CredentialEntry
+) -> bool:
+    """Whether a plugin has to do with a credential."""
+    if _owns(plugin_id, provider, credential):
+        return True
+    return bool(identifier) and identifier in {provider.name.lower(), provider.plugin.lower()}
+
+
+def _owns(plugin_id: str, provider: ProviderEntry, credential: CredentialEntry) -> bool:
+    oauth2 = credential.oauth2
+    return plugin_id in {provider.plugin, credential.brought_by} or (
+        oauth2 is not None and oauth2.plugin == plugin_id
+    )
+
+
+def _trusted(hook: Hook, provider: ProviderEntry, credential: CredentialEntry) -> bool:
+    """Whether a plugin gets access material: by its part in the credential, or by a grant."""
+    return _owns(hook.plugin_id, provider, credential) or grants_of(hook.entry).auths == "all"
+
+
+def _answers(told: Told, provider: ProviderEntry) -> bool:
+    return told.provider in {"", provider.name.lower(), provider.plugin.lower()}

@@ -82,6 +82,16 @@ class Records:
         stored = self._known.get(credential_id)
         return stored.record if stored is not None else None
 
+    def kept(self) -> list[CredentialRecord]:
+        """Return the records that declare a credential themselves, ordered by id."""
+        found = (stored.record for stored in self._known.values())
+        return sorted((r for r in found if r.provider), key=lambda record: record.id)
+
+    @property
+    def open(self) -> bool:
+        """Whether credentials that nobody declared can be kept."""
+        return self._durable.open
+
     def problem(self, credential_id: str) -> str:
         """Return why the record cannot be read; empty when it can."""
         return self._broken.get(credential_id, "")
@@ -176,6 +186,21 @@ class Records:
             except RecordChanged:
                 continue
         raise RecordChanged(f"the record of credential {credential_id} changes without end")
+
+    async def delete(self, credential_id: str) -> None:
+        """
+        Remove one record and tell everybody; none there is well, too.
+
+        Raises:
+            RecordUnreadable: It cannot be opened.
+            RecordChanged: Others write it meanwhile.
+            Unavailable: The store does not answer.
+        """
+        stored = await self.read(credential_id)
+        if stored is not None:
+            await self._durable.delete(credential_id, expected=stored.revision)
+            self._take(credential_id, None)
+            self._tell(credential_id)
 
     async def watch(self) -> None:
         """Follow what others change, for ever."""

@@ -62,6 +62,8 @@ class Refreshable:
     plugin_id: str
     settings: OAuth2Entry = field(repr=False)
     proxy_url: str = ""
+    declared: bool = True
+    """Whether the configuration has it; otherwise it came by a file or a login."""
 
     @property
     def lead(self) -> float:
@@ -78,6 +80,7 @@ def refreshables(snapshot: Snapshot) -> dict[str, Refreshable]:
             credential.oauth2.plugin,
             credential.oauth2,
             credential.proxy_url or provider.proxy_url,
+            not credential.brought_by,
         )
         for provider in snapshot.providers
         for credential in provider.credentials
@@ -161,7 +164,8 @@ class Refresher:
         self._seeds, self._broken = seeds, broken
         now = self._clock.now()
         for id_, seed in seeds.items():
-            anew = self._seen.get(id_, seed.hash) != seed.hash
+            told = f"{seed.hash}/{seed.described}"
+            anew = self._seen.get(id_, told) != told
             record = self._records.get(id_)
             if rules.sown(record, id_, seed, now, anew=anew) is not None:
 
@@ -175,7 +179,7 @@ class Refresher:
 
                 with contextlib.suppress(RecordChanged, FailedPrecondition):
                     await self._records.update(id_, grow)
-            self._seen[id_] = seed.hash
+            self._seen[id_] = told
 
     def able(self, credential_id: str) -> bool:
         """Whether this process could refresh the credential now."""

@@ -73,6 +73,14 @@ class Seed:
     expires_at: float = 0.0
     refreshed_at: float = 0.0
     label: str = ""
+    next_refresh_after: float = 0.0
+    access_keys: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    renewable: bool = False
+    """As in the record."""
+    described: str = ""
+    """Hash of metadata, attributes, access keys and label; empty: the seed says nothing of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,9 @@ def sown(
     """
     if record is None:
         record = CredentialRecord(credential_id)
-    elif record.seed_hash == seed.hash or (not anew and seed.hash in record.seeds_taken):
+    elif record.seed_hash == seed.hash:
+        return _described(record, seed, anew=anew)
+    elif not anew and seed.hash in record.seeds_taken:
         return None
     elif not seed.material and record.material:
         # A seed that was taken away gives nothing; what the former one grew into exists nowhere else.
@@ -204,10 +214,10 @@ def sown(
         # Seconds, so that a version grows even when the record was lost and others remember a newer one.
         version=max(record.version + 1, int(now)),
         material=dict(seed.material),
-        access_keys=(),
+        access_keys=seed.access_keys,
         expires_at=seed.expires_at,
         refreshed_at=seed.refreshed_at,
-        next_refresh_after=0.0,
+        next_refresh_after=seed.next_refresh_after,
         status="ok",
         failures=0,
         last_error=None,
@@ -215,6 +225,31 @@ def sown(
         seed_hash=seed.hash,
         seeds_taken=tuple(taken[-SEEDS_KEPT:]),
         label=seed.label or record.label,
+        metadata=seed.metadata if seed.described else record.metadata,
+        attributes=seed.attributes if seed.described else record.attributes,
+        renewable=seed.renewable,
+        described=seed.described,
+    )
+
+
+def _described(record: CredentialRecord, seed: Seed, *, anew: bool) -> CredentialRecord | None:
+    """Return the record with what *seed* says beside its token; what tokens grew into stays."""
+    mark = f"d:{seed.described}"
+    if not seed.described or seed.described == record.described:
+        return None
+    if not anew and mark in record.seeds_taken:
+        return None
+    taken = [*record.seeds_taken]
+    if record.described:
+        taken.append(f"d:{record.described}")
+    return record.replace(
+        metadata=seed.metadata,
+        attributes=seed.attributes,
+        access_keys=seed.access_keys or record.access_keys,
+        label=seed.label or record.label,
+        renewable=seed.renewable,
+        described=seed.described,
+        seeds_taken=tuple([t for t in taken if t != mark][-SEEDS_KEPT:]),
     )
 
 

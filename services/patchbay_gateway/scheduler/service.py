@@ -15,6 +15,9 @@ from patchbay.errors import FailedPrecondition, InvalidRequest, NotFound, Unavai
 from patchbay.keys import channel_key
 from patchbay.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.plugins.grants import grants_of
+from patchbay_gateway.scheduler.auth_data import opened
+from patchbay_gateway.scheduler.durable import auth_files
 from patchbay_gateway.scheduler.durable.port import CredentialRecord
 from patchbay_gateway.scheduler.inventory import CONFIGURATION
 from patchbay_gateway.scheduler.leases import EpochChanged
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.acquiring import Acquiring
     from patchbay_gateway.scheduler.catalogue import Catalogue
+    from patchbay_gateway.scheduler.durable.auth_files import RefusedFile
     from patchbay_gateway.scheduler.host_service import SchedulerHostServicer
     from patchbay_gateway.scheduler.hosted import HostedPlugins
     from patchbay_gateway.scheduler.inventory import Inventory, Status
+    from patchbay_gateway.scheduler.keeping import Keeper
     from patchbay_gateway.scheduler.login import Logins
     from patchbay_gateway.scheduler.pool import Pool
     from patchbay_gateway.scheduler.records import Records
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 _ACQUIRES: Final = 256
 _RENEWALS: Final = 4096
 _REPORTS: Final = 1024
+_AUTHS: Final = 256
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
@@ -63,9 +69,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         plugins: HostedPlugins,
         logins: Logins,
         host: SchedulerHostServicer,
+        keeper: Keeper,
+        files: Callable[[], list[tuple[RefusedFile, str, bool]]] = list,
         problems: Callable[[], list[str]] = list,
     ) -> None:
-        """*refresh* fetches the newest snapshot."""
+        """*refresh* fetches the newest snapshot; *files* tells of auth files what is not used."""
+        self._keeper = keeper
+        self._files = files
         self._logins = logins
         self.plugins = plugins
         """Those that this scheduler talks to."""
@@ -170,6 +180,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         response = scheduler_pb2.ListCredentialsResponse(degraded=not await self._look())
         for status in await self._inventory.statuses(snapshot, request.ids, request.provider):
             self._fill(response.credentials.add(), status)
+        for file, reader, used in self._files():
+            response.files.add(source=file.source, reason=file.reason, plugin_id=reader, used=used)
+        for id_, why in self._keeper.told():
+            response.files.add(source=f"(kept) {id_}", reason=why)
         return response
 
     async def ResetCredential(  # noqa: N802 - the method's name in the contract
@@ -195,15 +209,40 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.SetCredentialDisabledRequest, context: Any = None
     ) -> scheduler_pb2.CredentialStatus:
         """
-        Take a credential out of use or back, durably.
+        Take a credential out of use or back, durably; all of a file, by the file's id.
 
         Raises:
             NotFound: No such credential.
-            FailedPrecondition: DISABLED_BY_CONFIGURATION, it cannot be taken back into use here.
+            FailedPrecondition: DISABLED_BY_CONFIGURATION, it cannot be taken back into use here;
+                SHARED_SOURCE, its file holds others too, and they are switched together.
             Unavailable: The durable store does not answer.
         """
-        id_, off = request.credential_id, request.disabled
+        off = request.disabled
+        together = self._of_file(request.credential_id)
+        for id_ in together or [request.credential_id]:
+            await self._switch(id_, off=off, alone=not together)
+        first = (together or [request.credential_id])[0]
+        return self._fill(scheduler_pb2.CredentialStatus(), await self._status(first))
+
+    def _of_file(self, id_: str) -> list[str]:
+        """Return the credentials of the auth file whose id that is; none where it holds only one."""
+        return [
+            credential.id
+            for provider in self._current().providers
+            for credential in provider.credentials
+            if credential.shared
+            and id_ in {auth_files.credential_id(credential.file), credential.file}
+        ]
+
+    async def _switch(self, id_: str, *, off: bool, alone: bool) -> None:
         status = await self._status(id_)
+        if alone and status.credential.shared:
+            file = status.credential.file
+            raise FailedPrecondition(
+                f"credential {id_} comes from the file {file}, which holds others too; they are "
+                f"switched together, as {auth_files.credential_id(file)}",
+                reason="SHARED_SOURCE",
+            )
         if status.disabled_by == CONFIGURATION and not off:
             raise FailedPrecondition(
                 f"credential {id_} is disabled in the configuration; "
@@ -219,7 +258,36 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         await self._records.update(id_, change)
         with contextlib.suppress(Unavailable):  # it is durable, and the records are followed
             await self._pool.switch(id_, off=off)
-        return self._fill(scheduler_pb2.CredentialStatus(), await self._status(id_))
+
+    async def KeepAuths(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.KeepAuthsRequest, context: Any = None
+    ) -> scheduler_pb2.KeepAuthsResponse:
+        """
+        Keep credentials that a plugin brought (keeping.py, `Keeper.keep`).
+
+        Raises:
+            InvalidRequest: Too many.
+            NotFound: PLUGIN_UNKNOWN.
+        """
+        _limit(request.auths, _AUTHS)
+        plugin = self._current().plugin_by_id.get(request.plugin_id)
+        if plugin is None:
+            raise NotFound(f"no plugin {request.plugin_id!r}", reason="PLUGIN_UNKNOWN")
+        auths = opened(request.auths, plugin.id, self._plugins_roots, self._clock.now())
+        ids = await self._keeper.keep(
+            plugin.id,
+            auths,
+            origin=request.origin or "command",
+            everywhere=grants_of(plugin).auths == "all",
+        )
+        return scheduler_pb2.KeepAuthsResponse(credential_ids=ids)
+
+    async def RemoveCredential(  # noqa: N802 - the method's name in the contract
+        self, request: scheduler_pb2.RemoveCredentialRequest, context: Any = None
+    ) -> scheduler_pb2.RemoveCredentialResponse:
+        """Forget a kept credential (keeping.py, `Keeper.remove`)."""
+        await self._keeper.remove(request.credential_id)
+        return scheduler_pb2.RemoveCredentialResponse()
 
     async def _look(self) -> bool:
         """Bring the view up to date; return whether Redis answered."""

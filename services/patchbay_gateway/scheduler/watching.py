@@ -25,8 +25,14 @@ from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.prices import load_prices
 from patchbay_gateway.scheduler.credentials import read_material
-from patchbay_gateway.scheduler.durable.auth_files import AuthFiles, read_auth_dir, signature_of
+from patchbay_gateway.scheduler.durable.auth_files import (
+    AuthFiles,
+    RefusedFile,
+    read_auth_dir,
+    signature_of,
+)
 from patchbay_gateway.scheduler.durable.auth_seeds import Planted, plant
+from patchbay_gateway.scheduler.grown import Grown, add_entries, grow, read_by_plugins
 from patchbay_gateway.scheduler.publish import build_snapshot, digest_keys
 from patchbay_gateway.scheduler.seeds import Seeds, read_seeds
 
@@ -41,7 +47,8 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotPublisher
     from patchbay_gateway.plugins.snapshot import PriceEntry, Snapshot
     from patchbay_gateway.scheduler.credentials import Credentials, Material
-    from patchbay_gateway.scheduler.durable.auth_files import AuthFile
+    from patchbay_gateway.scheduler.durable.auth_files import AuthFile, OfferedFile
+    from patchbay_gateway.scheduler.parsed_files import Parsed
 
 _log = logs.get_logger("scheduler.configuration")
 
@@ -57,9 +64,13 @@ _UNLOCK: Final = Script(
 class _Read:
     """A configuration with all that it names."""
 
+    plain: Config
+    """As it was loaded."""
     config: Config
-    """With the credentials of auth files."""
+    """With the credentials of auth files that are read here."""
     planted: Planted
+    grown: Grown
+    """Credentials of auth files that plugins read."""
     auth_files: AuthFiles
     material: dict[str, Material]
     seeds: Seeds
@@ -94,6 +105,7 @@ class Configuration:
         store: For the lock between publishers.
         clock: Paces looks and stamps versions.
         extend: Adds what the file does not know to a draft, given the snapshot before it.
+        parsed: What plugins made of auth files so far.
     """
 
     def __init__(
@@ -107,8 +119,11 @@ class Configuration:
         store: Store,
         clock: Clock,
         extend: Callable[[Snapshot, Snapshot | None], Snapshot] = lambda draft, _: draft,
+        parsed: Callable[[], Mapping[str, Parsed]] = dict,
     ) -> None:
         self._extend = extend
+        self._parsed = parsed
+        self._reparsed = False
         self._source = source
         self._credentials = credentials
         self._sow = sow
@@ -134,10 +149,43 @@ class Configuration:
         """The directory of auth files; None where none is configured."""
         return self._read.config.auth_dir if self._read is not None else None
 
-    def auth_file(self, credential_id: str) -> AuthFile | None:
+    def auth_file(self, credential_id: str) -> AuthFile | OfferedFile | None:
         """Return the auth file that a credential comes from; None for one of the configuration."""
-        files = self._read.auth_files.files if self._read is not None else ()
+        if (read := self._read) is None:
+            return None
+        for _, entry in read.grown.entries:
+            if entry.id == credential_id:
+                offered = read.auth_files.offered
+                return next((file for file in offered if file.source == entry.file), None)
+        files = read.auth_files.without(read.grown.readers.keys()).files
         return next((file for file in files if file.id == credential_id), None)
+
+    @property
+    def offered(self) -> tuple[OfferedFile, ...]:
+        """The auth files that plugins may read."""
+        return self._read.auth_files.offered if self._read is not None else ()
+
+    def reparsed(self) -> None:
+        """What plugins make of auth files has changed: take it soon."""
+        self._reparsed = True
+        self._looked_for.set()
+
+    def told(self) -> list[tuple[RefusedFile, str, bool]]:
+        """Return auth files of which not all is used: why, who reads them, whether anything is used."""
+        if (read := self._read) is None:
+            return []
+        readers, parsed = read.grown.readers, self._parsed()
+        found = []
+        for file in (*read.planted.refused, *read.grown.refused):
+            problem = parsed[file.source].problem if file.source in parsed else ""
+            if problem and file.source not in readers:
+                file = RefusedFile(file.source, f"{file.reason}; {problem}")  # noqa: PLW2901
+            found.append((file, readers.get(file.source, ""), False))
+        found.extend(
+            (file, readers.get(file.source, ""), True)
+            for file in (*read.planted.warnings, *read.grown.warnings)
+        )
+        return sorted(found, key=lambda each: each[0].source)
 
     async def start(self, config: Config) -> None:
         """
@@ -188,16 +236,21 @@ class Configuration:
                 self._problem = ""
                 _log.info("configuration taken")
             return
+        if self._reparsed:
+            await self._take(self._read.plain)
+            return
         if self._unsown:
             await self._sow_seeds()
         if self._unpublished:
             await self._publish()
 
     async def _take(self, config: Config) -> None:
+        # Before they are asked for: what changes meanwhile is taken next.
+        self._reparsed = False
         before, self._read = self._read, await asyncio.to_thread(self._complete, config)
         # As it was when they were read: what is written since then is seen at the next look.
         self._auth_files = self._read.auth_files.signature
-        _tell(self._read.planted, before.planted if before is not None else None)
+        _tell(self._read, before)
         self._credentials.replace(self._read.material)
         await self._sow_seeds()
         self._unpublished = self._publisher is not None
@@ -219,14 +272,20 @@ class Configuration:
         if config.auth_dir is not None:
             same = former is not None and former.config.auth_dir == config.auth_dir
             found = read_auth_dir(config.auth_dir, former.auth_files if former and same else None)
-        planted = plant(config, found, source.environ)
+        parsed = self._parsed()
+        by_plugins = read_by_plugins(config, found, parsed, self._holder.current)
+        planted = plant(config, found.without(by_plugins.keys()), source.environ)
+        taken = (c.id for provider in planted.config.providers for c in provider.credentials)
+        grown = grow(config, found, by_plugins, parsed, taken)
         seeds = read_seeds(config, source.environ)
         return _Read(
+            plain=config,
             config=planted.config,
             planted=planted,
+            grown=grown,
             auth_files=found,
             material=read_material(planted.config, source.environ, source.roots.store[0]),
-            seeds=Seeds({**seeds.of, **planted.seeds}, seeds.broken),
+            seeds=Seeds({**seeds.of, **planted.seeds, **grown.seeds}, seeds.broken),
             digests=digest_keys(config, source.environ, source.roots.cluster[0]),
             prices=load_prices(config.usage.prices) if config.usage.prices else (),
         )
@@ -243,7 +302,7 @@ class Configuration:
             now=self._clock.now(),
             open_access=self._source.open_access(read.config),
         )
-        return self._extend(draft, previous)
+        return self._extend(add_entries(draft, read.grown.entries), previous)
 
     def extended(self) -> None:
         """What extends drafts has changed: publish soon."""
@@ -290,15 +349,21 @@ class Configuration:
         return tuple(_stat(path) for path in paths if path is not None)
 
 
-def _tell(planted: Planted, before: Planted | None) -> None:
+def _tell(read: _Read, before: _Read | None) -> None:
     """Log what is not used of the auth files, once."""
-    known = {*before.refused, *before.warnings} if before is not None else set()
-    for refused in planted.refused:
-        if refused not in known:
-            _log.warning("an auth file is not used", file=refused.source, why=refused.reason)
-    for warned in planted.warnings:
-        if warned not in known:
-            _log.warning("an auth file is not used in full", file=warned.source, why=warned.reason)
+    known = set[RefusedFile]()
+    if before is not None:
+        for parts in (before.planted, before.grown):
+            known |= {*parts.refused, *parts.warnings}
+    for parts in (read.planted, read.grown):
+        for refused in parts.refused:
+            if refused not in known:
+                _log.warning("an auth file is not used", file=refused.source, why=refused.reason)
+        for warned in parts.warnings:
+            if warned not in known:
+                _log.warning(
+                    "an auth file is not used in full", file=warned.source, why=warned.reason
+                )
 
 
 def _named(config: Config) -> Iterator[Path | None]:

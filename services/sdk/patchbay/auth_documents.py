@@ -109,6 +109,51 @@ class AuthDocument:
         return hashlib.sha256(seed.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentHead:
+    """What a document says beside its material, whatever shape that has."""
+
+    type: str
+    """Provider type, lower case; empty where it names none."""
+    disabled: bool = False
+    priority: int = 0
+    weight: int = DEFAULT_WEIGHT
+    prefix: str = ""
+    proxy_url: str = ""
+    excluded_models: tuple[str, ...] = ()
+    token_url: str = ""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    scopes: tuple[str, ...] = ()
+    refresh_interval: float | None = None
+    """Seconds."""
+
+
+def head(data: bytes) -> DocumentHead:
+    """
+    Return what the document *data* says beside its material, for whoever has a plugin read it.
+
+    Raises:
+        Refused: It is no object, or has a wrong weight; `Torn` where it is no JSON.
+    """
+    document = _normalised(_object(data))
+    token = document["token"] if isinstance(document.get("token"), dict) else {}
+    return DocumentHead(
+        type=_text(document, "type").lower(),
+        disabled=_flag(document.get("disabled")),
+        priority=_priority(document.get("priority"), []),
+        weight=_weight(document.get("weight")),
+        prefix=_text(document, "prefix").strip("/"),
+        proxy_url=_text(document, "proxy_url"),
+        excluded_models=_names(document.get("excluded_models")),
+        token_url=_first(document, token, _TOKEN_URLS),
+        client_id=_first(document, token, ("client_id",)),
+        client_secret=_first(document, token, ("client_secret",)),
+        scopes=_scopes(document, token),
+        refresh_interval=_seconds(document.get("refresh_interval_seconds")),
+    )
+
+
 def parse(data: bytes, *, default_type: str = "") -> AuthDocument:
     """
     Return what the document *data* says.
@@ -120,15 +165,7 @@ def parse(data: bytes, *, default_type: str = "") -> AuthDocument:
     Raises:
         Refused: It is not usable; `Torn` where it is no JSON.
     """
-    try:
-        document = json.loads(data)
-        # Halves of surrogate pairs pass as text here and nowhere else.
-        json.dumps(document, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        raise Torn("is no JSON") from None
-    if not isinstance(document, dict):
-        raise Refused("is no JSON object")
-    document = _normalised(document)
+    document = _normalised(_object(data))
     type_ = _text(document, "type").lower() or default_type
     if not type_:
         raise Refused("has no type; it names the provider")
@@ -167,6 +204,18 @@ def parse(data: bytes, *, default_type: str = "") -> AuthDocument:
         model_aliases=_aliases(document.get("model_aliases")),
         warnings=tuple(warnings),
     )
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+        # Halves of surrogate pairs pass as text here and nowhere else.
+        json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise Torn("is no JSON") from None
+    if not isinstance(document, dict):
+        raise Refused("is no JSON object")
+    return document
 
 
 def instant(value: object) -> float | None:

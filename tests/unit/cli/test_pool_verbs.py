@@ -79,6 +79,7 @@ ANSWERS = {
     "GET /v0/management/credentials/one": CREDENTIAL,
     "POST /v0/management/credentials/one/reset?model=large": CREDENTIAL,
     "GET /v0/management/models": MODELS,
+    "GET /v0/management/auth-files": [],
 }
 
 

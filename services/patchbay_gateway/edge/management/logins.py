@@ -62,5 +62,6 @@ class Logins:
             "status": answer.status,
             "message": answer.message,
             "credential": answer.credential_id,
+            "credentials": list(answer.credential_ids),
             "interval": answer.interval.ToMilliseconds() / 1000,
         }

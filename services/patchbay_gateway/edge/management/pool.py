@@ -14,12 +14,17 @@ from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay_gateway.kernel.channels import methods
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from patchbay.plugin.v1 import auth_data_pb2
     from patchbay_gateway.edge.clients import SchedulerCalls
 
 # A scheduler looks at Redis and at its durable store before it answers.
 _DEADLINE: Final = 10.0
+# No provider can have that name.
+_NOBODY: Final = "-"
 
 
 class Pool:
@@ -46,6 +51,45 @@ class Pool:
         answer = await self._scheduler.call(methods.LIST_CREDENTIALS, request, deadline=_DEADLINE)
         return [credential_view(c, degraded=answer.degraded) for c in answer.credentials]
 
+    async def auth_files(self) -> list[dict[str, Any]]:
+        """
+        Return auth files, and kept credentials, of which not everything is used, and why.
+
+        Raises:
+            Unavailable: No scheduler answers, or it has no configuration yet.
+        """
+        # Of no credential: only the files are wanted.
+        request = scheduler_pb2.ListCredentialsRequest(provider=_NOBODY)
+        answer = await self._scheduler.call(methods.LIST_CREDENTIALS, request, deadline=_DEADLINE)
+        return [
+            {"file": f.source, "used": f.used, "plugin": f.plugin_id or None, "why": f.reason}
+            for f in answer.files
+        ]
+
+    async def keep(self, plugin_id: str, auths: Iterable[auth_data_pb2.AuthData]) -> list[str]:
+        """
+        Keep credentials that a plugin's command line brought; return their ids.
+
+        Raises:
+            FailedPrecondition: They cannot be used, or have no place here.
+            NotFound: The plugin has no part in such credentials.
+            Unavailable: They cannot be kept now.
+        """
+        request = scheduler_pb2.KeepAuthsRequest(plugin_id=plugin_id, auths=auths, origin="command")
+        answer = await self._scheduler.call(methods.KEEP_AUTHS, request, deadline=_DEADLINE)
+        return list(answer.credential_ids)
+
+    async def remove(self, credential_id: str) -> None:
+        """
+        Forget a credential that a login, a command or a plugin brought.
+
+        Raises:
+            NotFound: None is kept under that id.
+            FailedPrecondition: It stands in the configuration or in a file.
+        """
+        request = scheduler_pb2.RemoveCredentialRequest(credential_id=credential_id)
+        await self._scheduler.call(methods.REMOVE_CREDENTIAL, request, deadline=_DEADLINE)
+
     async def reset(self, credential_id: str, model: str) -> dict[str, Any]:
         """
         Forget what is held against a credential; only for *model*, as the provider names it, if not empty.
@@ -61,11 +105,13 @@ class Pool:
 
     async def switch(self, credential_id: str, *, disabled: bool) -> dict[str, Any]:
         """
-        Take a credential out of use, or back into it.
+        Take a credential out of use, or back into it; with the id of a file that holds several, all of them.
+
+        Of several the first is returned, with all ids under `switched`.
 
         Raises:
             NotFound: No such credential.
-            FailedPrecondition: The configuration disables it.
+            FailedPrecondition: The configuration disables it, or its file holds others too.
         """
         request = scheduler_pb2.SetCredentialDisabledRequest(
             credential_id=credential_id, disabled=disabled
@@ -73,7 +119,11 @@ class Pool:
         answer = await self._scheduler.call(
             methods.SET_CREDENTIAL_DISABLED, request, deadline=_DEADLINE
         )
-        return credential_view(answer)
+        if not answer.shared_source:
+            return credential_view(answer)
+        listed = await self.credentials(provider=answer.provider)
+        together = [c["id"] for c in listed if c["source"] == answer.source]
+        return {**credential_view(answer), "switched": together}
 
     async def models(self) -> dict[str, dict[str, Any]]:
         """
@@ -117,6 +167,9 @@ def credential_view(
         "weight": status.weight,
         "disabled": status.disabled,
         "disabled_by": status.disabled_by or None,
+        "source": status.source or None,
+        "brought_by": status.brought_by or None,
+        "shared_source": status.shared_source,
         "in_flight": status.in_flight,
         "max_in_flight": status.max_in_flight,
         "succeeded": status.succeeded,

@@ -141,13 +141,28 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
 
     @router.post("/credentials/{credential_id}/disable", tags=["credentials"])
     async def disable(credential_id: str) -> dict[str, Any]:
-        """Take a credential out of use, durably."""
+        """
+        Take a credential out of use, durably.
+
+        Credentials of one file go together, by the file's id; `switched` then names them.
+        """
         return await ports.pool.switch(credential_id, disabled=True)
 
     @router.post("/credentials/{credential_id}/enable", tags=["credentials"])
     async def enable(credential_id: str) -> dict[str, Any]:
         """Take a credential back into use, unless the configuration disables it."""
         return await ports.pool.switch(credential_id, disabled=False)
+
+    @router.delete("/credentials/{credential_id}", tags=["credentials"])
+    async def remove(credential_id: str) -> dict[str, Any]:
+        """Forget a credential that a login, a command or a plugin brought."""
+        await ports.pool.remove(credential_id)
+        return {"removed": credential_id}
+
+    @router.get("/auth-files", tags=["credentials"])
+    async def auth_files() -> list[dict[str, Any]]:
+        """Auth files, and kept credentials, of which not everything is used, and why."""
+        return await ports.pool.auth_files()
 
     _plugins(router, ports)
     _logins(router, ports)
@@ -228,13 +243,27 @@ def _plugins(router: APIRouter, ports: ManagementPorts) -> None:
 
     @router.post("/plugins/{plugin_id}/exec", tags=["plugins"])
     async def execute(plugin_id: str, run: Run) -> dict[str, Any]:
-        """Run a plugin's command line; bytes of its output that are no UTF-8 are replaced."""
+        """
+        Run a plugin's command line; bytes of its output that are no UTF-8 are replaced.
+
+        Credentials that it brings are kept if its exit status is 0; `credentials` names them. What cannot be
+        kept makes the exit status 1.
+        """
         answer = await commands().execute(plugin_id, run.args)
-        return {
+        done: dict[str, Any] = {
             "exit_code": answer.exit_code,
             "stdout": answer.stdout.decode(errors="replace"),
             "stderr": answer.stderr.decode(errors="replace"),
+            "credentials": [],
         }
+        if answer.auths and not answer.exit_code:
+            try:
+                done["credentials"] = await ports.pool.keep(plugin_id, answer.auths)
+            except errors.PatchbayError as error:
+                # The output stays: it may say what the person has to do again.
+                done["exit_code"] = 1
+                done["stderr"] += f"patchbay: the credentials are not kept: {error.message}\n"
+        return done
 
 
 def instant(text: str, now: float) -> float | None:

@@ -314,6 +314,16 @@ LIST_CREDENTIALS = Method(
     scheduler_pb2.ListCredentialsRequest,
     scheduler_pb2.ListCredentialsResponse,
 )
+KEEP_AUTHS = Method(
+    _SCHEDULER + "KeepAuths",
+    scheduler_pb2.KeepAuthsRequest,
+    scheduler_pb2.KeepAuthsResponse,
+)
+REMOVE_CREDENTIAL = Method(
+    _SCHEDULER + "RemoveCredential",
+    scheduler_pb2.RemoveCredentialRequest,
+    scheduler_pb2.RemoveCredentialResponse,
+)
 RESET_CREDENTIAL = Method(
     _SCHEDULER + "ResetCredential",
     scheduler_pb2.ResetCredentialRequest,

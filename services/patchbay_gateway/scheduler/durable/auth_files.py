@@ -6,7 +6,8 @@ only when its token changes (`AuthDocument.seed_hash`). A file belongs to the co
 the name of its `type`, or to the only provider whose executor plugin has that id. What cannot be used is told
 with its reason, never passed over in silence.
 
-Not here: what a document says (`patchbay.auth_documents`), where rotated tokens are kept (the durable store).
+Not here: what a document says (`patchbay.auth_documents`), files that plugins read (parsed_files.py), where
+rotated tokens are kept (the durable store).
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from patchbay.auth_documents import Refused, Torn, parse
+from patchbay.auth_documents import Refused, Torn, head, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from patchbay.auth_documents import AuthDocument
+    from patchbay.auth_documents import AuthDocument, DocumentHead
 
 MAX_FILES: Final = 10_000
 MAX_DEPTH: Final = 8
@@ -49,6 +50,33 @@ class AuthFile:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedFile:
+    """One file as plugins are asked about it: readable JSON, whatever it says."""
+
+    source: str
+    """As in `AuthFile`."""
+    path: Path
+    digest: str
+    """Hex SHA-256 of its content."""
+    head: DocumentHead
+
+    @property
+    def type(self) -> str:
+        """Provider key that plugins are asked by; empty where it names none."""
+        return _OTHER_NAMES.get(self.head.type, self.head.type)
+
+    def read(self) -> str | None:
+        """Return its text; None when it is another one now. Blocking."""
+        try:
+            data = _read(self.path)
+            if hashlib.sha256(data).hexdigest() != self.digest:
+                return None
+            return data.decode()
+        except (Refused, UnicodeDecodeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedFile:
     """One file that is not used."""
 
@@ -66,6 +94,18 @@ class AuthFiles:
     refused: tuple[RefusedFile, ...] = ()
     signature: tuple[object, ...] = ()
     """Equal as long as nothing changed (`signature_of`), taken before the files were read."""
+    offered: tuple[OfferedFile, ...] = ()
+    """Those that plugins may read, usable here or not; ordered by source."""
+
+    def without(self, sources: Collection[str]) -> AuthFiles:
+        """Return what is left for the built-in reading when plugins have *sources*."""
+        if not sources:
+            return self
+        return replace(
+            self,
+            files=tuple(file for file in self.files if file.source not in sources),
+            refused=tuple(file for file in self.refused if file.source not in sources),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +134,22 @@ def read_auth_dir(path: Path, former: AuthFiles | None = None) -> AuthFiles:
     refused: list[RefusedFile] = []
     signature = signature_of(path)
     found: dict[str, AuthFile] = {}
+    offered: dict[str, OfferedFile] = {}
+    offered_before = {file.source: file for file in former.offered} if former is not None else {}
     before = {file.source: file for file in former.files} if former is not None else {}
     sources = list(_sources(path, refused))
     if len(sources) > MAX_FILES:
         refused.append(RefusedFile(".", f"has more than {MAX_FILES} files; the rest is left out"))
     for source in sources[:MAX_FILES]:
         try:
-            document = parse(_read(path / source))
+            data = _read(path / source)
+            offered[source] = OfferedFile(
+                source, path / source, hashlib.sha256(data).hexdigest(), head(data)
+            )
+            document = parse(data)
         except Refused as error:
+            if isinstance(error, Torn) and source in offered_before:
+                offered[source] = offered_before[source]
             kept = before.get(source) if isinstance(error, Torn) else None
             if kept is not None and kept.id not in found:
                 found[kept.id] = kept
@@ -117,6 +165,7 @@ def read_auth_dir(path: Path, former: AuthFiles | None = None) -> AuthFiles:
         files=tuple(sorted(found.values(), key=lambda file: file.source)),
         refused=tuple(refused),
         signature=signature,
+        offered=tuple(sorted(offered.values(), key=lambda file: file.source)),
     )
 
 

@@ -97,6 +97,11 @@ class DirectoryStore:
                 reason="CREDENTIALS_DIRECTORY",
             ) from error
 
+    @property
+    def open(self) -> bool:
+        """Yes."""
+        return True
+
     async def revisions(self) -> Mapping[str, str]:
         """Return id → revision; files that did not change are not read again."""
         return await asyncio.to_thread(self._revisions)

@@ -23,6 +23,11 @@ class MemoryStore:
         self._records: dict[str, tuple[bytes, str]] = {}
         self._writes = 0
 
+    @property
+    def open(self) -> bool:
+        """Yes."""
+        return True
+
     async def revisions(self) -> Mapping[str, str]:
         """Return id → revision."""
         return {id_: revision for id_, (_, revision) in self._records.items()}

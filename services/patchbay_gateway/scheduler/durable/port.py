@@ -105,11 +105,35 @@ class CredentialRecord:
     """Immutable attributes for executors (pluginapi: Attributes)."""
     label: str = ""
     """For people, for example the account's mail address."""
+    account: str = ""
+    """Changes when a login gives the credential to another account."""
+    described: str = ""
+    """Hash of the metadata and attributes that its file gave it; empty: none did."""
+    renewable: bool = False
+    """Its auth provider renews it although the material has no `refresh_token`."""
+    provider: str = ""
+    """Provider that it belongs to, for a credential that only this record declares; else empty."""
+    plugin: str = ""
+    """Auth provider of such a credential."""
+    brought_by: str = ""
+    """Plugin that brought such a credential."""
+    origin: str = ""
+    """In which way it came, for people."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of such a credential, as the configuration calls them: prefix, proxy_url, priority, weight, …"""
 
     @property
     def refresh_token(self) -> str:
-        """The refresh token; empty when there is none."""
-        return self.material.get("refresh_token", "")
+        """What a refresh presents: the refresh token, or all material of a plugin's own form; or nothing."""
+        token = self.material.get("refresh_token", "")
+        if token or not self.renewable or not self.material:
+            return token
+        return msgspec.json.encode(dict(sorted(self.material.items()))).decode()
+
+    @property
+    def lineage(self) -> str:
+        """Changes when the material may be another account's."""
+        return f"{self.seed_hash}/{self.account}"
 
     @property
     def access(self) -> dict[str, str]:
@@ -137,6 +161,11 @@ class DurableStore(Protocol):
 
     A write that was cancelled or failed with Unavailable may have happened; read to know.
     """
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes records of credentials that nobody declared."""
+        ...
 
     async def revisions(self) -> Mapping[str, str]:
         """

@@ -72,6 +72,11 @@ class SecretStore:
         self._cipher = RecordCipher(store_roots)
         self._ids = ids
 
+    @property
+    def open(self) -> bool:
+        """No: each Secret belongs to a ProviderCredential."""
+        return False
+
     async def revisions(self) -> Mapping[str, str]:
         """Return id → revision."""
         bound = asyncio.Semaphore(_AT_ONCE)

@@ -46,6 +46,9 @@ from google.protobuf.message import (
 from google.protobuf.timestamp_pb2 import (
     Timestamp,
 )
+from patchbay.plugin.v1.auth_data_pb2 import (
+    AuthData,
+)
 from patchbay.type.v1.error_pb2 import (
     FaultScope,
 )
@@ -864,19 +867,53 @@ class ListCredentialsResponse(Message):
 
     CREDENTIALS_FIELD_NUMBER: int
     DEGRADED_FIELD_NUMBER: int
+    FILES_FIELD_NUMBER: int
     degraded: bool
     """Optional. True when Redis is away: the view may be old."""
     @property
     def credentials(self) -> RepeatedCompositeFieldContainer[CredentialStatus]:
         """Required. One per credential."""
 
+    @property
+    def files(self) -> RepeatedCompositeFieldContainer[AuthFileStatus]:
+        """Optional. Auth files, and kept credentials, of which not everything is used."""
+
     def __init__(
         self,
         *,
         credentials: Iterable[CredentialStatus] | None = ...,
         degraded: bool = ...,
+        files: Iterable[AuthFileStatus] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["credentials", b"credentials", "degraded", b"degraded"]) -> None: ...
+    def ClearField(self, field_name: Literal["credentials", b"credentials", "degraded", b"degraded", "files", b"files"]) -> None: ...
+
+@final
+class AuthFileStatus(Message):
+    """What became of one auth file."""
+
+    DESCRIPTOR: Descriptor
+
+    SOURCE_FIELD_NUMBER: int
+    REASON_FIELD_NUMBER: int
+    PLUGIN_ID_FIELD_NUMBER: int
+    USED_FIELD_NUMBER: int
+    source: str
+    """Required. Path relative to the directory, or `(kept) ID`."""
+    reason: str
+    """Required. Why it gives nothing, or what of it counts otherwise than it is written."""
+    plugin_id: str
+    """Optional. Plugin that reads it."""
+    used: bool
+    """Required. Whether credentials come of it all the same."""
+    def __init__(
+        self,
+        *,
+        source: str = ...,
+        reason: str = ...,
+        plugin_id: str = ...,
+        used: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["plugin_id", b"plugin_id", "reason", b"reason", "source", b"source", "used", b"used"]) -> None: ...
 
 @final
 class CredentialStatus(Message):
@@ -902,6 +939,9 @@ class CredentialStatus(Message):
     LAST_ERROR_FIELD_NUMBER: int
     SUCCEEDED_FIELD_NUMBER: int
     FAILED_FIELD_NUMBER: int
+    SOURCE_FIELD_NUMBER: int
+    BROUGHT_BY_FIELD_NUMBER: int
+    SHARED_SOURCE_FIELD_NUMBER: int
     id: str
     """Required. Credential id."""
     auth_index: str
@@ -930,6 +970,14 @@ class CredentialStatus(Message):
     """Required. Attempts that succeeded since the state was last rebuilt."""
     failed: int
     """Required. Attempts that failed since then."""
+    source: str
+    """Optional. Auth file that it comes from, relative to the directory, or `login`, `command PLUGIN` and the
+    like for one that was kept; empty: the configuration declares it.
+    """
+    brought_by: str
+    """Optional. Plugin that read the file, or brought it."""
+    shared_source: bool
+    """Required. Whether its file holds several: they are switched and removed together."""
     @property
     def models(self) -> RepeatedCompositeFieldContainer[CredentialModelStatus]:
         """Required. One per model that it is configured for."""
@@ -967,9 +1015,12 @@ class CredentialStatus(Message):
         last_error: LastError | None = ...,
         succeeded: int = ...,
         failed: int = ...,
+        source: str = ...,
+        brought_by: str = ...,
+        shared_source: bool = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["last_error", b"last_error", "refresh", b"refresh"]) -> bool: ...
-    def ClearField(self, field_name: Literal["auth_index", b"auth_index", "disabled", b"disabled", "disabled_by", b"disabled_by", "failed", b"failed", "id", b"id", "in_flight", b"in_flight", "kind", b"kind", "last_error", b"last_error", "max_in_flight", b"max_in_flight", "models", b"models", "plugin_id", b"plugin_id", "priority", b"priority", "provider", b"provider", "rate_limits", b"rate_limits", "refresh", b"refresh", "succeeded", b"succeeded", "version", b"version", "weight", b"weight"]) -> None: ...
+    def ClearField(self, field_name: Literal["auth_index", b"auth_index", "brought_by", b"brought_by", "disabled", b"disabled", "disabled_by", b"disabled_by", "failed", b"failed", "id", b"id", "in_flight", b"in_flight", "kind", b"kind", "last_error", b"last_error", "max_in_flight", b"max_in_flight", "models", b"models", "plugin_id", b"plugin_id", "priority", b"priority", "provider", b"provider", "rate_limits", b"rate_limits", "refresh", b"refresh", "shared_source", b"shared_source", "source", b"source", "succeeded", b"succeeded", "version", b"version", "weight", b"weight"]) -> None: ...
 
 @final
 class CredentialModelStatus(Message):
@@ -1282,6 +1333,7 @@ class PollLoginResponse(Message):
     MESSAGE_FIELD_NUMBER: int
     CREDENTIAL_ID_FIELD_NUMBER: int
     INTERVAL_FIELD_NUMBER: int
+    CREDENTIAL_IDS_FIELD_NUMBER: int
     status: str
     """Required. `wait`, `ok` or `error`."""
     message: str
@@ -1292,6 +1344,10 @@ class PollLoginResponse(Message):
     def interval(self) -> Duration:
         """Required. Least time until the next poll."""
 
+    @property
+    def credential_ids(self) -> RepeatedScalarFieldContainer[str]:
+        """Optional. All credentials that the login gave tokens, once it is done."""
+
     def __init__(
         self,
         *,
@@ -1299,6 +1355,77 @@ class PollLoginResponse(Message):
         message: str = ...,
         credential_id: str = ...,
         interval: Duration | None = ...,
+        credential_ids: Iterable[str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["interval", b"interval"]) -> bool: ...
-    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "interval", b"interval", "message", b"message", "status", b"status"]) -> None: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id", "credential_ids", b"credential_ids", "interval", b"interval", "message", b"message", "status", b"status"]) -> None: ...
+
+@final
+class KeepAuthsRequest(Message):
+    """Credentials that a plugin brought."""
+
+    DESCRIPTOR: Descriptor
+
+    PLUGIN_ID_FIELD_NUMBER: int
+    AUTHS_FIELD_NUMBER: int
+    ORIGIN_FIELD_NUMBER: int
+    plugin_id: str
+    """Required. The plugin."""
+    origin: str
+    """Required. What brought them, in a word, for people: `command`."""
+    @property
+    def auths(self) -> RepeatedCompositeFieldContainer[AuthData]:
+        """Required. What it brought, storage sealed with its return key. At most 256."""
+
+    def __init__(
+        self,
+        *,
+        plugin_id: str = ...,
+        auths: Iterable[AuthData] | None = ...,
+        origin: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["auths", b"auths", "origin", b"origin", "plugin_id", b"plugin_id"]) -> None: ...
+
+@final
+class KeepAuthsResponse(Message):
+    """What was kept."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIAL_IDS_FIELD_NUMBER: int
+    @property
+    def credential_ids(self) -> RepeatedScalarFieldContainer[str]:
+        """Required. Credential ids, in order."""
+
+    def __init__(
+        self,
+        *,
+        credential_ids: Iterable[str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credential_ids", b"credential_ids"]) -> None: ...
+
+@final
+class RemoveCredentialRequest(Message):
+    """Forgets a kept credential."""
+
+    DESCRIPTOR: Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: int
+    credential_id: str
+    """Required. Credential id."""
+    def __init__(
+        self,
+        *,
+        credential_id: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["credential_id", b"credential_id"]) -> None: ...
+
+@final
+class RemoveCredentialResponse(Message):
+    """It is gone."""
+
+    DESCRIPTOR: Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...

@@ -76,6 +76,16 @@ class SchedulerServiceStub(object):
                 request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.SerializeToString,
                 response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
                 _registered_method=True)
+        self.KeepAuths = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/KeepAuths',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.KeepAuthsRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.KeepAuthsResponse.FromString,
+                _registered_method=True)
+        self.RemoveCredential = channel.unary_unary(
+                '/patchbay.scheduler.v1.SchedulerService/RemoveCredential',
+                request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RemoveCredentialRequest.SerializeToString,
+                response_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RemoveCredentialResponse.FromString,
+                _registered_method=True)
         self.StartLogin = channel.unary_unary(
                 '/patchbay.scheduler.v1.SchedulerService/StartLogin',
                 request_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.StartLoginRequest.SerializeToString,
@@ -157,6 +167,21 @@ class SchedulerServiceServicer(object):
 
     def SetCredentialDisabled(self, request, context):
         """Takes a credential out of use, or back into it, durably. What the configuration disables stays so.
+        Credentials of one file are switched together, by the id of the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepAuths(self, request, context):
+        """Keeps credentials that a plugin brought beside a login, for example its command line: all or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCredential(self, request, context):
+        """Forgets a credential that was kept for a plugin; others stand in the configuration or in a file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +257,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.SetCredentialDisabled,
                     request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.FromString,
                     response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.SerializeToString,
+            ),
+            'KeepAuths': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepAuths,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.KeepAuthsRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.KeepAuthsResponse.SerializeToString,
+            ),
+            'RemoveCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCredential,
+                    request_deserializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RemoveCredentialRequest.FromString,
+                    response_serializer=patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RemoveCredentialResponse.SerializeToString,
             ),
             'StartLogin': grpc.unary_unary_rpc_method_handler(
                     servicer.StartLogin,
@@ -472,6 +507,60 @@ class SchedulerService(object):
             '/patchbay.scheduler.v1.SchedulerService/SetCredentialDisabled',
             patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.SetCredentialDisabledRequest.SerializeToString,
             patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.CredentialStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepAuths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/KeepAuths',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.KeepAuthsRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.KeepAuthsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/patchbay.scheduler.v1.SchedulerService/RemoveCredential',
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RemoveCredentialRequest.SerializeToString,
+            patchbay_dot_scheduler_dot_v1_dot_scheduler__pb2.RemoveCredentialResponse.FromString,
             options,
             channel_credentials,
             insecure,

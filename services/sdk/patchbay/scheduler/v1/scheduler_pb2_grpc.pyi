@@ -33,6 +33,8 @@ from patchbay.scheduler.v1.scheduler_pb2 import (
     CompleteLoginRequest,
     CompleteLoginResponse,
     CredentialStatus,
+    KeepAuthsRequest,
+    KeepAuthsResponse,
     ListChannelKeysRequest,
     ListChannelKeysResponse,
     ListCredentialsRequest,
@@ -43,6 +45,8 @@ from patchbay.scheduler.v1.scheduler_pb2 import (
     PollLoginResponse,
     RefreshCredentialRequest,
     RefreshCredentialResponse,
+    RemoveCredentialRequest,
+    RemoveCredentialResponse,
     RenewRequest,
     RenewResponse,
     ReportRequest,
@@ -122,7 +126,21 @@ class SchedulerServiceStub:
         SetCredentialDisabledRequest,
         CredentialStatus,
     ]
-    """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
+    """Takes a credential out of use, or back into it, durably. What the configuration disables stays so.
+    Credentials of one file are switched together, by the id of the file.
+    """
+
+    KeepAuths: UnaryUnaryMultiCallable[
+        KeepAuthsRequest,
+        KeepAuthsResponse,
+    ]
+    """Keeps credentials that a plugin brought beside a login, for example its command line: all or none."""
+
+    RemoveCredential: UnaryUnaryMultiCallable[
+        RemoveCredentialRequest,
+        RemoveCredentialResponse,
+    ]
+    """Forgets a credential that was kept for a plugin; others stand in the configuration or in a file."""
 
     StartLogin: UnaryUnaryMultiCallable[
         StartLoginRequest,
@@ -205,7 +223,21 @@ class SchedulerServiceAsyncStub:
         SetCredentialDisabledRequest,
         CredentialStatus,
     ]
-    """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
+    """Takes a credential out of use, or back into it, durably. What the configuration disables stays so.
+    Credentials of one file are switched together, by the id of the file.
+    """
+
+    KeepAuths: UnaryUnaryMultiCallable[
+        KeepAuthsRequest,
+        KeepAuthsResponse,
+    ]
+    """Keeps credentials that a plugin brought beside a login, for example its command line: all or none."""
+
+    RemoveCredential: UnaryUnaryMultiCallable[
+        RemoveCredentialRequest,
+        RemoveCredentialResponse,
+    ]
+    """Forgets a credential that was kept for a plugin; others stand in the configuration or in a file."""
 
     StartLogin: UnaryUnaryMultiCallable[
         StartLoginRequest,
@@ -304,7 +336,25 @@ class SchedulerServiceServicer(metaclass=ABCMeta):
         request: SetCredentialDisabledRequest,
         context: _ServicerContext,
     ) -> Union[CredentialStatus, Awaitable[CredentialStatus]]:
-        """Takes a credential out of use, or back into it, durably. What the configuration disables stays so."""
+        """Takes a credential out of use, or back into it, durably. What the configuration disables stays so.
+        Credentials of one file are switched together, by the id of the file.
+        """
+
+    @abstractmethod
+    def KeepAuths(
+        self,
+        request: KeepAuthsRequest,
+        context: _ServicerContext,
+    ) -> Union[KeepAuthsResponse, Awaitable[KeepAuthsResponse]]:
+        """Keeps credentials that a plugin brought beside a login, for example its command line: all or none."""
+
+    @abstractmethod
+    def RemoveCredential(
+        self,
+        request: RemoveCredentialRequest,
+        context: _ServicerContext,
+    ) -> Union[RemoveCredentialResponse, Awaitable[RemoveCredentialResponse]]:
+        """Forgets a credential that was kept for a plugin; others stand in the configuration or in a file."""
 
     @abstractmethod
     def StartLogin(
