@@ -76,6 +76,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 clock=clock,
                 shutdown=shutdown,
                 plugin_keys=derived(roots.plugins),
+                metrics=metrics,
             )
         )
         scheduler = await stack.enter_async_context(

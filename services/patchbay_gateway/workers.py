@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from patchbay_gateway.kernel.config import Config
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.instances import Instance
 
 _SETTINGS: Final = "PATCHBAY_WORKER_SETTINGS"
@@ -58,6 +59,8 @@ _PARENT: Final = "PATCHBAY_WORKER_PARENT"
 """Environment variable with the supervisor's process id."""
 # How often the supervisor looks whether a process still lives.
 _LOOK: Final = 0.1
+# Seconds between two looks at what metrics look up.
+_REFRESH: Final = 5.0
 _BACKOFF: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 # A process that lived this long has not failed at its start; the next restart is quick again.
 _HEALTHY: Final = 10.0
@@ -238,9 +241,19 @@ async def _data(
                 always=False,
             )
         )  # fmt: skip
+        tasks = lifecycle.Tasks(shutdown)
+        stack.push_async_callback(tasks.aclose)
+        tasks.start("metrics", _looking(metrics, clock))
         memory.freeze()
         await shutdown.wait()
         await edge.drain()
+
+
+async def _looking(metrics: Metrics, clock: SystemClock) -> None:
+    """Keep what is looked up no older than some seconds: another process renders the page."""
+    while True:
+        metrics.refresh()
+        await clock.sleep(_REFRESH)
 
 
 async def _control(
@@ -263,6 +276,7 @@ async def _control(
                 clock=clock,
                 shutdown=shutdown,
                 plugin_keys=derived(roots.plugins),
+                metrics=metrics,
             )
         )
         scheduler = await stack.enter_async_context(

@@ -98,9 +98,9 @@ class Attempt:
 
     def succeed(self, client_status: int) -> None:
         """Settle as a complete answer."""
-        if not self._settled:
-            self._counts.attempt(self.lease.attempt.provider, "succeeded")
-        self._settle(journal_pb2.OUTCOME_SUCCEEDED, errors.Sent.YES, client_status, 200, "")
+        self._settle(
+            journal_pb2.OUTCOME_SUCCEEDED, errors.Sent.YES, client_status, 200, "", "succeeded"
+        )
 
     def fail(
         self, error: errors.PatchbayError, client_status: int, judgement: Judgement | None = None
@@ -113,10 +113,8 @@ class Attempt:
             client_status: What the client got, 0 when another attempt follows.
             judgement: What it is for the credential; None where no provider failed.
         """
-        if not self._settled:
-            fault = judgement.fault if judgement is not None else None
-            kind = fault.kind.name.lower() if fault is not None else "gateway"
-            self._counts.attempt(self.lease.attempt.provider, kind)
+        fault = judgement.fault if judgement is not None else None
+        kind = fault.kind.name.lower() if fault is not None else "gateway"
         sent = errors.Sent.YES if self.head_arrived else outcomes.reached(error)
         http_status = error.http_status if isinstance(error, errors.UpstreamError) else 0
         self._settle(
@@ -125,15 +123,14 @@ class Attempt:
             client_status,
             http_status if sent is errors.Sent.YES else 0,
             error.reason,
+            kind,
             judgement.held if judgement is not None else None,
         )
 
     def cancel(self, reason: str, client_status: int = 0) -> None:
         """Settle as given up by the client (CLIENT_GONE) or by us (SHUTDOWN)."""
-        if not self._settled:
-            self._counts.attempt(self.lease.attempt.provider, "cancelled")
         sent = errors.Sent.YES if self.head_arrived else errors.Sent.UNKNOWN
-        self._settle(journal_pb2.OUTCOME_CANCELLED, sent, client_status, 0, reason)
+        self._settle(journal_pb2.OUTCOME_CANCELLED, sent, client_status, 0, reason, "cancelled")
 
     def _settle(
         self,
@@ -142,6 +139,7 @@ class Attempt:
         client_status: int,
         http_status: int,
         reason: str,
+        kind: str,
         held: outcomes.Fault | None = None,
     ) -> None:
         if self._settled:
@@ -149,9 +147,8 @@ class Attempt:
         self._settled = True
         self._leases.release(self.live)
         nested = self.scope is not None and self.scope.nested
-        item = scheduler_pb2.ReportItem(
-            attempt=self.lease.attempt, usage=None if nested else self.live.usage
-        )
+        info, usage = self.lease.attempt, None if nested else self.live.usage
+        item = scheduler_pb2.ReportItem(attempt=info, usage=usage)
         settlement = item.settlement
         settlement.nested = nested
         settlement.outcome = outcome
@@ -160,9 +157,19 @@ class Attempt:
         settlement.reason = reason
         settlement.reached = sent.value  # type: ignore[assignment]
         ended = self._clock.monotonic() if self._ended is None else self._ended
-        settlement.latency.FromNanoseconds(int((ended - self._started) * _NANO))
+        seconds, first = ended - self._started, None
+        settlement.latency.FromNanoseconds(int(seconds * _NANO))
         if self._first_byte is not None:
-            settlement.first_byte.FromNanoseconds(int((self._first_byte - self._started) * _NANO))
+            first = self._first_byte - self._started
+            settlement.first_byte.FromNanoseconds(int(first * _NANO))
+        self._counts.attempt(
+            info.provider,
+            info.upstream_model,
+            kind,
+            seconds=seconds,
+            first_byte=first,
+            usage=usage,
+        )
         if held is not None:
             self._hold(item.fault, held)
         for limit in self.limits:

@@ -1,18 +1,35 @@
 """
-What the edge counts for /metrics: requests, attempts, durations, open streams.
+What the edge counts for /metrics: requests, attempts, tokens, durations, open streams.
 
 Labels are bounded: dialects and operations are ours, providers come from the configuration, kinds from the
-table of outcomes. Children are kept, so a request costs a few look-ups and additions. Not here: tokens and
-money (ledger).
+table of outcomes; models are the names of providers, of which routers of plugins may invent any number, so
+those beyond `MODELS` are `other`. Children are kept: a request costs a few look-ups and additions. Not here:
+money, and what single clients did (ledger).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from patchbay_gateway.kernel.instruments import OTHER
 
 if TYPE_CHECKING:
+    from patchbay.type.v1 import usage_pb2
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.kernel.telemetry import Counter, Histogram, Metrics
+
+MODELS: Final = 200
+"""Models, each of one provider, that are told apart."""
+
+_UNITS: Final = frozenset(
+    {
+        "input_tokens",
+        "output_tokens",
+        "cache_read_tokens",
+        "cache_creation_tokens",
+        "reasoning_tokens",
+    }
+)
 
 
 class EdgeCounts:
@@ -30,13 +47,31 @@ class EdgeCounts:
             "From the request's head to the end of its answer.",
             ("dialect", "operation", "status"),
         )
+        self._overhead = metrics.histogram(
+            "edge_overhead_seconds", "What of a complete, not streamed answer's time was our own."
+        )
         self._attempts = metrics.counter(
             "edge_attempts_total",
             "Attempts by how they ended: succeeded, cancelled, gateway (no provider's fault) or the kind.",
             ("provider", "outcome"),
         )
+        self._attempt_durations = metrics.histogram(
+            "edge_attempt_duration_seconds", "From the lease to the end.", ("provider",)
+        )
+        self._first_bytes = metrics.histogram(
+            "edge_first_byte_seconds",
+            "From the lease to the first of the answer, of attempts that came so far.",
+            ("provider",),
+        )
+        self._tokens = metrics.counter(
+            "edge_tokens_total",
+            "What attempts consumed, as providers say or by estimate.",
+            ("provider", "model", "unit"),
+        )
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._by_attempt: dict[tuple[str, str], Counter] = {}
+        self._by_provider: dict[str, tuple[Histogram, Histogram]] = {}
+        self._by_model: dict[tuple[str, str], dict[str, Counter]] = {}
 
     def begun(self, request: Request) -> None:
         """Count a request whose body is understood as under way."""
@@ -58,12 +93,60 @@ class EdgeCounts:
                 self._durations.labels(*key[:2], f"{status // 100}xx"),
             )
         found[0].inc()
-        found[1].observe(request.clock.monotonic() - request.started)
+        seconds = request.clock.monotonic() - request.started
+        found[1].observe(seconds)
+        if status == 200 and not request.stream:
+            self._overhead.observe(seconds - request.waited)
 
-    def attempt(self, provider: str, outcome: str) -> None:
-        """Count an attempt that is over."""
-        key = (provider, outcome)
-        found = self._by_attempt.get(key)
-        if found is None:
-            found = self._by_attempt[key] = self._attempts.labels(provider, outcome)
-        found.inc()
+    def attempt(
+        self,
+        provider: str,
+        model: str,
+        outcome: str,
+        *,
+        seconds: float,
+        first_byte: float | None,
+        usage: usage_pb2.Usage | None,
+    ) -> None:
+        """
+        Count an attempt that is over.
+
+        Args:
+            provider: Whose.
+            model: As the provider calls it.
+            outcome: Of `edge_attempts_total`.
+            seconds: How long it took.
+            first_byte: Seconds until the first of its answer; None if there was none.
+            usage: What it consumed; None where that is counted elsewhere, or unknown.
+        """
+        counter = self._by_attempt.get((provider, outcome))
+        if counter is None:
+            counter = self._attempts.labels(provider, outcome)
+            self._by_attempt[provider, outcome] = counter
+        counter.inc()
+        times = self._by_provider.get(provider)
+        if times is None:
+            times = self._by_provider[provider] = (
+                self._attempt_durations.labels(provider),
+                self._first_bytes.labels(provider),
+            )
+        times[0].observe(seconds)
+        if first_byte is not None:
+            times[1].observe(first_byte)
+        if usage is not None:
+            self._count_tokens(provider, model, usage)
+
+    def _count_tokens(self, provider: str, model: str, usage: usage_pb2.Usage) -> None:
+        counters = self._by_model.get((provider, model))
+        if counters is None:
+            key = (provider, model if len(self._by_model) < MODELS else OTHER)
+            counters = self._by_model.setdefault(key, {})
+            model = key[1]
+        for item in usage.items:
+            unit = item.unit
+            counter = counters.get(unit)
+            if counter is None:
+                if unit not in _UNITS:
+                    continue
+                counter = counters[unit] = self._tokens.labels(provider, model, unit)
+            counter.inc(item.quantity)

@@ -55,6 +55,7 @@ from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.kernel.uid import UidSource
 from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.command_line import CommandLines
+from patchbay_gateway.plugins.counting import PluginCounts
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
 from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
@@ -289,6 +290,9 @@ async def running_edge(
             pages,
             CommandLines(plugin_steps.hooks, plugin_steps.calls, lambda: holder.current),
         )
+        PluginCounts(metrics, registry)
+        waiting = metrics.gauge("edge_outbox_reports", "Reports that no scheduler has taken yet.")
+        metrics.before_page(lambda: waiting.set(outbox.waiting))
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
         tasks.start("edge-heartbeat", heartbeat.run())
         yield edge

@@ -68,6 +68,11 @@ class Outbox:
         self._idle.set()
         self._recover()
 
+    @property
+    def waiting(self) -> int:
+        """Reports in memory that no scheduler has acknowledged; those only on disk come after them."""
+        return len(self._tick) + len(self._queue) + len(self._loose)
+
     def report(self, item: scheduler_pb2.ReportItem) -> None:
         """Take *item*; it is in the file by the end of this loop tick."""
         if not self._tick:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
+from patchbay.metrics import render
 from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
 from patchbay.server import message_limit_for
 from patchbay_gateway.executors.claude import ClaudeExecutor
@@ -25,7 +26,7 @@ from patchbay_gateway.executors.proxies import Proxies
 from patchbay_gateway.kernel import lifecycle, logs
 from patchbay_gateway.kernel.health import HealthApp
 from patchbay_gateway.kernel.keys import load_roots, plugin_key
-from patchbay_gateway.kernel.telemetry import make_metrics
+from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from patchbay.capability import Plugin
     from patchbay_gateway.executors.upstream import Call, Reply, Upstream
     from patchbay_gateway.kernel.config import Config, ProcessSettings
+    from patchbay_gateway.kernel.telemetry import Metrics
 
 _log = logs.get_logger("executors")
 
@@ -164,7 +166,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
             _keys(executors, settings.data_dir),
             message_limit=message_limit_for(config.limits.body),
         )
-        metrics = make_metrics(enabled=True)
+        metrics = _Page(make_metrics(enabled=True), server)
         checks = {"executors": lambda: "draining" if shutdown.draining.is_set() else None}
         app = HealthApp(checks, metrics)
         async with _serving_health(app, settings.host, settings.health_port) as health:
@@ -177,6 +179,18 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 await server.drain()
             finally:
                 await server.stop()
+
+
+class _Page(NoMetrics):
+    """The process, and what its server counts."""
+
+    def __init__(self, process: Metrics, server: PluginServer) -> None:
+        self._process = process
+        self._server = server
+
+    def render(self) -> bytes:
+        """Return both."""
+        return self._process.render() + render(self._server.served).encode()
 
 
 @contextlib.asynccontextmanager

@@ -1,10 +1,12 @@
 """
 Counters, gauges and histograms, or nothing: prometheus-client is imported only when metrics are switched on.
 
-Instruments are prometheus-client's own objects behind three small protocols, so a counted event costs what it
-costs there (about 1 µs) and nothing when off. On a hot path keep what `labels` returns.
+A process of its own counts with plain numbers (instruments.py): 0.1 µs for a counter, 0.4 for a histogram,
+where prometheus-client's take 1 and 3; it only writes the page. On a hot path keep what `labels` returns.
+What is cheaper to look up than to count is looked up before each page (`before_page`).
 
-Several processes of one machine share a directory in which each keeps its numbers; one of them renders all.
+Several processes of one machine share a directory in which each keeps its numbers, with prometheus-client's
+own instruments; one of them renders all.
 Not here: which things are counted, and traces.
 """
 
@@ -13,8 +15,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from patchbay_gateway.kernel.instruments import Distribution, Number, PlainCollector
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -88,6 +92,12 @@ class Metrics(Protocol):
         """Make a histogram; *name* ends in its unit, as `_seconds`."""
         ...
 
+    def before_page(self, look: Callable[[], None]) -> None:
+        """Call *look* before each page, to set what is cheaper to look up than to count."""
+
+    def refresh(self) -> None:
+        """Look all that up now; for processes whose page is another's to render."""
+
     def render(self) -> bytes:
         """Return all values in the text form of Prometheus (`CONTENT_TYPE`)."""
         ...
@@ -137,6 +147,12 @@ class NoMetrics:
         """Return an instrument that does nothing."""
         return self._nothing
 
+    def before_page(self, look: Callable[[], None]) -> None:
+        """Never look."""
+
+    def refresh(self) -> None:
+        """Look nothing up."""
+
     def render(self) -> bytes:
         """Return an empty page."""
         return b""
@@ -144,7 +160,7 @@ class NoMetrics:
 
 class PrometheusMetrics:
     """
-    Counts with prometheus-client, in a registry of its own.
+    Counts for prometheus-client, in a registry of its own.
 
     Args:
         shared: A directory on this machine, empty at the start of the first process, in which all processes
@@ -162,7 +178,11 @@ class PrometheusMetrics:
         self._client = prometheus_client
         self._registry = prometheus_client.CollectorRegistry()
         self._page = self._registry
+        self._looks: list[Callable[[], None]] = []
+        self._plain: PlainCollector | None = None
         if shared is None:
+            self._plain = PlainCollector()
+            self._registry.register(self._plain)
             prometheus_client.ProcessCollector(registry=self._registry)
         else:
             self._page = prometheus_client.CollectorRegistry()
@@ -170,11 +190,15 @@ class PrometheusMetrics:
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         """Make a counter."""
+        if self._plain is not None:
+            return self._number("counter", name, text, labels)
         made: Counter = self._client.Counter(PREFIX + name, text, labels, registry=self._registry)
         return made
 
     def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
         """Make a gauge."""
+        if self._plain is not None:
+            return self._number("gauge", name, text, labels)
         made: Gauge = self._client.Gauge(
             PREFIX + name, text, labels, registry=self._registry, multiprocess_mode="livesum"
         )
@@ -188,13 +212,33 @@ class PrometheusMetrics:
         buckets: Sequence[float] = LATENCY_BUCKETS,
     ) -> Histogram:
         """Make a histogram."""
+        if self._plain is not None:
+            plain = Distribution(buckets, labels)
+            self._plain.add("histogram", PREFIX + name, text, labels, plain)
+            return plain
         made: Histogram = self._client.Histogram(
             PREFIX + name, text, labels, registry=self._registry, buckets=buckets
         )
         return made
 
+    def _number(self, kind: str, name: str, text: str, labels: Sequence[str]) -> Number:
+        assert self._plain is not None
+        made = Number(labels)
+        self._plain.add(kind, PREFIX + name, text, labels, made)
+        return made
+
+    def before_page(self, look: Callable[[], None]) -> None:
+        """Call *look* before each page."""
+        self._looks.append(look)
+
+    def refresh(self) -> None:
+        """Look up what is looked up."""
+        for look in self._looks:
+            look()
+
     def render(self) -> bytes:
         """Return the page."""
+        self.refresh()
         page: bytes = self._client.generate_latest(self._page)
         return page
 

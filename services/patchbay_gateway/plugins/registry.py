@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors
@@ -49,6 +50,24 @@ _log = get_logger("plugins.registry")
 def remote(address: str, message_limit: int) -> Channel:
     """Return a gRPC channel to *address*."""
     return RemoteChannel(address, message_limit=message_limit)
+
+
+@dataclasses.dataclass(slots=True)
+class Totals:
+    """What this process did with one plugin; grows only, but for the last two."""
+
+    calls: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    in_flight: int = 0
+    states: tuple[str, ...] = ()
+    """One per address (`Member.state`)."""
+
+    def add(self, member: Member) -> None:
+        """Add what went to *member*."""
+        self.calls += member.calls
+        self.errors += member.errors
+        self.seconds += member.seconds
 
 
 class PluginRegistry:
@@ -96,6 +115,8 @@ class PluginRegistry:
             clock=clock,
             on_change=self._target_changed,
         )
+        self._past: dict[str, Totals] = {}
+        """Plugin id → what went to addresses that are gone."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self.generation = 0
@@ -158,6 +179,17 @@ class PluginRegistry:
     def status(self) -> list[dict[str, Any]]:
         """Return what is registered and what is not, with the reasons, as plain JSON data."""
         return [describe(plugin, self._reasons(plugin)) for plugin in self._plugins.values()]
+
+    def totals(self) -> dict[str, Totals]:
+        """Return plugin id → what was called so far, and what its addresses are like now."""
+        found = {plugin_id: dataclasses.replace(past) for plugin_id, past in self._past.items()}
+        for plugin_id, plugin in self._plugins.items():
+            total = found.setdefault(plugin_id, Totals())
+            for member in plugin.members.values():
+                total.add(member)
+                total.in_flight += member.peer.in_flight
+                total.states = (*total.states, member.state)
+        return found
 
     def states(self) -> dict[str, str]:
         """Return plugin id → `ready` or the first reason why not."""
@@ -251,6 +283,8 @@ class PluginRegistry:
         self._news.set()
 
     def _dismiss(self, member: Member) -> None:
+        if member.calls:
+            self._past.setdefault(member.plugin_id, Totals()).add(member)
         if member.task is not None:
             member.task.cancel()
 

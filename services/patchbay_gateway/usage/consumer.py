@@ -93,6 +93,8 @@ class Consumer:
         """Unix seconds before which everything in the stream is committed; None after an outage."""
         self.steady_since: float | None = None
         """Unix seconds since when Redis and the database have answered and Redis was not flushed."""
+        self.taken = self.dead = 0
+        """Events that were taken, and those of them that cannot be counted."""
         self.trouble = "has not read yet"
         """Why nothing is consumed, for people; empty when all is well."""
 
@@ -167,6 +169,8 @@ class Consumer:
                 skipped.append((error.writer, error.sequence))
         await self._prices.ready(max((e.described.snapshot_version for e, _ in good), default=0))
         progress = await self._record(good, skipped, dead)
+        self.taken += len(entries)
+        self.dead += len(dead)
         if dead:
             _log.error("events cannot be counted", dead=len(dead), first=dead[0].reason)
         await self._stream.acknowledge(

@@ -19,6 +19,7 @@ from patchbay_gateway.kernel.lifecycle import Shutdown, Tasks
 from patchbay_gateway.plugins.channel_keys import listed
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.usage.consumer import LINGER, Consumer
+from patchbay_gateway.usage.counting import UsageCounts
 from patchbay_gateway.usage.hosted import running_fan_out
 from patchbay_gateway.usage.ledger import Ledger
 from patchbay_gateway.usage.price_feed import PriceFeed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
     from patchbay_gateway.kernel.redis import Store
+    from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.registry import ChannelKeys
 
@@ -62,6 +64,7 @@ async def running_usage(
     consumer: str | None = None,
     linger: float = LINGER,
     plugin_keys: ChannelKeys | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[UsageServicer]:
     """
     Run consumer and sweeper around the servicer that it yields.
@@ -76,6 +79,7 @@ async def running_usage(
         consumer: Name in the journal's group; default the host's. No two running services share one.
         linger: Seconds between batches that are not full.
         plugin_keys: Channel keys of plugins; None: this service tells no plugins.
+        metrics: Where it is counted; default nowhere.
 
     Raises:
         FailedPrecondition: The database's URL or schema is not for us; the text says what to do.
@@ -123,6 +127,8 @@ async def running_usage(
                     name_servers=settings.name_servers,
                 )
             )
+        if metrics is not None:
+            UsageCounts(metrics, reader, sweeper, clock=clock)
         yield UsageServicer(ledger, stream, reader)
         await tasks.aclose()
         await reader.finish(_LAST_WORDS)
@@ -201,8 +207,10 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 clock=clock,
                 shutdown=shutdown,
                 plugin_keys=listed(schedulers, clock=clock) if schedulers else None,
+                metrics=metrics,
             )
 
+        metrics = make_metrics(enabled=True)
         servicer = await _entered(stack, entering, shutdown)
         if servicer is None:
             return
@@ -211,7 +219,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 settings.host,
                 settings.health_port,
                 {"journal": servicer.health},
-                make_metrics(enabled=True),
+                metrics,
             )
         )
         server = Server(

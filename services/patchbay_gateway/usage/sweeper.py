@@ -58,6 +58,8 @@ class Sweeper:
         self._clock = clock
         self._silence = lease_ttl + lease_grace
         self._calm = lease_grace
+        self.lost = 0
+        """Attempts that it marked so far."""
         self._pause = min(_SLOWEST, max(0.2, lease_grace / 2))
 
     async def run(self) -> None:
@@ -88,4 +90,6 @@ class Sweeper:
             return 0
         alive = await self._stream.leased(uids)
         dead = [uid for uid in uids if uid not in alive]
-        return await self._ledger.mark_lost(dead, before) if dead else 0
+        marked = await self._ledger.mark_lost(dead, before) if dead else 0
+        self.lost += marked
+        return marked

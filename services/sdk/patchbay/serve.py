@@ -27,6 +27,7 @@ from patchbay.auth_servicer import AUTH_PROVIDER_SERVICE, AuthProviderServicer
 from patchbay.executor import Executor, ExecutorServicer
 from patchbay.handshake import Configurations, PluginServicer
 from patchbay.host_client import HostClient, HostConnections
+from patchbay.metrics import health_port, serving_metrics
 from patchbay.secrets import SecretOpener
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, Server
 from patchbay.tokens import PluginAuthenticator
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from patchbay.capability import Plugin
+    from patchbay.server import Served
 
     PluginKeys = Mapping[str, Sequence[bytes]]
     """Plugin id to its keys, the newest first."""
@@ -207,6 +209,11 @@ class PluginServer:
         """Calls that run now."""
         return self._server.in_flight
 
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """What was served so far, by method path."""
+        return self._server.served
+
     async def start(self, *addresses: str) -> int:
         """Listen and return the last port."""
         return await self._server.start(*addresses)
@@ -243,26 +250,32 @@ async def serve_async(
         stopping: Set to stop; with it, signals are left to the caller.
 
     Raises:
-        FailedPrecondition: No key, or the address is taken.
+        FailedPrecondition: No key, or the address or the port of PATCHBAY_HEALTH_PORT is taken.
     """
     if plugin_keys is None:
         plugin_keys = load_plugin_keys(os.environ, [plugin.id for plugin in plugins])
+    health = health_port(os.environ)
     loop = asyncio.get_running_loop()
     signals = () if stopping is not None else (signal.SIGTERM, signal.SIGINT)
     stop = stopping or asyncio.Event()
     server = PluginServer(plugins, plugin_keys, message_limit=message_limit)
-    port = await server.start(address)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
-    _logger.info("serving %s at %s (port %d)", [p.id for p in plugins], address, port)
-    try:
-        await stop.wait()
-        # A second signal ends the process at once.
+    async with contextlib.AsyncExitStack() as stack:
+        if health is not None:
+            await stack.enter_async_context(
+                serving_metrics(health, server.served, ready=lambda: not stop.is_set())
+            )
+        port = await server.start(address)
         for number in signals:
-            loop.remove_signal_handler(number)
-        await server.drain(grace)
-    finally:
-        await server.stop()
+            loop.add_signal_handler(number, stop.set)
+        _logger.info("serving %s at %s (port %d)", [p.id for p in plugins], address, port)
+        try:
+            await stop.wait()
+            # A second signal ends the process at once.
+            for number in signals:
+                loop.remove_signal_handler(number)
+            await server.drain(grace)
+        finally:
+            await server.stop()
 
 
 @contextlib.asynccontextmanager

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -107,6 +108,41 @@ async def throw_into(generator: AsyncGenerator[Any, Any], error: BaseException) 
     await generator.aclose()
 
 
+class Served:
+    """What a server did under one method."""
+
+    __slots__ = ("answered", "errors", "open", "seconds", "stream")
+
+    def __init__(self, *, stream: bool) -> None:
+        self.stream = stream
+        """Whether its answers are streams."""
+        self.open = 0
+        """Calls that run now."""
+        self.answered = 0
+        """Calls that ended well."""
+        self.errors: dict[str, int] = {}
+        """gRPC code, in lower case → calls that ended so."""
+        self.seconds = 0.0
+        """Time that all of them took."""
+
+    def begin(self) -> float:
+        """Count a call that starts; returns what `end` wants to know."""
+        self.open += 1
+        return time.monotonic()
+
+    def failed(self, error: BaseException) -> None:
+        """Count how a call failed."""
+        code = "cancelled"
+        if not isinstance(error, asyncio.CancelledError):
+            code = _CODES[status.code_of(error)].name.lower()
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+    def end(self, started: float) -> None:
+        """Count a call that is over."""
+        self.open -= 1
+        self.seconds += time.monotonic() - started
+
+
 class Server:
     """
     One listening gRPC server.
@@ -134,6 +170,8 @@ class Server:
         self._services = tuple(servicers)
         self._draining = False
         self._in_flight = 0
+        self.served: dict[str, Served] = {}
+        """What was served so far, by method path."""
         self._idle = asyncio.Event()
         self._idle.set()
         options = [
@@ -207,14 +245,22 @@ class Server:
     def _unary(
         self, path: str, method: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
+        served = self.served[path] = Served(stream=False)
+
         async def handle(request: Any, context: Any) -> Any:
             self._enter()
+            started = served.begin()
             try:
                 self._admit(path, context, unary=True)
-                return await method(request, context)
+                answer = await method(request, context)
             except BaseException as error:  # noqa: BLE001 - the boundary: each becomes a status
+                served.failed(error)
                 await _abort(context, path, error)
+            else:
+                served.answered += 1
+                return answer
             finally:
+                served.end(started)
                 self._leave()
 
         return handle
@@ -222,9 +268,12 @@ class Server:
     def _stream(
         self, path: str, method: Callable[[Any, Any], AsyncGenerator[Any, None]]
     ) -> Callable[[Any, Any], Awaitable[None]]:
+        served = self.served[path] = Served(stream=True)
+
         # A coroutine that writes, not a generator: one cancelled at its own yield could not pass that on.
         async def handle(request: Any, context: Any) -> None:
             self._enter()
+            started = served.begin()
             try:
                 self._admit(path, context, unary=False)
                 generator = method(request, context)
@@ -236,9 +285,12 @@ class Server:
                     raise
                 finally:
                     await generator.aclose()
+                served.answered += 1
             except BaseException as error:  # noqa: BLE001 - the boundary: each becomes a status
+                served.failed(error)
                 await _abort(context, path, error)
             finally:
+                served.end(started)
                 self._leave()
 
         return handle

@@ -77,6 +77,15 @@ def headers_from_map(source: Mapping[str, headers_pb2.StringList]) -> errors.Hea
     ]
 
 
+def code_of(error: BaseException) -> int:
+    """Return the gRPC code that *error* has on the wire."""
+    if isinstance(error, errors.UpstreamError):
+        other = code_pb2.INVALID_ARGUMENT if error.http_status < 500 else code_pb2.UNAVAILABLE
+        return int(_UPSTREAM_CODES.get(error.http_status, other))
+    kind = type(error) if isinstance(error, errors.PatchbayError) else errors.PatchbayError
+    return int(kind.code.value[0])
+
+
 def to_status(error: BaseException, *, error_id: str = "") -> status_pb2.Status:
     """
     Return the wire form of *error*.
@@ -87,12 +96,7 @@ def to_status(error: BaseException, *, error_id: str = "") -> status_pb2.Status:
     """
     if not isinstance(error, errors.PatchbayError) or isinstance(error, errors.Internal):
         error = errors.PatchbayError(f"internal error {error_id}".strip(), reason="INTERNAL")
-    code = error.code.value[0]
-    if isinstance(error, errors.UpstreamError):
-        code = _UPSTREAM_CODES.get(
-            error.http_status,
-            code_pb2.INVALID_ARGUMENT if error.http_status < 500 else code_pb2.UNAVAILABLE,
-        )
+    code = code_of(error)
     metadata = error.metadata
     if error.sent:
         metadata = {**metadata, "sent": error.sent.name}

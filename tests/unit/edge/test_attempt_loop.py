@@ -683,6 +683,9 @@ async def test_counts_of_requests_attempts_and_streams() -> None:
         'edge_attempts_total{outcome="request",provider="p"} 1.0',
         "edge_open_streams 0.0",
         'edge_request_duration_seconds_count{dialect="openai",operation="chat",status="2xx"} 1.0',
+        'edge_attempt_duration_seconds_count{provider="p"} 4.0',
+        'edge_first_byte_seconds_count{provider="p"} 1.0',
+        "edge_overhead_seconds_count 1.0",
     ]
     for line in wanted:
         assert f"patchbay_{line}" in page
