@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "services" / "sdk" / "examples"
@@ -40,18 +45,38 @@ def test_the_list_of_examples_names_each() -> None:
     assert [name for name in ALL if f"[{name}]({name}/)" not in page] == []
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_examples_pass_their_own_tests(part: int) -> None:
-    """Three runs, so that none is long; each test ends with the whole conformance suite."""
-    folders = [EXAMPLES / name for name in FOLDERS[part::3]]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--import-mode=prepend",
-            "-p", "no:cacheprovider", "-p", "no:asyncio", *folders,
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+PARTS = 3
+_Run = tuple["subprocess.Popen[bytes]", IO[bytes]]
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[list[_Run]]:
+    """All examples' tests, side by side: each ends with the whole conformance suite, which waits a lot."""
+    started: list[_Run] = []
+    for part in range(PARTS):
+        said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+        folders = [EXAMPLES / name for name in FOLDERS[part::PARTS]]
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--import-mode=prepend",
+                "-p", "no:cacheprovider", "-p", "no:asyncio", *folders,
+            ],
+            cwd=ROOT, stdout=said, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        started.append((process, said))
+    yield started
+    for run, output in started:
+        run.kill()
+        run.wait()
+        output.close()
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_examples_pass_their_own_tests(part: int, runs: list[_Run]) -> None:
+    process, said = runs[part]
+    status = process.wait(280)
+    said.seek(0)
+    assert status == 0, said.read().decode()
 
 
 def test_examples_are_typed() -> None:
@@ -59,7 +84,7 @@ def test_examples_are_typed() -> None:
     plugins = [path for folder in FOLDERS for path in _sources(folder)[:1]]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", *plugins],
-        cwd=EXAMPLES, capture_output=True, text=True, timeout=110, check=False,
+        cwd=EXAMPLES, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

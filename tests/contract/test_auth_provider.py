@@ -134,7 +134,7 @@ async def test_refresh_rotates_and_answers_sealed_for_the_scheduler(
     assert identity.books.name_of(stored["refresh_token"]) == "a.1"
     assert stored["token_type"] == "Bearer"
     assert (stored.credential_id, stored.version) == ("team", 7)
-    assert abs(answer.auth.expires_at.seconds - time.time() - 3600) < 5
+    assert abs(answer.auth.expires_at.seconds - time.time() - 3600) < 60
     assert stored["access_token"].encode() not in answer.SerializeToString()
     with pytest.raises(errors.FailedPrecondition):
         # A lease's opener has another key: what comes back is for the scheduler alone.
@@ -374,7 +374,7 @@ class Login:
 
 
 async def redirected(url: str) -> dict[str, str]:
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as browser:
         answer = await browser.get(url)
     return dict(httpx.URL(answer.headers["location"]).params)
 
@@ -440,7 +440,7 @@ async def test_login_by_device(caller: Caller, identity: FakeIdentity) -> None:
     assert started.interval.seconds == 1
     assert (await login.poll()).status == auth_provider_pb2.AUTH_LOGIN_STATUS_PENDING
 
-    async with httpx.AsyncClient(trust_env=False) as person:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as person:
         await person.post(f"{identity.url}/__approve", params={"user_code": started.user_code})
     answer = await login.poll()
 

@@ -233,7 +233,7 @@ async def test_an_error_ends_the_stream_and_frees_it(channel: Channel, plugin: S
     with pytest.raises(errors.FailedPrecondition) as caught:
         await run(channel, begin(), chunk(0, b"fail", pb.CHUNK_FATE_UNSPECIFIED))
     assert caught.value.reason == "TOLD_TO"
-    await asyncio.wait_for(plugin.all_closed.wait(), 5)
+    await asyncio.wait_for(plugin.all_closed.wait(), 30)
 
 
 async def test_a_cancelled_stream_is_freed(channel: Channel, plugin: Streams) -> None:
@@ -248,7 +248,7 @@ async def test_a_cancelled_stream_is_freed(channel: Channel, plugin: Streams) ->
     )
     assert (await call.__anext__()).chunk_index == -1
     await call.aclose()
-    await asyncio.wait_for(plugin.all_closed.wait(), 5)
+    await asyncio.wait_for(plugin.all_closed.wait(), 30)
     assert plugin.closed == [["r-1", "start"]]
 
 

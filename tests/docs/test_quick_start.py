@@ -76,7 +76,7 @@ def _run(gateway: Gateway, command: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def test_quick_start_each_command_does_what_it_says(gateway: Gateway) -> None:
     assert "event: message_start" in events
     assert events.rstrip().endswith('data: {"type":"message_stop"}')
     # What a person types comes a second later; the ledger takes its events in batches.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not re.search(r"^echo +[2-9] ", table := _run(gateway, report), re.MULTILINE):
         assert time.monotonic() < deadline, table
         time.sleep(0.1)
@@ -173,7 +173,7 @@ def test_drain_ends_open_answers_and_leaves_nothing(tmp_path: Path) -> None:
     body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": "a b c"}]}
     headers = {"x-echo-chunks": "20", "x-echo-delay-ms": "50"}
     with httpx.stream(
-        "POST", url, json=body, headers=headers, timeout=20, trust_env=False
+        "POST", url, json=body, headers=headers, timeout=60, trust_env=False, verify=False
     ) as answer:
         lines = answer.iter_lines()
         next(lines)

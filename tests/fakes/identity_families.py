@@ -176,7 +176,7 @@ class Books:
         """Return the refresh tokens that were presented more than once."""
         return {token: n for token, n in self.consumptions().items() if n > 1}
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait until *condition* holds; it is asked after each change of a presentation."""
         async with asyncio.timeout(seconds):
             while not condition():

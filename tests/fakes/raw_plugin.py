@@ -130,14 +130,16 @@ class RawPlugin(grpc.GenericRpcHandler):
     async def wait(self, seconds: float) -> bool:
         """As Running."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), min(seconds, 2))
+            await asyncio.wait_for(self.ended.wait(), min(seconds, 5))
         return self.ended.is_set()
 
     async def aclose(self) -> None:
         """End at once."""
+        # Not while `drain` waits for the same: its cancellation would be that of what both wait for.
+        await self._server.stop(None)
         for task in self._tasks:
             task.cancel()
-        await self._server.stop(None)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # Calls.
 

@@ -107,7 +107,7 @@ class FakeUpstream:
         """The newest record."""
         return self.records[-1]
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait until *condition* holds; it is asked after each change of a record."""
         async with asyncio.timeout(seconds):
             while not condition():

@@ -33,7 +33,7 @@ def make_body(**fake: Any) -> dict[str, Any]:
     }
 
 
-async def wait_for(condition: Callable[[], object], limit: float = 10.0) -> None:
+async def wait_for(condition: Callable[[], object], limit: float = 60.0) -> None:
     """Poll another process until *condition* holds."""
     deadline = time.monotonic() + limit
     while not await asyncio.to_thread(condition):
@@ -49,20 +49,20 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
     request: pytest.FixtureRequest,
     upstream: Upstream,
     judge: Callable[..., Judge],
+    lengths: Lengths,
 ) -> None:
     """Upstream is left within 100 ms; what was produced is billed as estimated."""
     gateway: Up | Services = request.getfixturevalue(f"make_{topology}")()
     client = RawClient(gateway.port)
     await client.connect()
-    await client.send(post(CHAT, make_body(), gateway.headers()))
+    await client.send(post(CHAT, make_body(chunks=1000), gateway.headers()))
     await client.read_until(b'"content"')
     await asyncio.sleep(0.2)
     getattr(client, way)()
     left = time.time()
     await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
     (record,) = upstream.attempts()
-    # 100 ms are promised; the rest is for a busy machine, where three processes take turns.
-    assert record["ended_at"] - left < 0.1 + 0.3, "upstream was not cancelled in time"
+    assert record["ended_at"] - left < 0.1 + lengths.slack, "upstream was not cancelled in time"
     verdict = judge(gateway)
     verdict.check_ledger()
     rows = verdict.rows("select outcome, reached, estimated, output_tokens from attempts")
@@ -129,7 +129,7 @@ async def test_client_takes_nothing_is_gone_after_the_write_stall(
     stalled = RawClient(gateway.port, receive_buffer=4096)
     await stalled.connect()
     await stalled.send(post(CHAT, make_body(chunks=200_000, delay_ms=0), gateway.headers()))
-    await wait_for(lambda: any(r["aborted"] for r in upstream.records()), 15)
+    await wait_for(lambda: any(r["aborted"] for r in upstream.records()), 30)
     judge(gateway).check_ledger()
     stalled.close()
 
@@ -148,7 +148,7 @@ async def test_body_too_large_is_413_and_costs_no_memory(
     if encoding == "gzip":
         body = gzip.compress(body, 6)
     headers = {**gateway.headers(), "content-encoding": encoding}
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=60, verify=False) as client:
         for _ in range(3):
             try:
                 response = await client.post(gateway.base_url + CHAT, content=body, headers=headers)
@@ -196,7 +196,7 @@ async def test_stream_of_three_lease_times_keeps_its_lease(
     gateway = make_services()
     seconds = 3 * lengths.lease_ttl + lengths.lease_grace
     body = make_body(chunks=int(seconds * 4), delay_ms=250)
-    async with httpx.AsyncClient(timeout=seconds * 3) as client:
+    async with httpx.AsyncClient(timeout=seconds * 3, verify=False) as client:
         response = await client.post(gateway.base_url + CHAT, json=body, headers=gateway.headers())
     assert response.text.endswith("data: [DONE]\n\n")
     verdict = judge(gateway)

@@ -99,7 +99,7 @@ class Fleet:
             process.start(wait=0)
         for process in self.processes.values():
             if process.ready_url:
-                process.wait_ready(90)
+                process.wait_ready()
 
     def stop(self) -> None:
         """Stop everything, Valkey and the identity server last; kill what does not stop."""
@@ -128,7 +128,7 @@ class Fleet:
         return stored.record if stored is not None else None
 
     def wait_record(
-        self, credential_id: str, condition: Callable[[CredentialRecord], bool], limit: float = 20.0
+        self, credential_id: str, condition: Callable[[CredentialRecord], bool], limit: float = 60.0
     ) -> CredentialRecord:
         """Wait until the record is as asked and return it."""
         found: list[CredentialRecord] = []
@@ -280,7 +280,7 @@ class Fleet:
 
 
 def eventually(
-    condition: Callable[[], bool], limit: float = 20.0, told: Callable[[], object] = lambda: ""
+    condition: Callable[[], bool], limit: float = 60.0, told: Callable[[], object] = lambda: ""
 ) -> None:
     """
     Wait until *condition* holds; it asks other processes, which tell nobody.

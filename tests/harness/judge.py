@@ -66,7 +66,7 @@ class Judge:
 
     def check_answers(self) -> None:
         """Assert that the gateway answers, streamed and not, once its parts have found each other again."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         for stream in (False, True):
             while True:
                 response = httpx.post(
@@ -77,7 +77,8 @@ class Judge:
                         "messages": [{"role": "user", "content": "hello"}],
                     },
                     headers=self._gateway.headers(),
-                    timeout=20,
+                    timeout=60,
+                    verify=False,
                 )
                 if response.status_code == 200:
                     break

@@ -26,7 +26,7 @@ NOWHERE = "http://127.0.0.1:1/v1"
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
     """Poll what another process does; nothing announces it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -92,7 +92,7 @@ def client(gateway: Up | Services) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=gateway.base_url,
         headers=gateway.headers(),
-        timeout=20,
+        timeout=60,
         trust_env=False,
         verify=False,
     )
@@ -104,7 +104,7 @@ def ask(gateway: Up | Services, model: str = "echo") -> httpx.Response:
         f"{gateway.base_url}/v1/chat/completions",
         json={**BODY, "model": model},
         headers=gateway.headers(),
-        timeout=20,
+        timeout=60,
         trust_env=False,
         verify=False,
     )
@@ -135,4 +135,4 @@ async def read_whole(chunks: AsyncIterator[bytes]) -> bytes:
 
 def get(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
     """Return what *url* answers."""
-    return httpx.get(url, headers=headers, timeout=20, trust_env=False, verify=False)
+    return httpx.get(url, headers=headers, timeout=60, trust_env=False, verify=False)

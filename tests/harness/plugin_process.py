@@ -48,6 +48,7 @@ class PluginProcess(Process):
                 **(env or {}),
             },
             directory=directory,
+            forked=True,
         )
 
     @property

@@ -9,14 +9,13 @@ gateway's processes (topology.py), what must hold (tests/faults).
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from tests.harness.processes import PATCHBAY
+from tests.harness.processes import READY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +69,7 @@ class Pool:
         self.gateway = gateway
         self._upstream = upstream
         self._client = httpx.Client(
-            base_url=gateway.base_url, headers=gateway.headers(), timeout=30
+            base_url=gateway.base_url, headers=gateway.headers(), timeout=READY, verify=False
         )
 
     def close(self) -> None:
@@ -100,18 +99,8 @@ class Pool:
 
     def verb(self, *arguments: str) -> Any:
         """Run `patchbay credentials …` with --json and return what it prints."""
-        done = subprocess.run(
-            [str(PATCHBAY), "credentials", *arguments, "--json"],
-            env={
-                "PATCHBAY_MANAGEMENT_URL": self.gateway.management_url,
-                "PATCHBAY_MANAGEMENT_KEY": self.gateway.management_key,
-                "PATH": "/usr/bin:/bin",
-            },
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        done = self.gateway.verb("credentials", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def listed(self, *names: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -124,7 +113,7 @@ class Pool:
         }
 
     def until(
-        self, name: str, model: str, state: str, *, failed: bool = False, limit: float = 20.0
+        self, name: str, model: str, state: str, *, failed: bool = False, limit: float = READY
     ) -> dict[str, Any]:
         """
         Wait until the first credential of a group is listed in *state* for *model*; return the line.

@@ -1,7 +1,8 @@
 """
 Real processes for tests: started with a log file each, waited for by their own readiness, killed by pid.
 
-Not here: which processes make a gateway (topology.py).
+The program `patchbay` is forked from one that has imported it already (nursery.py), where that makes no
+difference but in time. Not here: which processes make a gateway (topology.py).
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import httpx
+from tests.harness.nursery import nursery, takes
 from tests.harness.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["PATCHBAY", "Process", "free_port"]
+    from tests.harness.nursery import Running
+
+__all__ = ["PATCHBAY", "READY", "Process", "Verb", "free_port"]
 
 PATCHBAY = Path(sys.executable).with_name("patchbay")
+
+READY = 90.0
+"""Seconds that a start may take on a machine with much else to do."""
 
 
 class Process:
@@ -37,13 +45,26 @@ class Process:
         env: Mapping[str, str],
         directory: Path,
         ready_url: str | None = None,
+        forked: bool | None = None,
     ) -> None:
+        """
+        Args:
+            name: For its log.
+            argv: Program and arguments.
+            env: Added to this environment.
+            directory: Where it runs and logs.
+            ready_url: Answers 200 when it is ready.
+            forked: Whether it is forked from the nursery, if that is possible; default: `patchbay` is.
+        """
         self.name = name
         self._argv = [str(a) for a in argv]
         self._env = {**_clean_environment(), **env}
         self._directory = directory
         self.ready_url = ready_url
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forked = takes(self._env) and (
+            self._argv[0] == str(PATCHBAY) if forked is None else forked
+        )
+        self._process: Running | None = None
         self.log = directory / f"{name}.log"
 
     @property
@@ -57,21 +78,30 @@ class Process:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, *, wait: float = 20.0) -> None:
-        """Start, and wait until it says that it is ready."""
+    def start(self, *, wait: float = READY) -> None:
+        """Start, and wait until it says that it is ready; killed if it does not."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._argv,
-                env=self._env,
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            if self._forked:
+                # An interpreter does not name itself to what it runs.
+                argv = self._argv[self._argv[0] == sys.executable :]
+                self._process = nursery().start(argv, self._env, self._directory, log, log)
+            else:
+                self._process = subprocess.Popen(
+                    self._argv,
+                    env=self._env,
+                    cwd=self._directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
         if self.ready_url and wait:
-            self.wait_ready(wait)
+            try:
+                self.wait_ready(wait)
+            except BaseException:
+                self.kill()  # whoever asked has nothing to stop yet
+                raise
 
-    def wait_ready(self, limit: float = 20.0) -> None:
+    def wait_ready(self, limit: float = READY) -> None:
         """
         Poll the readiness URL.
 
@@ -86,7 +116,7 @@ class Process:
                 break
             with contextlib.suppress(httpx.HTTPError):
                 # Loading certificates would cost more than the process needs to answer.
-                response = httpx.get(self.ready_url, timeout=2, verify=False)
+                response = httpx.get(self.ready_url, timeout=10, verify=False)
                 answer = f"{response.status_code} {response.text[:500]}"
                 if response.status_code == 200:
                     return
@@ -103,7 +133,7 @@ class Process:
         self.signal(signal.SIGKILL)
         self.wait(5)
 
-    def stop(self, limit: float = 15.0) -> int:
+    def stop(self, limit: float = 60.0) -> int:
         """SIGTERM, wait, and SIGKILL after *limit* seconds; return the exit status."""
         self.signal(signal.SIGTERM)
         try:
@@ -125,6 +155,80 @@ class Process:
         """Return resident memory in bytes."""
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Verb:
+    """A verb of `patchbay` that ends by itself, and what it says."""
+
+    def __init__(
+        self, *arguments: str | Path, env: Mapping[str, str], directory: Path | None = None
+    ) -> None:
+        """
+        Start it.
+
+        Args:
+            arguments: Verb and options.
+            env: Added to this environment.
+            directory: Where it runs; default: here.
+        """
+        argv = [str(PATCHBAY), *(str(a) for a in arguments)]
+        env = {**_clean_environment(), **env}
+        directory = directory or Path.cwd()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - the same
+        self._process: Running
+        if takes(env):
+            files = (self._output, self._errors)
+            self._process = nursery().start(argv, env, directory, *files)
+        else:
+            self._process = subprocess.Popen(
+                argv,
+                env=env,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._errors,
+            )
+
+    def first_line(self, limit: float = READY) -> str:
+        """
+        Return the first line of what it tells a person, who may have to answer it elsewhere.
+
+        Raises:
+            AssertionError: There is none in time.
+        """
+        deadline = time.monotonic() + limit
+        while True:
+            ended = self._process.poll() is not None
+            if b"\n" in (said := self._said(self._errors)):
+                break
+            assert not ended, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.02)  # a file of another process
+        return said.partition(b"\n")[0].decode()
+
+    def end(self, limit: float = READY) -> subprocess.CompletedProcess[str]:
+        """
+        Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: It does not; it is killed.
+        """
+        try:
+            status = self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            raise
+        output, errors = (self._said(f).decode() for f in (self._output, self._errors))
+        self._output.close()
+        self._errors.close()
+        return subprocess.CompletedProcess(["patchbay"], status, output, errors)
+
+    @staticmethod
+    def _said(file: IO[bytes]) -> bytes:
+        # The position is the writer's too: nothing here may move it.
+        return os.pread(file.fileno(), 16 << 20, 0)
 
 
 def _clean_environment() -> dict[str, str]:

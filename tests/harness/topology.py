@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import redis.asyncio
 import yaml
-from tests.harness.processes import PATCHBAY, Process, free_port
+from tests.harness.processes import PATCHBAY, READY, Process, Verb, free_port
 
 from patchbay_gateway.kernel.valkey import find_server
 
@@ -97,7 +97,7 @@ class Gateway:
             process.start(wait=0)
         for process in started:
             if process.ready_url:
-                process.wait_ready(90)
+                process.wait_ready()
 
     def stop(self) -> None:
         """Stop all services at once, Valkey last; kill what does not stop."""
@@ -109,29 +109,22 @@ class Gateway:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.stop()
 
+    def verb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a verb of `patchbay` against this gateway to its end."""
+        return Verb(*arguments, env=self.management_env).end()
+
+    @property
+    def management_env(self) -> dict[str, str]:
+        """What verbs need to find it."""
+        return {
+            "PATCHBAY_MANAGEMENT_URL": self.management_url,
+            "PATCHBAY_MANAGEMENT_KEY": self.management_key,
+        }
+
     def usage(self, by: str = "model") -> list[dict[str, Any]]:
         """Return `patchbay usage report --json`."""
-        done = subprocess.run(
-            [
-                str(PATCHBAY),
-                "usage",
-                "report",
-                "--json",
-                "--by",
-                by,
-                "--since",
-                "24h",
-            ],
-            env={
-                "PATCHBAY_MANAGEMENT_URL": self.management_url,
-                "PATCHBAY_MANAGEMENT_KEY": self.management_key,
-                "PATH": "/usr/bin:/bin",
-            },
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        done = self.verb("usage", "report", "--json", "--by", by, "--since", "24h")
+        assert done.returncode == 0, done.stderr
         rows: list[dict[str, Any]] = json.loads(done.stdout)
         return rows
 
@@ -256,7 +249,7 @@ class Services(Gateway):
         super().start()
         self.wait_registered()
 
-    def wait_registered(self, limit: float = 20.0) -> None:
+    def wait_registered(self, limit: float = READY) -> None:
         """Wait until each running executor is registered; a gateway with one replica is ready before."""
         wanted = sum(p.running for n, p in self.processes.items() if n.startswith("executor"))
         deadline = time.monotonic() + limit
@@ -264,7 +257,8 @@ class Services(Gateway):
             plugins = httpx.get(
                 f"{self.management_url}/v0/management/plugins",
                 headers={"authorization": f"Bearer {self.management_key}"},
-                timeout=10,
+                timeout=READY,
+                verify=False,
             ).json()
             states = [[a["state"] for a in p["addresses"]].count("ready") for p in plugins]
             if states and min(states) >= wanted:

@@ -37,7 +37,7 @@ class Upstream:
     def records(self) -> list[dict[str, Any]]:
         """Return all requests that reached it, the newest state of each."""
         found: list[dict[str, Any]] = httpx.get(
-            f"http://127.0.0.1:{self.port}/__log", timeout=30
+            f"http://127.0.0.1:{self.port}/__log", timeout=60, verify=False
         ).json()
         return found
 

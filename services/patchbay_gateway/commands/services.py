@@ -8,6 +8,7 @@ what they do (embedded.py and each service's main.py).
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 from pathlib import Path
@@ -226,6 +227,7 @@ def start(
         logs.configure(settings.log_format, settings.log_level)
         logs.get_logger("configuration").warning("keys that do nothing in this release", keys=idle)
     name = "embedded" if service == "up" else f"{service}.main"
+    gc.disable()  # nothing that modules make is garbage, and looking for it is a tenth of the start
     try:
         module = find(f"patchbay_gateway.{name}")
     except ModuleNotFoundError as error:
@@ -235,6 +237,8 @@ def start(
         raise FailedPrecondition(
             f"{error.name} is not installed: pip install 'patchbay-gateway[{extra}]'"
         ) from error
+    finally:
+        gc.enable()
     ports = _HTTP if service in {"up", "edge"} else _GRPC
     for field, flag in ports.items():
         if why := why_not(settings.host, getattr(settings, field)):

@@ -73,7 +73,7 @@ class Executors:
 
     async def ended(self, address: str) -> int:
         """Wait for the exit status."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             return await self._processes[address].wait()
 
     async def stop(self) -> None:

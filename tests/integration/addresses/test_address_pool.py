@@ -44,7 +44,7 @@ async def ping(member: Member, payload: bytes = b"", deadline: float = 10.0) -> 
     return answer.payload.decode()
 
 
-async def until(condition: Callable[[], object], limit: float = 10.0) -> None:
+async def until(condition: Callable[[], object], limit: float = 60.0) -> None:
     """Wait for what other processes do, which gives no sign here."""
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 - there is no event for it

@@ -32,14 +32,14 @@ def test_closed_port_is_told(free_port: int) -> None:
 
 
 def test_silent_servers_are_given_up_together(listener: str) -> None:
-    urls = [f"https://{listener}/{i}" for i in range(8)]
+    urls = [f"https://{listener}/{i}" for i in range(16)]
     began = time.monotonic()
 
-    found = unreachable(urls, 0.3)
+    found = unreachable(urls, 0.5)
 
     assert set(found) == set(urls)
-    assert all(why == "no answer within 0.3 s" for why in found.values())
-    assert time.monotonic() - began < 2
+    assert all(why == "no answer within 0.5 s" for why in found.values())
+    assert time.monotonic() - began < 5, "one after the other it would be 8 s"
 
 
 def test_name_that_does_not_exist_is_told() -> None:

@@ -78,7 +78,7 @@ async def upstream() -> AsyncIterator[Http1Upstream]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """The client has no hook to wait on: its pool changes inside of the loop's callbacks."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.001)
 

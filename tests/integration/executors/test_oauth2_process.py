@@ -94,7 +94,7 @@ async def misbehave(identity: Identity, **behaviour: Any) -> None:
 
 async def presented(identity: Identity, token: str, *, ended: bool = False) -> dict[str, Any]:
     """Return the presentation of *token* as soon as the server has it, or has ended it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             for found in await asyncio.to_thread(identity.presentations):
                 if found["token"] == token and (found["ended_at"] or not ended):

@@ -40,7 +40,7 @@ def spawn(tmp_path: Path):
 
 async def answer(store: Store, *command: str, until: Callable[[Any], bool] = lambda _: True) -> Any:
     """The reply, once it is as wanted, of a server that may be starting or changing its role."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             with contextlib.suppress(Unavailable):
                 reply = await store.call(*command)

@@ -62,7 +62,7 @@ def parts(tmp_path: Path) -> Iterator[tuple[bytes, Path, dict[str, Any], PluginP
 
 def ask(up: Up, *commands: dict[str, Any]) -> list[Any]:
     """Let the plugin do *commands*, once it is registered."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         answer = httpx.post(
             f"{up.base_url}/v1/chat/completions",
@@ -71,7 +71,8 @@ def ask(up: Up, *commands: dict[str, Any]) -> list[Any]:
                 "model": "alpha-x",
                 "messages": [{"role": "user", "content": json.dumps(commands)}],
             },
-            timeout=30,
+            timeout=60,
+            verify=False,
         )
         if answer.status_code == 200:
             found: list[Any] = json.loads(answer.json()["choices"][0]["message"]["content"])
@@ -109,7 +110,7 @@ def test_no_port_is_open_while_nobody_is_granted_anything(
         assert addresses(up) == set()
         config["plugins"][0]["host_access"] = access
         up.config_path.write_text(json.dumps(config))  # JSON is YAML
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while found.get("status") != 200:
             (found,) = ask(up, {"op": "model", "model": "echo"})
             assert time.monotonic() < deadline, found
@@ -173,13 +174,14 @@ def test_plugin_that_a_scheduler_asks_calls_the_scheduler_back(tmp_path: Path) -
     up = Up(tmp_path, config, {"PATCHBAY_PLUGINS_KEY": root.hex()})
     try:
         up.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not log.exists():
             answer = httpx.post(
                 f"{up.base_url}/v1/chat/completions",
                 headers=up.headers(),
                 json={"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]},
-                timeout=30,
+                timeout=60,
+                verify=False,
             )
             assert time.monotonic() < deadline, (answer.text, picker.tail())
             time.sleep(0.1)  # polls another process

@@ -184,7 +184,9 @@ def test_lifecycle_plugin_hears_that_a_client_left(world: World) -> None:
     body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": "one two"}]}
     slowly = {**world.gateway.headers(), "x-echo-delay-ms": "300", "x-echo-chunks": "50"}
     with (
-        httpx.Client(base_url=world.gateway.base_url, headers=slowly, timeout=30) as http,
+        httpx.Client(
+            base_url=world.gateway.base_url, headers=slowly, timeout=60, verify=False
+        ) as http,
         http.stream("POST", "/v1/chat/completions", json=body) as answer,
     ):
         assert next(answer.iter_bytes())
@@ -210,7 +212,7 @@ def ledger_of(world: World) -> dict[str, Any]:
 
 def ledger_when(world: World, grown: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Return the plugin's row once it is as wanted."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not grown(row := ledger_of(world)):
         assert time.monotonic() < deadline, row
         time.sleep(0.2)  # polls another process

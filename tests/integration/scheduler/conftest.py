@@ -153,7 +153,7 @@ async def events(store: Store) -> list[journal_pb2.JournalEvent]:
     return [journal_pb2.JournalEvent.FromString(fields[1]) for _, fields in entries]
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], limit: float = 10.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], limit: float = 60.0) -> None:
     """Wait until *check* holds; for what another process or server does in its own time."""
     async with asyncio.timeout(limit):
         while not await check():  # noqa: ASYNC110 - the other side has no event for us

@@ -113,7 +113,7 @@ async def test_every_event_arrives(own_gateway: Gateway, own_valkey: ValkeyProce
             async def complete() -> bool:
                 return ledger.seen >= made
 
-            await eventually(complete, 15)
+            await eventually(complete, 60)
             reading.cancel()
     assert ledger.seen == made
     # No writer's event ever came before all its earlier ones, so a highest sequence means all.

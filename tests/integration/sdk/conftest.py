@@ -125,7 +125,7 @@ async def sdk(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
         base_url=f"{gateway.base_url}/v1",
         api_key=gateway.client_key,
         max_retries=0,
-        timeout=20,
+        timeout=60,
         http_client=openai.DefaultAsyncHttpxClient(verify=False),
     ) as client:
         yield client
@@ -137,7 +137,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
         base_url=gateway.base_url,
         headers=gateway.headers(),
-        timeout=20,
+        timeout=60,
         trust_env=False,
         verify=False,
     ) as client:
@@ -148,7 +148,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 async def keyless(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP without a key."""
     async with httpx.AsyncClient(
-        base_url=gateway.base_url, timeout=20, trust_env=False, verify=False
+        base_url=gateway.base_url, timeout=60, trust_env=False, verify=False
     ) as client:
         yield client
 
@@ -177,7 +177,7 @@ class Place:
             base_url=f"{self.host}/v1",
             api_key=self.key,
             max_retries=0,
-            timeout=20,
+            timeout=60,
             http_client=openai.DefaultHttpxClient(verify=False),
         )
 
@@ -187,7 +187,7 @@ class Place:
             base_url=self.host,
             api_key=self.key,
             max_retries=0,
-            timeout=20,
+            timeout=60,
             http_client=anthropic.DefaultHttpxClient(verify=False),
         )
 

@@ -29,7 +29,7 @@ def rows(ledger: Path, attempts: list[str]) -> list[dict[str, Any]]:
     """Return the ledger's final rows of *attempts*, waiting until all are there."""
     marks = ",".join("?" * len(attempts))
     sql = f"SELECT * FROM attempts WHERE state = 'final' AND attempt_uid IN ({marks})"
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row

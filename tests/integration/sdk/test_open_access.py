@@ -21,7 +21,7 @@ BODY: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content"
 async def anyone(open_gateway: Up | Services) -> AsyncIterator[httpx.AsyncClient]:
     """A client without a key."""
     async with httpx.AsyncClient(
-        base_url=open_gateway.base_url, timeout=20, trust_env=False, verify=False
+        base_url=open_gateway.base_url, timeout=60, trust_env=False, verify=False
     ) as client:
         yield client
 

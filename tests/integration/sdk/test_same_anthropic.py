@@ -160,7 +160,7 @@ def test_retry_hint_is_obeyed(anthropic_sdk: anthropic.Anthropic, hint: dict[str
     with pytest.raises(anthropic.RateLimitError):
         create(anthropic_sdk.with_options(max_retries=1), fake={"status": 429, **hint})
     # Without a hint the SDK waits half a second at most.
-    assert 0.7 <= time.monotonic() - started < 5
+    assert 0.7 <= time.monotonic() - started < 30
 
 
 def test_retry_succeeds(anthropic_sdk: anthropic.Anthropic) -> None:

@@ -167,7 +167,7 @@ def test_retry_hint_is_obeyed(openai_sdk: openai.OpenAI, hint: dict[str, str]) -
     with pytest.raises(openai.RateLimitError):
         create(openai_sdk.with_options(max_retries=1), fake={"status": 429, **hint})
     # Without a hint the SDK waits half a second at most.
-    assert 0.7 <= time.monotonic() - started < 5
+    assert 0.7 <= time.monotonic() - started < 30
 
 
 def test_retry_succeeds(openai_sdk: openai.OpenAI) -> None:

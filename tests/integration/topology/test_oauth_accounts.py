@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from tests.harness.identity import Identity
-from tests.harness.processes import PATCHBAY
+from tests.harness.processes import Verb
 from tests.harness.topology import Services, Up, make_config
 from tests.harness.upstream import Upstream
 
@@ -102,7 +100,7 @@ def gateway(
 
 
 async def chat(gateway: Gateway, model: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60, verify=False) as client:
         return await client.post(
             f"{gateway.base_url}/v1/chat/completions",
             headers=gateway.headers(),
@@ -110,7 +108,7 @@ async def chat(gateway: Gateway, model: str) -> httpx.Response:
         )
 
 
-async def served(gateway: Gateway, model: str, limit: float = 15.0) -> None:
+async def served(gateway: Gateway, model: str, limit: float = 60.0) -> None:
     """Ask until it is answered: the first refresh is under way when a gateway is ready."""
     async with asyncio.timeout(limit):
         while (answer := await chat(gateway, model)).status_code != 200:
@@ -167,14 +165,14 @@ async def test_account_that_was_logged_out_is_an_error_and_is_not_tried_again(
 
 def doctor(gateway: Gateway) -> list[dict[str, str]]:
     """Return what `patchbay doctor` finds, asked beside the running gateway."""
-    done = subprocess.run(
-        [PATCHBAY, "doctor", "--json", "--url", gateway.management_url],
-        env={**os.environ, "PATCHBAY_MANAGEMENT_KEY": gateway.management_key, **gateway.env},
-        cwd=gateway.directory,
-        capture_output=True,
-        check=False,
-        timeout=30,
-    )
-    assert done.returncode == 1, done.stderr.decode()
+    done = Verb(
+        "doctor",
+        "--json",
+        "--url",
+        gateway.management_url,
+        env={"PATCHBAY_MANAGEMENT_KEY": gateway.management_key, **gateway.env},
+        directory=gateway.directory,
+    ).end()
+    assert done.returncode == 1, done.stderr
     found: list[dict[str, str]] = json.loads(done.stdout)
     return found

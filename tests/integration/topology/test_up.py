@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
-import subprocess
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,7 +18,7 @@ from tests.harness.observing import (
     read_whole,
     until,
 )
-from tests.harness.processes import PATCHBAY, Process, free_port
+from tests.harness.processes import PATCHBAY, Process, Verb, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,15 +31,10 @@ def refused(
     directory: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     """Run `patchbay up` to its end, which must come by itself; return status and output."""
-    done = subprocess.run(
-        [PATCHBAY, "up", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": str(directory), **(env or {})},
-        cwd=directory,
-        capture_output=True,
-        check=False,
-        timeout=90,
-    )
-    return done.returncode, (done.stdout + done.stderr).decode()
+    done = Verb(
+        "up", *arguments, env={"HOME": str(directory), **(env or {})}, directory=directory
+    ).end()
+    return done.returncode, done.stdout + done.stderr
 
 
 async def test_sigterm_lets_a_stream_end(up: Up) -> None:

@@ -114,7 +114,7 @@ def test_killed_process_is_started_again(workers: Up, name: str) -> None:
 
 def _listens(pid: int, port: int) -> bool:
     """Whether *pid* gets connections to *port*."""
-    with httpx.Client(trust_env=False) as http:
+    with httpx.Client(trust_env=False, verify=False) as http:
         http.get(f"http://127.0.0.1:{port}/healthz")
         return connections(pid, port) > 0
 

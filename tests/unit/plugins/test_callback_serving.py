@@ -79,7 +79,7 @@ async def test_up_opens_the_port_with_the_first_grant_and_closes_it_at_the_end(
         await asyncio.sleep(0)
         assert scopes.address == ""
         holder.set(Snapshot(2, plugins=(PluginEntry("p", host_access=MODELS),)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not scopes.address:  # noqa: ASYNC110 - nothing tells when it is bound
                 await asyncio.sleep(0.01)
         assert scopes.address == f"127.0.0.1:{free_port}"

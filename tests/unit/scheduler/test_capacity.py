@@ -172,5 +172,5 @@ async def test_turn_of_an_attempt_that_does_not_wait_is_now(desk):
 async def test_place_freed_before_the_attempt_asks_again_is_not_missed(desk):
     assert desk.ask("a") == QUEUED
     desk.release()
-    await asyncio.wait_for(desk.capacity.turn("a"), 1)
+    await asyncio.wait_for(desk.capacity.turn("a"), 30)
     assert desk.ask("a") is None

@@ -165,7 +165,7 @@ async def test_ends_wait_for_company(rig):
 
 async def test_ends_without_company_go_soon(rig):
     rig.book.end(["a"])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not rig.store.calls:  # noqa: ASYNC110 - the loop's own timer
             await asyncio.sleep(0.001)
     assert rig.store.calls == [([], [], ["a"], 0)]

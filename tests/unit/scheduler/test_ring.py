@@ -315,11 +315,11 @@ def test_pick_of_2000_takes_about_as_long_as_of_one():
         pick = pool(FakeView(), *[f"c{n:04}" for n in range(count)])
         pick()
         best = 1.0
-        for _ in range(5):
-            start = time.perf_counter()
+        for _ in range(10):
+            start = time.thread_time()  # what others do on this machine does not count
             for _ in range(500):
                 pick()
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best / 500
 
     assert cost(2000) < cost(1) + 10e-6
