@@ -15,12 +15,13 @@ import (
 
 // The test vectors of proto/README.md.
 const (
-	vectorKey    = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-	vectorPlugin = "ec2952d05d0f544d73d05b1896d1a4010f0d0c506527a978716ed2ddaf736990"
-	vectorHost   = "39d07a4641bb5063e8421c976caedb4064f91f2ea8017832088f2889a4984edd"
-	vectorHash   = "9787b3fc799c73c8aad41738e88649be18e99408912dcdfa4001300c823e47de"
-	vectorToken  = "v1.host-1.1700000300.084183ae0473be201b69499475c78ad44d815777695f82229d84d6115e3667cd"
-	vectorSealed = "000102030405060708090a0b5f9d64c524e0f34eafa068ec9f9010078ca11e69fc3f790be407e8b26e3eb5b9c4026aee36ab"
+	vectorKey       = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+	vectorPlugin    = "ec2952d05d0f544d73d05b1896d1a4010f0d0c506527a978716ed2ddaf736990"
+	vectorHost      = "39d07a4641bb5063e8421c976caedb4064f91f2ea8017832088f2889a4984edd"
+	vectorHash      = "9787b3fc799c73c8aad41738e88649be18e99408912dcdfa4001300c823e47de"
+	vectorToken     = "v1.host-1.1700000300.084183ae0473be201b69499475c78ad44d815777695f82229d84d6115e3667cd"
+	vectorHostToken = "v1.replica-1.1700000300.a29ab338604a2c378d2c1e7b880a587b939d024f10deafbc2a508a5e3cf86e1d"
+	vectorSealed    = "000102030405060708090a0b5f9d64c524e0f34eafa068ec9f9010078ca11e69fc3f790be407e8b26e3eb5b9c4026aee36ab"
 )
 
 func unhex(t *testing.T, text string) []byte {
@@ -85,6 +86,16 @@ func TestTokenIsGoodForThirtySecondsMore(t *testing.T) {
 	}
 	if got := reason(checkToken(keys, "another", vectorToken, time.Unix(1700000000, 0))); got != "TOKEN_INVALID" {
 		t.Errorf("for another plugin it is %q", got)
+	}
+}
+
+func TestTokensAreThoseOfTheVectors(t *testing.T) {
+	key, expiry := vectorKeys(t)[0], time.Unix(1700000300, 0)
+	if got := mintToken(key, "my-plugin", "host-1", expiry); got != vectorToken {
+		t.Error(got)
+	}
+	if got := mintToken(key, hostAudience("my-plugin"), "replica-1", expiry); got != vectorHostToken {
+		t.Error(got)
 	}
 }
 

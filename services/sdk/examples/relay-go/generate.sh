@@ -7,6 +7,7 @@ cd "$(dirname "$0")"
 out=${1:-gen}
 protos=../../../../proto
 files=(patchbay/type/v1/{annotations,error,headers,secret,usage}.proto
+  patchbay/host/v1/{auth,host,http,log,model}.proto
   patchbay/plugin/v1/{executor,identifier,plugin,stream_chunk_interceptor}.proto)
 
 # The contract names no language, so what it imports must be told where it lies.

@@ -119,6 +119,16 @@ func hostProof(channel []byte, pluginID, hostID, configHash string, pluginNonce 
 	return mac(channel, []byte("challenge-host"), []byte(pluginID), []byte(hostID), []byte(configHash), pluginNonce)
 }
 
+// hostAudience is what the tokens of a plugin's callbacks are for.
+func hostAudience(pluginID string) string { return "patchbay.host.v1.HostService/" + pluginID }
+
+// mintToken returns the token of caller for audience, good until expiry.
+func mintToken(key pluginKey, audience, caller string, expiry time.Time) string {
+	until := strconv.FormatInt(expiry.Unix(), 10)
+	sum := mac(key.channel, []byte("call"), []byte(audience), []byte(caller), []byte(until))
+	return "v1." + caller + "." + until + "." + hex.EncodeToString(sum)
+}
+
 // checkToken returns why the token of a call to pluginID is refused, nil if it is good.
 func checkToken(keys []pluginKey, pluginID, token string, now time.Time) error {
 	invalid := unauthenticated("TOKEN_INVALID", "the call has no token that is good here; give both sides keys of one root")

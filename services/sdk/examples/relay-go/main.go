@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -71,7 +72,9 @@ func run(address string) error {
 	grpc_health_v1.RegisterHealthServer(server, healthy)
 	pluginv1.RegisterPluginServiceServer(server, registrations)
 	pluginv1.RegisterExecutorServiceServer(server, newExecutor(keys))
-	pluginv1.RegisterStreamChunkInterceptorServiceServer(server, &masker{})
+	host := newHost(keys[0], "relay-"+rand.Text())
+	defer host.close()
+	pluginv1.RegisterStreamChunkInterceptorServiceServer(server, &masker{host: host, log: log})
 
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()

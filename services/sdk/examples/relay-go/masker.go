@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"regexp"
+	"slices"
+	"sync"
 
 	"google.golang.org/grpc/codes"
 
@@ -41,16 +44,20 @@ func (h *history) add(chunk []byte) {
 }
 
 // masker is StreamChunkInterceptorService: it masks words that are whole in a chunk, and drops a chunk that
-// ends a word which the chunks before began.
+// ends a word which the chunks before began. The gateway's log is told once a stream.
 type masker struct {
 	pluginv1.UnimplementedStreamChunkInterceptorServiceServer
+	host *host
+	log  *slog.Logger
 }
 
 func (m *masker) InterceptStreamChunk(stream pluginv1.StreamChunkInterceptorService_InterceptStreamChunkServer) error {
 	words := settingsOf(stream.Context()).Words
 	var delivered history
 	var answered []byte // what was answered last, the chunk itself where nothing was changed
-	begun := false
+	begun, told := false, false
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	for {
 		request, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -86,10 +93,24 @@ func (m *masker) InterceptStreamChunk(stream pluginv1.StreamChunkInterceptorServ
 			answer.More = append(answer.More, next)
 		}
 		answered = left
+		if !told && touched(answer) {
+			// Beside the stream, which does not wait for it; the scope lasts as long as the stream.
+			told = true
+			telling.Go(func() {
+				if err := m.host.say(stream.Context(), "words were masked", map[string]any{"chunk": request.ChunkIndex}); err != nil {
+					m.log.Warn("the host's log cannot be reached", "error", err.Error())
+				}
+			})
+		}
 		if err := stream.Send(answer); err != nil {
 			return err
 		}
 	}
+}
+
+// touched says whether an answer changes anything.
+func touched(answer *pluginv1.StreamChunkInterceptResponse) bool {
+	return len(answer.Body) > 0 || answer.DropChunk || slices.ContainsFunc(answer.More, touched)
 }
 
 // change returns the answer to one chunk, and what is left of the chunk: nil when it is dropped.
