@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.harness import ports
+from tests.harness import ports, redis_server
 
 from patchbay_gateway.kernel.clock import ManualClock, SystemClock
 from patchbay_gateway.kernel.redis import Store
-from patchbay_gateway.kernel.valkey import find_server
 
 if TYPE_CHECKING:
     import signal
@@ -52,7 +51,7 @@ class ValkeyProcess:
             "no",
         ]
         self._process = subprocess.Popen(
-            [str(find_server()), *fixed, "--dir", str(self._directory), *self._options],
+            [str(redis_server.server()), *fixed, "--dir", str(self._directory), *self._options],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 import yaml
+from tests.harness import redis_server
 from tests.harness.observing import get, until
 from tests.harness.processes import PATCHBAY, Process, free_port
-
-from patchbay_gateway.kernel.valkey import find_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -218,7 +217,10 @@ class Scaled:
             "--save": "",
             "--maxmemory-policy": "noeviction",
         }
-        argv = [str(find_server()), *(word for option in options.items() for word in option)]
+        argv = [
+            str(redis_server.server()),
+            *(word for option in options.items() for word in option),
+        ]
         return Process("valkey", argv, env={}, directory=self.directory)
 
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import redis.asyncio
 import yaml
+from tests.harness import redis_server
 from tests.harness.processes import PATCHBAY, READY, Process, Verb, free_port
-
-from patchbay_gateway.kernel.valkey import find_server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,7 +197,7 @@ class Services(Gateway):
         self.processes["valkey"] = Process(
             "valkey",
             [
-                find_server(),
+                redis_server.server(),
                 "--bind",
                 "127.0.0.1",
                 "--port",
