@@ -113,6 +113,7 @@ class Keeper:
         snapshot = self._holder.current
         if snapshot is None:
             raise FailedPrecondition("there is no snapshot yet", reason="NO_SNAPSHOT")
+        await self._plugins.look(snapshot)  # who came a moment ago has a key, too
         ids = self._ids(plugin_id, auths, base, target)
         places = [
             self._place(snapshot, plugin_id, id_, auth, everywhere=everywhere or id_ == target)

@@ -197,6 +197,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
                 add_entries(draft, keeper.entries(draft)), previous
             ),
             parsed=parsed.view,
+            away=lambda: parsed.away,
         )
         await configuration.start(config)
 

@@ -37,7 +37,7 @@ from patchbay_gateway.scheduler.publish import build_snapshot, digest_keys
 from patchbay_gateway.scheduler.seeds import Seeds, read_seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from patchbay_gateway.kernel.clock import Clock
@@ -106,6 +106,7 @@ class Configuration:
         clock: Paces looks and stamps versions.
         extend: Adds what the file does not know to a draft, given the snapshot before it.
         parsed: What plugins made of auth files so far.
+        away: Plugins that may know a type of file and are not registered.
     """
 
     def __init__(
@@ -120,9 +121,11 @@ class Configuration:
         clock: Clock,
         extend: Callable[[Snapshot, Snapshot | None], Snapshot] = lambda draft, _: draft,
         parsed: Callable[[], Mapping[str, Parsed]] = dict,
+        away: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._extend = extend
         self._parsed = parsed
+        self._away = away
         self._reparsed = False
         self._source = source
         self._credentials = credentials
@@ -178,6 +181,8 @@ class Configuration:
         found = []
         for file in (*read.planted.refused, *read.grown.refused):
             problem = parsed[file.source].problem if file.source in parsed else ""
+            if not problem and (away := self._away()):
+                problem = f"plugins that may know it are not registered: {', '.join(away)}"
             if problem and file.source not in readers:
                 file = RefusedFile(file.source, f"{file.reason}; {problem}")  # noqa: PLW2901
             found.append((file, readers.get(file.source, ""), False))

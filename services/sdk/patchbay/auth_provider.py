@@ -381,7 +381,12 @@ class AuthProvider(Plugin):
     capability_flag: ClassVar = "auth_provider"
 
     async def parse_auth(self, request: AuthParseRequest) -> AuthParseResponse:
-        """Read one credential document. Any error leaves it to the host's own parser."""
+        """
+        Read one credential document, which may hold several.
+
+        Any error leaves it to the host's own parser, or, if this read it before, as it was. Ids and labels
+        that stay keep the tokens of several apart.
+        """
         raise _lacking(self.id, "parse_auth")
 
     async def start_login(self, request: AuthLoginStartRequest) -> AuthLoginStartResponse:

@@ -344,6 +344,7 @@ async def test_plugin_that_is_configured_no_more_takes_its_credentials_with_it(
     write(auth_dir, "team.json", TWO)
     async with serving(gateway, auth_dir, reader) as (_, holder):
         await having(holder, lambda found: "team.ann" in found)
+    await reader.stop()
     async with serving(gateway, auth_dir) as (servicer, holder):
         await having(holder, lambda found: "team.ann" not in found)
         await reason(servicer, "team.json", "has neither api_key")
@@ -397,3 +398,15 @@ async def test_models_are_asked_of_the_auth_provider_too(gateway: Any, auth_dir:
         assert ann.excluded_models == ("of-team.bob",)
         assert Teller.seen == {"team.ann": "test-a", "team.bob": "test-cookie"}
     await teller.stop()
+
+
+async def test_file_that_waits_for_its_plugin_says_so(
+    gateway: Any, auth_dir: Path, reader: Gone
+) -> None:
+    write(auth_dir, "team.json", TWO)
+    await reader.stop()
+    async with serving(gateway, auth_dir, reader) as (servicer, holder):
+        why = await reason(servicer, "team.json", "not registered")
+        assert why.endswith("plugins that may know it are not registered: reader")
+        await reader.start()
+        await having(holder, lambda found: "team.ann" in found)
