@@ -187,7 +187,7 @@ class ProviderCredentialSpec(Fields):
     prefix: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Its models are also called prefix/name."""
     proxy_url: ProxyUrl | None = None
-    """Proxy of its calls: http, https or socks5; direct ignores HTTPS_PROXY."""
+    """Proxy of its calls: http or https; socks5 where its plugin knows it. direct ignores HTTPS_PROXY."""
     max_in_flight: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Calls at once; 0 means no bound."""
     disabled: bool = False
