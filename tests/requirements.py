@@ -85,6 +85,14 @@ def _api_server() -> str:
     return ""
 
 
+def _control_plane() -> str:
+    directory = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/usr/local/kubebuilder/bin")
+    for program in ("kube-controller-manager", "kube-scheduler", "kwok"):
+        if not os.access(directory / program, os.X_OK):
+            return f"{program} is not in the directory that KUBEBUILDER_ASSETS names"
+    return _api_server()
+
+
 def _pyright() -> str:
     program = Path(sys.executable).with_name("basedpyright")
     return "" if program.exists() else "basedpyright is not in this environment"
@@ -109,6 +117,9 @@ REQUIREMENTS: Final[dict[str, Requirement]] = {
     ),
     "kube-apiserver": Requirement(
         "the operator and its rules against a real API server", _api_server
+    ),
+    "kwok": Requirement(
+        "rollouts by real controllers on nodes that only seem to be", _control_plane
     ),
     "helm": Requirement(
         "charts", lambda: _answers(str(_ROOT / "scripts" / "kube-tools"), "helm", "version")

@@ -2,8 +2,8 @@
 A real API server for tests: etcd and kube-apiserver of the directory that KUBEBUILDER_ASSETS names.
 
 Each has ports and a directory of its own; nothing survives. No controllers run: what they would do (status,
-endpoints, garbage collection) the tests do, or go without. Not here: a whole cluster, for which KUBECONFIG
-names one.
+endpoints, garbage collection) the tests do, or go without. Not here: the controllers (control_plane.py), a
+whole cluster, for which KUBECONFIG names one.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ async def install_definitions(server: ApiServer) -> None:
     """Install our custom resources and wait until they can be listed."""
     from patchbay_operator.api.crds import KINDS  # noqa: PLC0415 - the same
 
-    api = _client(server, "default")
+    api = open_client(server, "default")
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     try:
         for kind in KINDS:
@@ -80,13 +80,14 @@ async def make_namespace(api: LightkubeApi, name: str) -> None:
 async def kube(api_server: ApiServer) -> AsyncIterator[LightkubeApi]:
     """A client for a namespace that no other test sees."""
     namespace = f"t-{secrets.token_hex(5)}"
-    api = _client(api_server, namespace)
+    api = open_client(api_server, namespace)
     await make_namespace(api, namespace)
     yield api
     await api.aclose()
 
 
-def _client(server: ApiServer, namespace: str) -> LightkubeApi:
+def open_client(server: ApiServer, namespace: str) -> LightkubeApi:
+    """Return a client with the administrator's rights."""
     from lightkube import KubeConfig  # noqa: PLC0415 - few runs need it
 
     from patchbay_operator.cluster import LightkubeApi  # noqa: PLC0415 - the same
