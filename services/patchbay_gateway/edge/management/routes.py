@@ -99,22 +99,6 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         rows = await ports.usage(instant(since, clock.now()), str(by.value))
         return [dict(row) for row in rows]
 
-    @router.get("/snapshot", tags=["configuration"])
-    async def current_snapshot() -> dict[str, Any]:
-        """The configuration that this process runs on, without keys and without plugins' own."""
-        return views.snapshot_view(snapshot())
-
-    @router.get("/keys", tags=["configuration"])
-    async def client_keys() -> list[dict[str, Any]]:
-        """The client keys that this process accepts, without what they are."""
-        return sorted(
-            (
-                {"name": key.name, "tenant": key.tenant, "models": list(key.models)}
-                for key in snapshot().client_keys
-            ),
-            key=lambda key: str(key["name"]),
-        )
-
     @router.get("/models", tags=["credentials"])
     async def models() -> list[dict[str, Any]]:
         """Every model that a client can name, who can serve it now, and what stands in the way."""
@@ -175,9 +159,22 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         """Auth files, and kept credentials, of which not everything is used, and why."""
         return await ports.pool.auth_files()
 
+    _configuration(router, snapshot)
     _plugins(router, ports)
     _logins(router, ports)
     return router
+
+
+def _configuration(router: APIRouter, snapshot: Callable[[], Snapshot]) -> None:
+    @router.get("/snapshot", tags=["configuration"])
+    async def current_snapshot() -> dict[str, Any]:
+        """The configuration that this process runs on, without keys and without plugins' own."""
+        return views.snapshot_view(snapshot())
+
+    @router.get("/keys", tags=["configuration"])
+    async def client_keys() -> list[dict[str, Any]]:
+        """The client keys that this process accepts, without what they are."""
+        return views.keys_view(snapshot())
 
 
 class LoginStart(BaseModel):

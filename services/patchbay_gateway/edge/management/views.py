@@ -31,6 +31,14 @@ def snapshot_view(snapshot: Snapshot) -> dict[str, Any]:
     return shown
 
 
+def keys_view(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return every client key without its digest, ordered by name."""
+    return [
+        {"name": key.name, "tenant": key.tenant, "models": list(key.models)}
+        for key in sorted(snapshot.client_keys, key=lambda key: key.name)
+    ]
+
+
 def models_view(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Return every public model name with its targets, ordered by name."""
     routes = {route.name for route in snapshot.routes}
