@@ -1,8 +1,8 @@
 """
 What of the namespace's Secrets the scheduler may read: those that credentials name, and nothing else.
 
-Pure. One Role, kept by the operator, names them; the chart binds the scheduler to it. Not here: the rights of
-the operator itself, which are the chart's.
+Pure. One Role names them: the chart makes it and binds the scheduler to it, its rules are the operator's. Not
+here: the rights of the operator itself, which are the chart's.
 """
 
 from __future__ import annotations
@@ -54,11 +54,6 @@ def build_role(
         "metadata": {
             "name": role_name(installation),
             "namespace": installation.namespace,
-            "labels": {
-                "app.kubernetes.io/instance": installation.name,
-                "app.kubernetes.io/part-of": "patchbay",
-                "app.kubernetes.io/managed-by": MANAGER,
-            },
         },
         "rules": rules,
     }

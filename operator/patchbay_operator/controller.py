@@ -5,7 +5,7 @@ What is done about each key of the queue: the operator's loop of observe, decide
     Plugin          its objects are applied, those it no longer wants are deleted
     ClientKey       its Secret is made, once
     access          the scheduler may read the Secrets of credentials, and nothing else
-    endpoints       ready addresses of plugins go to Redis
+    endpoints       ready addresses of plugins, executors and schedulers go to Redis
     status          what is known of each resource is written where it changed (statuses.py)
 
 All of it is idempotent, for two operators may lead for a moment. Not here: watching (watching.py), decisions
@@ -28,7 +28,8 @@ from patchbay_operator.cluster import Conflicted, Gone
 from patchbay_operator.draft import draft
 from patchbay_operator.gathering import RESOURCES, gather, versions
 from patchbay_operator.objects.naming import (
-    PLUGIN_LABEL,
+    SERVICE_LABEL,
+    addressed,
     child_name,
     generated_key_name,
     owned,
@@ -313,23 +314,16 @@ class Controller:
                     await self._api.create(state_secret(credential))
                 except Conflicted:
                     _log.info("the Secret is there already", secret=name)
-        role = build_role(self._at, credentials)
-        if role["rules"]:
-            await self._api.apply(role)
-        else:
-            # It belongs to no resource and to no release, so it would outlast both.
-            await self._api.delete("Role", role["metadata"]["name"])
+        await self._api.apply(build_role(self._at, credentials))
 
     # Endpoints ----------------------------------------------------------------------------------
 
     async def _endpoints(self) -> None:
         found: dict[str, list[str]] = {}
         at = self._at
-        for item in await self._api.list(
-            "EndpointSlice", labels=f"{PLUGIN_LABEL},app.kubernetes.io/instance={at.name}"
-        ):
-            plugin = item["metadata"]["labels"][PLUGIN_LABEL]
-            host = f"{child_name(plugin)}.{at.namespace}.svc.{at.cluster_domain}."
+        for item in await self._api.list("EndpointSlice", labels=addressed(at.name)):
+            service = item["metadata"]["labels"][SERVICE_LABEL]
+            host = f"{service}.{at.namespace}.svc.{at.cluster_domain}."
             for endpoint in item.get("endpoints") or ():
                 if (endpoint.get("conditions") or {}).get("ready") is not False:
                     found.setdefault(host, []).extend(endpoint.get("addresses") or ())

@@ -8,6 +8,7 @@ for a clean start is simpler than a clean stop. Not here: what a leader does.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 DURATION: Final = 15.0
 DEADLINE: Final = 10.0
 RETRY: Final = 2.0
+ANSWER: Final = 5.0
+"""Seconds that the API server may take."""
 _FORM: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 _log = logs.get_logger("operator.leading")
 
@@ -89,11 +92,21 @@ class Leadership:
     async def _try(self) -> bool:
         """Ask for the lease once; whether it is ours now."""
         try:
+            # A call that hangs would outlast the lease.
+            async with asyncio.timeout(ANSWER):
+                return await self._ask()
+        except TimeoutError:
+            self.problem = "the API server does not answer"
+            return False
+
+    async def _ask(self) -> bool:
+        try:
             lease = await self._api.get("Lease", self._name)
+            self.problem = ""
             if lease is None:
                 await self._api.create(self._document(None))
                 return True
-            spec = lease["spec"]
+            spec = lease.get("spec") or {}  # the chart makes it empty, so that it goes with the release
             holder = spec.get("holderIdentity") or ""
             mark = (holder, str(spec.get("renewTime")))
             if mark != self._seen:
@@ -126,7 +139,7 @@ class Leadership:
                 "metadata": {"name": self._name},
                 "spec": {"leaseTransitions": 0},
             }
-        spec = lease["spec"]
+        spec = lease.setdefault("spec", {})
         if spec.get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
             spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + 1

@@ -17,7 +17,7 @@ import kopf
 
 from patchbay_operator.api.fields import GROUP, VERSION
 from patchbay_operator.controller import ENDPOINTS, SNAPSHOT, STATUS
-from patchbay_operator.objects.naming import MANAGER, PLUGIN_LABEL
+from patchbay_operator.objects.naming import MANAGER, PLUGIN_LABEL, addressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -170,7 +170,9 @@ def build_settings(installation: str) -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     chosen = f"{PLUGIN_LABEL},app.kubernetes.io/instance={installation}"
     settings.watching.label_selectors["apps", "v1", "deployments"] = chosen
-    settings.watching.label_selectors["discovery.k8s.io", "v1", "endpointslices"] = chosen
+    settings.watching.label_selectors["discovery.k8s.io", "v1", "endpointslices"] = addressed(
+        installation
+    )
     return settings
 
 

@@ -140,7 +140,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{- /* One Deployment. Takes (list context component extra), extra = dict with ports, env, mounts, volumes, probes. */ -}}
+{{- /* One Deployment. Takes (list context component extra), extra = dict with ports, env, mounts, volumes, probes; minReady = seconds after which callers know a new pod. */ -}}
 {{- define "patchbay.deployment" -}}
 {{- $context := index . 0 -}}
 {{- $component := index . 1 -}}
@@ -160,6 +160,9 @@ spec:
   replicas: {{ $values.replicaCount }}
   {{- end }}
   revisionHistoryLimit: 3
+  {{- with $extra.minReady }}
+  minReadySeconds: {{ . }}
+  {{- end }}
   selector:
     matchLabels: {{ include "patchbay.selectorLabels" (list $context $component) | nindent 6 }}
   strategy: {{ $extra.strategy | default (dict "type" "RollingUpdate" "rollingUpdate" (dict "maxSurge" "25%" "maxUnavailable" 0)) | toYaml | nindent 4 }}

@@ -14,6 +14,17 @@ PLUGIN_LABEL: Final = f"{GROUP}/plugin"
 MANAGER: Final = "patchbay-operator"
 """Field manager, and `app.kubernetes.io/managed-by`."""
 
+SERVICE_LABEL: Final = "kubernetes.io/service-name"
+"""On an EndpointSlice: whose it is."""
+
+
+def addressed(installation: str) -> str:
+    """Return the selector of the EndpointSlices that the gateway is told of: all that it calls by name."""
+    return (
+        f"app.kubernetes.io/instance={installation},"
+        "app.kubernetes.io/component in (plugin,scheduler,executors)"
+    )
+
 
 def child_name(plugin: str) -> str:
     """Return the name of a Plugin's objects; with the prefix they collide with nothing of the chart."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from patchbay_operator.api.fields import API_VERSION
 from patchbay_operator.objects.naming import (
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from patchbay_operator.api.plugin import Autoscaling, PluginSpec
     from patchbay_operator.installation import Installation
+
+_KNOWN_AFTER: Final = 10
+"""Seconds after which the gateway knows a new pod by its address; an old one stays as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ def build_children(
             "spec": {
                 "replicas": spec.replicas,
                 "revisionHistoryLimit": 3,
+                "minReadySeconds": _KNOWN_AFTER,
                 "progressDeadlineSeconds": 300,
                 "selector": {"matchLabels": chosen},
                 "strategy": {

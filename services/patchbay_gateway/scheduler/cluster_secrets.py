@@ -3,7 +3,7 @@ Secrets of a Kubernetes namespace, for a scheduler that runs in one.
 
 `SecretsApi` reads and replaces single Secrets by name, which is all that its Role allows. `ClusterMaterial`
 keeps the keys that the snapshot's credentials name: they are read again when the snapshot's fingerprint of
-them changes, and an API server that is away takes none back. Not here: durable records
+them changes, serve until they are, and an API server that is away takes none back. Not here: durable records
 (durable/secret_store.py), who may read what (the operator keeps that Role).
 """
 
@@ -26,7 +26,7 @@ import orjson
 
 from patchbay.errors import Aborted, FailedPrecondition, PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
-from patchbay_gateway.scheduler.credentials import Material
+from patchbay_gateway.scheduler.credentials import Material, source_of
 from patchbay_gateway.scheduler.refresh_rules import Seed
 from patchbay_gateway.scheduler.seeds import Seeds, seed_hash
 
@@ -231,12 +231,13 @@ class ClusterMaterial:
         snapshot = self._holder.current
         if snapshot is None:
             return True
-        entries = [c for p in snapshot.providers for c in p.credentials if c.secrets]
-        for gone in set(self._held) - {entry.id for entry in entries}:
+        entries = [(p, c) for p in snapshot.providers for c in p.credentials if c.secrets]
+        for gone in set(self._held) - {entry.id for _, entry in entries}:
             del self._held[gone]
             self._seeds.pop(gone, None)
+            self._credentials.forget(gone)
         done, seeded = True, False
-        for entry in entries:
+        for provider, entry in entries:
             if not entry.fingerprint or self._held.get(entry.id) == entry.fingerprint:
                 continue
             try:
@@ -249,7 +250,11 @@ class ClusterMaterial:
                 self._seeds[entry.id] = _seed(values)
                 seeded = True
             else:
-                self._credentials.put(entry.id, Material(entry.kind, values, entry.fingerprint))
+                self._credentials.put(
+                    entry.id,
+                    Material(entry.kind, values, entry.fingerprint),
+                    source_of(provider, entry),
+                )
             self._held[entry.id] = entry.fingerprint
         if seeded:
             await self._sow_all()

@@ -4,8 +4,8 @@ Credential material of this scheduler: held in memory, and sealed for the execut
 API keys come from the configuration (a value, a variable or a file), OAuth tokens from the durable records;
 neither leaves this object but sealed for one plugin, for the provider's origin alone, for `SEALED_FOR`. The
 snapshot carries a fingerprint of the key it was published with; where ours differs (a file that this
-scheduler has not seen yet, or a key it was not given) the credential is not usable here. A token is usable
-until it expires.
+scheduler has not seen yet, or a key it was not given) the credential is not usable here; but a key that is
+read from elsewhere serves until its new form is read. A token is usable until it expires.
 
 Not here: choosing one (selection.py), what the snapshot says about them (plugins/building.py), refreshing
 (refresh.py).
@@ -59,6 +59,15 @@ class Material:
     """HMAC of `values` under the store root; empty for kind none."""
 
 
+Source = tuple[str, str, tuple[tuple[str, str], ...]]
+"""Where a key goes and where it comes from: plugin, address, and (what, Secret/key) of each part."""
+
+
+def source_of(provider: ProviderEntry, credential: CredentialEntry) -> Source:
+    """Return for whom the key of a credential is meant, and where it is read."""
+    return provider.plugin, provider.base_url, tuple(sorted(credential.secrets.items()))
+
+
 def read_material(
     config: Config, environ: Mapping[str, str], store_root: bytes
 ) -> dict[str, Material]:
@@ -109,6 +118,8 @@ class Credentials:
         self._previous: dict[tuple[str, str], Material] = {}
         self._given: dict[tuple[str, str], Material] = {}
         self._former: dict[tuple[str, str], Material] = {}
+        self._stand_ins: dict[str, tuple[Source, Material]] = {}
+        """Credential id → what was last put, usable until the new form of the same source is."""
         self._records: dict[str, CredentialRecord] = {}
         self._disabled: set[str] = set()
         self._sealed: dict[tuple[str, str, int, str], tuple[secret_pb2.SealedSecret, float]] = {}
@@ -129,8 +140,13 @@ class Credentials:
         self._sealed.clear()
         self.generation += 1
 
-    def put(self, credential_id: str, material: Material) -> None:
-        """Hold the material of one credential besides what `replace` brought; the former stays, too."""
+    def put(self, credential_id: str, material: Material, source: Source) -> None:
+        """
+        Hold the material of one credential besides what `replace` brought; the former stays, too.
+
+        When the snapshot tells of another fingerprint of the same *source*, this one serves until then.
+        """
+        self._stand_ins[credential_id] = (source, material)
         for key in [key for key in self._former if key[0] == credential_id]:
             del self._former[key]
         for key in [key for key in self._given if key[0] == credential_id]:
@@ -139,6 +155,10 @@ class Credentials:
         for kept in [kept for kept in self._sealed if kept[1] == credential_id]:
             del self._sealed[kept]
         self.generation += 1
+
+    def forget(self, credential_id: str) -> None:
+        """Let nothing of what was put stand in for a credential that is gone."""
+        self._stand_ins.pop(credential_id, None)
 
     def take(self, credential_id: str, record: CredentialRecord | None) -> None:
         """Hold the material of *record* from now on; None: there is none any more."""
@@ -194,13 +214,23 @@ class Credentials:
             or self._former.get(key)
         )
 
+    def _serving(self, provider: ProviderEntry, credential: CredentialEntry) -> Material | None:
+        """Return the material to call *provider* with: what the snapshot means, or what stands in for it."""
+        found = self._find(credential)
+        if found is None and (kept := self._stand_ins.get(credential.id)) is not None:
+            source, material = kept
+            # Only for whom it was meant: another address must never see a key by mistake.
+            if source == source_of(provider, credential):
+                return material
+        return found
+
     def usable(self, provider: ProviderEntry, credential: CredentialEntry) -> bool:
         """Whether the material that the snapshot means is here."""
         if credential.id in self._disabled:
             return False
         if credential.kind == OAUTH:
             return usable(self._records.get(credential.id), self._clock.now())
-        return credential.kind == KEYLESS or self._find(credential) is not None
+        return credential.kind == KEYLESS or self._serving(provider, credential) is not None
 
     def obstacle(self, provider: ProviderEntry, credential: CredentialEntry) -> str:
         """
@@ -249,7 +279,7 @@ class Credentials:
                 # A grant ends with its token; the attempts that it was made for still open the secret.
                 until = min(until, max(record.expires_at, now) + _RENEW_BELOW)
         else:
-            material = self._find(credential)
+            material = self._serving(provider, credential)
             if material is None:
                 return None, now
             values = material.values

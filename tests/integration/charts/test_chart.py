@@ -156,6 +156,15 @@ def test_grace_outlasts_the_drain(rendered: list[dict[str, Any]]) -> None:
     assert edge["terminationGracePeriodSeconds"] >= sleep + int(drain) + 15
 
 
+def test_old_executors_and_schedulers_stay_until_new_ones_are_known(
+    rendered: list[dict[str, Any]],
+) -> None:
+    """Edges learn an address within seconds; with one replica the old one must serve so long."""
+    for name, document in _of(rendered, "Deployment").items():
+        waits = name in {"gw-patchbay-executors", "gw-patchbay-scheduler"}
+        assert document["spec"].get("minReadySeconds", 0) == (10 if waits else 0), name
+
+
 def test_replicas_are_left_to_the_autoscaler(rendered: list[dict[str, Any]]) -> None:
     scaled = {
         d["spec"]["scaleTargetRef"]["name"]
@@ -199,7 +208,9 @@ def test_scheduler_may_read_only_what_the_operators_role_names(
         if any(s["name"] == "gw-patchbay-scheduler" for s in b["subjects"])
     ]
     assert binding["roleRef"]["name"] == role_name(Installation(namespace="gateway", name="gw"))
-    assert binding["roleRef"]["name"] not in _of(rendered, "Role")
+    # The rules are the operator's; the Role itself goes with the release.
+    assert "rules" not in _of(rendered, "Role")["gw-credentials"]
+    assert "spec" not in _of(rendered, "Lease")["patchbay-operator"]
 
 
 def test_operator_has_no_rights_beyond_its_namespace_and_no_wildcards(
@@ -208,7 +219,7 @@ def test_operator_has_no_rights_beyond_its_namespace_and_no_wildcards(
     assert not _of(rendered, "ClusterRole")
     assert not _of(rendered, "ClusterRoleBinding")
     for role in _of(rendered, "Role").values():
-        for rule in role["rules"]:
+        for rule in role.get("rules", ()):
             for part in ("apiGroups", "resources", "verbs"):
                 assert "*" not in rule[part], role["metadata"]["name"]
             if "escalate" in rule["verbs"]:

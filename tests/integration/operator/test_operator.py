@@ -351,10 +351,11 @@ async def test_credential_follows_its_secret_and_is_never_shown(scene: Scene) ->
     assert await scene.kube.get("Secret", "main-state")
     await scene.kube.delete("ProviderCredential", "main")
 
-    async def no_role() -> bool:
-        return await scene.kube.get("Role", "patchbay-credentials") is None
+    async def no_rights() -> bool:
+        role = await scene.kube.get("Role", "patchbay-credentials")
+        return role is not None and not role.get("rules")
 
-    await eventually(no_role, "the Role goes with the last credential")
+    await eventually(no_rights, "the rights go with the last credential")
     for key in await scene.store.call("KEYS", scene.store.key("snapshot", "section", "*")):
         assert b"test-key-secret" not in await scene.store.call("GET", key)
     assert "test-key-secret" not in scene.logs()
@@ -395,12 +396,22 @@ async def test_snapshot_that_redis_lost_is_put_back(scene: Scene) -> None:
     assert after.version >= before.version
 
 
-async def test_ready_addresses_are_told_to_the_gateway(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("service", "component"),
+    [
+        ("plugin-filter", "plugin"),
+        ("patchbay-executors", "executors"),
+        ("patchbay-scheduler", "scheduler"),
+    ],
+)
+async def test_ready_addresses_are_told_to_the_gateway(
+    scene: Scene, service: str, component: str
+) -> None:
     scene.operator()
     await scene.apply("Plugin", "filter", {"image": "a"})
     labels = {
-        "kubernetes.io/service-name": "plugin-filter",
-        "patchbay.dev/plugin": "filter",
+        "kubernetes.io/service-name": service,
+        "app.kubernetes.io/component": component,
         "app.kubernetes.io/instance": "patchbay",
     }
     endpoints = [
@@ -410,13 +421,13 @@ async def test_ready_addresses_are_told_to_the_gateway(scene: Scene) -> None:
     slice_ = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "plugin-filter-x", "labels": labels},
+        "metadata": {"name": f"{service}-x", "labels": labels},
         "addressType": "IPv4",
         "endpoints": endpoints,
         "ports": [{"name": "grpc", "port": 7003}],
     }
     await scene.kube.create(slice_)
-    host = f"plugin-filter.{scene.namespace}.svc.cluster.local."
+    host = f"{service}.{scene.namespace}.svc.cluster.local."
 
     async def told() -> Any:
         return await scene.store.call("HGET", scene.store.key("endpoints"), host)

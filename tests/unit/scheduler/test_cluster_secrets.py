@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from tests.fakes.secrets_api import FakeSecrets
 
 from patchbay_gateway.kernel.clock import ManualClock
@@ -24,8 +25,10 @@ def entry(fingerprint: str, kind: str = "api_key") -> CredentialEntry:
     return CredentialEntry("main", "ix", kind, 1, fingerprint, secrets=names[kind])
 
 
-def snapshot(version: int, credential: CredentialEntry) -> Snapshot:
-    provider = ProviderEntry("openai", "echo", "https://api.example", credentials=(credential,))
+def snapshot(
+    version: int, *credentials: CredentialEntry, url: str = "https://api.example"
+) -> Snapshot:
+    provider = ProviderEntry("openai", "echo", url, credentials=credentials)
     return Snapshot(version=version, providers=(provider,))
 
 
@@ -46,8 +49,8 @@ class Scene:
     async def sow(self, seeds: Seeds) -> None:
         self.sown.append(seeds)
 
-    def usable(self, credential: CredentialEntry) -> bool:
-        provider = ProviderEntry("openai", "echo", "https://api.example", credentials=(credential,))
+    def usable(self, credential: CredentialEntry, url: str = "https://api.example") -> bool:
+        provider = ProviderEntry("openai", "echo", url, credentials=(credential,))
         return self.credentials.usable(provider, credential)
 
 
@@ -78,6 +81,31 @@ async def test_rotated_key_is_read_anew_and_the_former_serves_pinned_requests(
     await scene.material.look()
     assert scene.usable(entry("f2"))
     assert scene.usable(entry("f1"))
+
+
+async def test_former_key_serves_its_own_address_until_the_new_one_is_read(
+    make: Callable[[], Scene],
+) -> None:
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    await scene.material.look()
+    assert scene.usable(entry("f2"))
+    assert not scene.usable(entry("f2"), url="https://elsewhere.example")
+    elsewhere = replace(entry("f2"), secrets={"api_key": "another/api-key"})
+    assert not scene.usable(elsewhere)
+
+
+async def test_key_of_a_credential_that_was_gone_stands_in_for_nothing(
+    make: Callable[[], Scene],
+) -> None:
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    await scene.material.look()
+    scene.holder.set(snapshot(2))
+    await scene.material.look()
+    assert not scene.usable(entry("f2"))
 
 
 async def test_file_that_changes_takes_no_key_of_a_secret_back(make: Callable[[], Scene]) -> None:
