@@ -49,7 +49,8 @@ async def test_operator_that_is_off_is_not_noticed(cluster: Cluster) -> None:
             "no operator",
         )
         # Pods of plugins come and go without it, too.
-        await off(cluster.kubectl, "rollout", "restart", "deployment/plugin-whoami")
+        pod = cluster.items("pods", "-lpatchbay.dev/plugin=whoami")[0]["metadata"]["name"]
+        await off(cluster.kubectl, "delete", "pod", pod, "--wait=false")
         await off(cluster.rolled_out, "plugin-whoami")
         await load.more(100)
         await off(cluster.kubectl, "scale", f"deployment/{OPERATOR}", "--replicas=2")
