@@ -323,6 +323,7 @@ async def _control(
                 clock=clock,
                 tasks=tasks,
                 name_servers=settings.name_servers,
+                tls=settings.tls,
             )
         )
         await stack.enter_async_context(

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,7 +63,7 @@ from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.instances import Heartbeat, Instance
 from patchbay_gateway.plugins.management_api import ManagementPlugins
-from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.plugins.registry import PluginRegistry, remote
 from patchbay_gateway.plugins.scopes import ScopeTable
 from patchbay_gateway.translate.native import native_registry
 
@@ -220,6 +221,7 @@ async def running_edge(
         clock=clock,
         local=local,
         builtin_address=settings.executors_address or None,
+        connect=partial(remote, tls=settings.tls),
     )
     authenticator = Authenticator(
         lambda key: tuple(client_key_digest(root, key) for root in roots.cluster),
@@ -407,7 +409,9 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
 
     def channel(address: str, service: str) -> RemoteChannel:
         key = service_key(roots.cluster[0])
-        return RemoteChannel(address, metadata=TokenSource(key, service, caller).metadata)
+        return RemoteChannel(
+            address, metadata=TokenSource(key, service, caller).metadata, tls=settings.tls
+        )
 
     async with contextlib.AsyncExitStack() as stack:
         tasks = Tasks(shutdown)
@@ -430,7 +434,10 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
         stack.push_async_callback(calls.aclose)
         await calls.start()
         # Plugins' own tokens go along on these.
-        auths = [RemoteChannel(a.strip()) for a in settings.scheduler_address.split(",")]
+        auths = [
+            RemoteChannel(a.strip(), tls=settings.tls)
+            for a in settings.scheduler_address.split(",")
+        ]
         for each in (usage, *auths):
             stack.push_async_callback(each.close)
         edge = await stack.enter_async_context(

@@ -165,6 +165,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
             executors,
             _keys(executors, settings.data_dir),
             message_limit=message_limit_for(config.limits.body),
+            tls=settings.tls,
         )
         metrics = _Page(make_metrics(enabled=True), server)
         checks = {"executors": lambda: "draining" if shutdown.draining.is_set() else None}

@@ -29,6 +29,7 @@ from patchbay_gateway.plugins.members import Member, Plugin
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
+    from patchbay.tls import Tls
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.dns import Resolver
@@ -47,9 +48,9 @@ MAX_RETRY: Final = 30.0
 _log = get_logger("plugins.registry")
 
 
-def remote(address: str, message_limit: int) -> Channel:
+def remote(address: str, message_limit: int, tls: Tls | None = None) -> Channel:
     """Return a gRPC channel to *address*."""
-    return RemoteChannel(address, message_limit=message_limit)
+    return RemoteChannel(address, message_limit=message_limit, tls=tls)
 
 
 @dataclasses.dataclass(slots=True)

@@ -8,6 +8,7 @@ these capabilities; which it has only its handshake tells. Not here: the calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.hooks import Hooks
-from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.plugins.registry import PluginRegistry, remote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -96,5 +97,6 @@ def host_plugins(
         clock=clock,
         local=local,
         builtin_address=settings.executors_address or None,
+        connect=partial(remote, tls=settings.tls),
     )
     return HostedPlugins(registry, Hooks(registry), PluginCalls(registry))

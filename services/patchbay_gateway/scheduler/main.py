@@ -380,6 +380,7 @@ async def _serve(
                 {SERVICE: servicer, HOST_SERVICE: servicer.host},
                 authenticate=authenticate,
                 max_connection_age=_CONNECTION_AGE,
+                tls=settings.tls,
             )
             checks = {"scheduler": lambda: "; ".join(servicer.problems()) or None}
             async with serve_health(settings.host, settings.health_port, checks, metrics) as health:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,14 @@ from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.hooks import Hooks
 from patchbay_gateway.plugins.instances import list_instances
-from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.plugins.registry import PluginRegistry, remote
 from patchbay_gateway.plugins.usage_plugin import may_listen
 from patchbay_gateway.usage.fan_out import FanOut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from patchbay.tls import Tls
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.lifecycle import Tasks
     from patchbay_gateway.kernel.redis import Store
@@ -46,6 +48,7 @@ async def running_fan_out(
     clock: Clock,
     tasks: Tasks,
     name_servers: str = "",
+    tls: Tls | None = None,
 ) -> AsyncIterator[PluginRegistry]:
     """
     Offer rows to the plugins of the snapshot.
@@ -59,6 +62,7 @@ async def running_fan_out(
         clock: Time.
         tasks: Owns the loops.
         name_servers: As in `dns.named_settings`.
+        tls: Certificates for calls of plugins.
     """
     registry = PluginRegistry(
         host=Host(name, version("patchbay-gateway")),
@@ -67,6 +71,7 @@ async def running_fan_out(
             DnsResolver(named_settings(name_servers)), store=store, clock=clock
         ),
         clock=clock,
+        connect=partial(remote, tls=tls),
     )
 
     async def leads() -> bool:

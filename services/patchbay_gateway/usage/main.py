@@ -125,6 +125,7 @@ async def running_usage(
                     clock=clock,
                     tasks=tasks,
                     name_servers=settings.name_servers,
+                    tls=settings.tls,
                 )
             )
         if metrics is not None:
@@ -191,7 +192,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
         keys = service_key(roots.cluster[0])
         source = TokenSource(keys, _SCHEDULER, f"usage-{socket.gethostname()}")
         schedulers = [
-            RemoteChannel(address, metadata=source.metadata)
+            RemoteChannel(address, metadata=source.metadata, tls=settings.tls)
             for address in settings.scheduler_address.split(",")
             if address
         ]
@@ -225,6 +226,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
         server = Server(
             {SERVICE: servicer},
             authenticate=ServiceAuthenticator([service_key(root) for root in roots.cluster]),
+            tls=settings.tls,
         )
         grpc_port = await server.start(settings.grpc_listen)
         _log.info("usage service is up", grpc_port=grpc_port, health_port=port)

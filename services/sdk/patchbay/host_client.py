@@ -38,6 +38,7 @@ from patchbay.host_types import (
 )
 from patchbay.secrets import SecretOpener, seal
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, wire_options
+from patchbay.tls import open_channel
 from patchbay.tokens import CALLBACK_KEY, PLUGIN_KEY, SCOPE_KEY, TokenSource, host_audience
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from patchbay.errors import Headers
+    from patchbay.tls import Tls
 
 _HOST: Final = "/patchbay.host.v1.HostService/"
 _MAX_CHANNELS: Final = 64
@@ -313,6 +315,7 @@ class HostConnections:
         plugin_keys: Plugin id to its keys, the newest first.
         host_address: Where calls outside of a scope go; default PATCHBAY_HOST_ADDRESS.
         message_limit: Largest message, bytes.
+        tls: Certificates; None for plain HTTP/2.
     """
 
     def __init__(
@@ -321,7 +324,9 @@ class HostConnections:
         *,
         host_address: str | None = None,
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
+        tls: Tls | None = None,
     ) -> None:
+        self._tls = tls
         self._keys = plugin_keys
         self._address = (
             os.environ.get("PATCHBAY_HOST_ADDRESS", "") if host_address is None else host_address
@@ -355,7 +360,7 @@ class HostConnections:
         """Return the channel to *address*."""
         found = self._channels.get(address)
         if found is None:
-            found = grpc.aio.insecure_channel(address, options=self._options)
+            found = open_channel(address, self._options, self._tls)
             self._channels[address] = found
             if len(self._channels) > _MAX_CHANNELS:
                 _, oldest = self._channels.popitem(last=False)

@@ -6,8 +6,8 @@ Serving plugins: `serve(MyPlugin())` is a whole program.
 
 Any mix of plugins, each with any mix of capabilities, is served at one address; the call's metadata says
 which one it is for. `build_servicers` makes the same servicers for calls within a process. Keys come from
-PATCHBAY_PLUGIN_KEY or the file that PATCHBAY_PLUGIN_KEY_FILE names. Not here: what a plugin does (the
-modules of the capabilities).
+PATCHBAY_PLUGIN_KEY or the file that PATCHBAY_PLUGIN_KEY_FILE names, certificates from PATCHBAY_TLS_DIR. Not
+here: what a plugin does (the modules of the capabilities).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from patchbay.host_client import HostClient, HostConnections
 from patchbay.metrics import health_port, serving_metrics
 from patchbay.secrets import SecretOpener
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, Server
+from patchbay.tls import Tls
 from patchbay.tokens import PluginAuthenticator
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class PluginServer:
         plugins: With different ids.
         plugin_keys: Their keys, the newest first.
         message_limit: Largest message in either direction, bytes; the gateway's `limits.body` and 1 MiB.
+        tls: Certificates, of calls and callbacks; None for plain HTTP/2.
     """
 
     def __init__(
@@ -193,15 +195,17 @@ class PluginServer:
         plugin_keys: PluginKeys,
         *,
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
+        tls: Tls | None = None,
     ) -> None:
         self._configurations = Configurations(plugins)
-        self._hosts = HostConnections(plugin_keys, message_limit=message_limit)
+        self._hosts = HostConnections(plugin_keys, message_limit=message_limit, tls=tls)
         ids = self._configurations.plugin_ids
         channel = {id_: [keys.channel_key(key) for key in plugin_keys.get(id_, ())] for id_ in ids}
         self._server = Server(
             _build(self._configurations, plugin_keys, self._hosts),
             authenticate=PluginAuthenticator(lambda id_: channel.get(id_, ()), ids),
             message_limit=message_limit,
+            tls=tls,
         )
 
     @property
@@ -258,7 +262,8 @@ async def serve_async(
     loop = asyncio.get_running_loop()
     signals = () if stopping is not None else (signal.SIGTERM, signal.SIGINT)
     stop = stopping or asyncio.Event()
-    server = PluginServer(plugins, plugin_keys, message_limit=message_limit)
+    tls = Tls.from_environment(os.environ)
+    server = PluginServer(plugins, plugin_keys, message_limit=message_limit, tls=tls)
     async with contextlib.AsyncExitStack() as stack:
         if health is not None:
             await stack.enter_async_context(
@@ -289,7 +294,11 @@ async def connect_host(
         FailedPrecondition: It has no key; without an address the client's calls raise it.
     """
     found = load_plugin_keys(environ, [plugin_id])
-    connections = HostConnections(found, host_address=environ.get("PATCHBAY_HOST_ADDRESS", ""))
+    connections = HostConnections(
+        found,
+        host_address=environ.get("PATCHBAY_HOST_ADDRESS", ""),
+        tls=Tls.from_environment(environ),
+    )
     try:
         yield connections.client(plugin_id)
     finally:

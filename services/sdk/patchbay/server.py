@@ -26,6 +26,8 @@ from patchbay import errors, status
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 
+    from patchbay.tls import Tls
+
     Metadata = Sequence[tuple[str, str | bytes]]
     Authenticate = Callable[[str, Metadata], None]
     """Takes the method path and the call's metadata; raises Unauthenticated or PermissionDenied."""
@@ -154,6 +156,7 @@ class Server:
         without_deadline: Paths of unary methods that may be called without a deadline.
         max_connection_age: Seconds after which a client is asked to connect anew, so that it sees new
             addresses; None for never.
+        tls: Certificates; None for plain HTTP/2.
     """
 
     def __init__(
@@ -164,7 +167,9 @@ class Server:
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
         without_deadline: Collection[str] = WITHOUT_DEADLINE,
         max_connection_age: float | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        self._tls = tls
         self._authenticate = authenticate
         self._without_deadline = frozenset(without_deadline)
         self._services = tuple(servicers)
@@ -305,7 +310,10 @@ class Server:
         port = 0
         for address in addresses:
             try:
-                port = self._server.add_insecure_port(address)
+                if self._tls is not None and not address.startswith("unix:"):
+                    port = self._server.add_secure_port(address, self._tls.server_credentials())
+                else:
+                    port = self._server.add_insecure_port(address)
             except RuntimeError as error:
                 raise errors.FailedPrecondition(
                     f"cannot listen on {address}; is another process there?",

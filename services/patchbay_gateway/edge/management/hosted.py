@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,12 @@ from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
 from patchbay_gateway.plugins.hooks import Hooks
 from patchbay_gateway.plugins.management_api import ManagementPlugins
-from patchbay_gateway.plugins.registry import PluginRegistry
+from patchbay_gateway.plugins.registry import PluginRegistry, remote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from patchbay.tls import Tls
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.lifecycle import Tasks
     from patchbay_gateway.kernel.redis import Store
@@ -52,6 +54,7 @@ async def management_plugins(
     clock: Clock,
     tasks: Tasks,
     name_servers: str = "",
+    tls: Tls | None = None,
 ) -> AsyncIterator[HostedPlugins]:
     """
     Keep registered with the plugins of each new snapshot.
@@ -63,6 +66,7 @@ async def management_plugins(
         clock: Time.
         tasks: Owns the loop.
         name_servers: As in `dns.named_settings`.
+        tls: Certificates for calls of plugins.
     """
     registry = PluginRegistry(
         host=Host(f"management-{secrets.token_hex(6)}", version("patchbay-gateway")),
@@ -71,6 +75,7 @@ async def management_plugins(
             DnsResolver(named_settings(name_servers)), store=store, clock=clock
         ),
         clock=clock,
+        connect=partial(remote, tls=tls),
     )
     hooks, calls = Hooks(registry), PluginCalls(registry)
     pages = ManagementPlugins(registry, hooks, calls, lambda: holder.current)

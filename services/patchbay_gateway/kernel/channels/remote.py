@@ -19,6 +19,7 @@ from google.rpc import status_pb2
 
 from patchbay import errors, status
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, wire_options
+from patchbay.tls import open_channel
 from patchbay_gateway.kernel.channels.port import (
     ANSWER_TOO_LARGE,
     CALL_DEADLINE,
@@ -32,6 +33,8 @@ from patchbay_gateway.kernel.channels.port import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable
+
+    from patchbay.tls import Tls
 
 _SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
@@ -56,6 +59,7 @@ class RemoteChannel:
             in turn.
         metadata: Asked before each call for what goes in front of the call's own metadata.
         message_limit: Largest message in either direction, bytes.
+        tls: Certificates; None for plain HTTP/2.
     """
 
     def __init__(
@@ -64,12 +68,13 @@ class RemoteChannel:
         *,
         metadata: Callable[[], Metadata] | None = None,
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
+        tls: Tls | None = None,
     ) -> None:
         self.address = address
         self._metadata = metadata
-        self._channel = grpc.aio.insecure_channel(
+        self._channel = open_channel(
             address,
-            options=[
+            [
                 *wire_options(message_limit),
                 ("grpc.enable_retries", 0),
                 ("grpc.service_config", _SERVICE_CONFIG),
@@ -82,6 +87,7 @@ class RemoteChannel:
                 # Two channels to one address must not share a connection: each is closed on its own.
                 ("grpc.use_local_subchannel_pool", 1),
             ],
+            tls,
         )
         self._stubs: dict[str, Any] = {}
         self._closed = False

@@ -28,6 +28,8 @@ from patchbay_gateway.kernel.config.secrets import environment_secret
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from patchbay.tls import Tls
+
 Service = Literal["up", "edge", "scheduler", "executors", "usage"]
 
 GRPC_PORTS: Final[Mapping[str, int]] = {
@@ -126,6 +128,10 @@ class ProcessSettings(BaseModel):
     name_servers: NameServers = ""
     """Name servers by address, `host:port`, several with commas; empty: those of resolv.conf. For the
     addresses of schedulers, executors and plugins."""
+    tls_dir: Path | None = None
+    """Certificates for gRPC between services and plugins: tls.crt, tls.key, ca.crt; None: plain HTTP/2."""
+    tls_name: str = Field(default="patchbay", min_length=1, max_length=253)
+    """DNS name that all of these certificates carry."""
     advertise_address: OptionalAddress = ""
     """host:port at which plugins reach this process."""
     drain: Seconds = 25.0
@@ -153,6 +159,20 @@ class ProcessSettings(BaseModel):
     """Seconds that an auth provider gets for one refresh."""
     credentials_dir: Path | None = None
     """Durable records of credentials, shared by the schedulers of a machine; default in `data_dir`."""
+
+    @property
+    def tls(self) -> Tls | None:
+        """
+        Return the certificates of this process.
+
+        Raises:
+            FailedPrecondition: A file is missing or cannot be read.
+        """
+        if self.tls_dir is None:
+            return None
+        from patchbay.tls import Tls  # noqa: PLC0415 - gRPC is slow to import, and few processes need it
+
+        return Tls(self.tls_dir, self.tls_name)
 
     @property
     def loopback(self) -> bool:

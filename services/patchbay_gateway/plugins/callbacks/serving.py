@@ -89,14 +89,18 @@ async def serving_callbacks(
         nonlocal server
         limit = holder.current.settings.body_limit if holder.current is not None else 0
         at = settings.model_copy(update={"grpc_port": port}).grpc_listen
-        made = Server({HOST_SERVICE: servicer}, message_limit=message_limit_for(limit))
+        made = Server(
+            {HOST_SERVICE: servicer}, message_limit=message_limit_for(limit), tls=settings.tls
+        )
         try:
             bound = await made.start(at)
         except errors.FailedPrecondition:
             await made.stop()
             if always:
                 raise
-            made = Server({HOST_SERVICE: servicer}, message_limit=message_limit_for(limit))
+            made = Server(
+                {HOST_SERVICE: servicer}, message_limit=message_limit_for(limit), tls=settings.tls
+            )
             bound = await made.start(settings.model_copy(update={"grpc_port": 0}).grpc_listen)
         server = made
         scopes.address = advertised(settings, bound)
