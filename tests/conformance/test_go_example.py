@@ -211,11 +211,13 @@ def test_gateway_streams_through_it_and_it_masks(world: World) -> None:
 
 def test_it_calls_back_within_a_stream(world: World) -> None:
     """A line in the gateway's log, under the token that the contract describes."""
-    answer = world.chat(stream=True, fake={"chunks": 6})
-    deadline = time.monotonic() + 60
-    while "words were masked" not in (log := world.gateway.processes["up"].log.read_text("utf-8")):
-        assert time.monotonic() < deadline, (answer.text, world.plugin.tail())
-        time.sleep(0.05)  # the log is another process's
+    deadline = time.monotonic() + 90
+    log = ""
+    while "words were masked" not in log:
+        # Asked again: on a busy machine the plugin may give up the line to keep the stream.
+        assert time.monotonic() < deadline, (log[-2000:], world.plugin.tail())
+        assert world.chat(stream=True, fake={"chunks": 6}).status_code == 200
+        log = world.gateway.processes["up"].log.read_text("utf-8")
     (line, *_) = (line for line in log.splitlines() if "words were masked" in line)
     assert json.loads(line)["plugin"] == ID
 

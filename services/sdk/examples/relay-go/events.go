@@ -19,8 +19,16 @@ func (c *cutter) add(data []byte) [][]byte {
 	return c.cut()
 }
 
-// rest returns what is left of an event.
-func (c *cutter) rest() []byte { return bytes.TrimSpace(c.pending) }
+// rest returns what is left at the end of the bytes: a last event that lacks only its blank line, or half of one.
+func (c *cutter) rest() (event []byte, whole bool) {
+	left := bytes.TrimSpace(c.pending)
+	if len(left) == 0 {
+		return nil, false
+	}
+	_, data, found := bytes.Cut(left, []byte("data:"))
+	data = bytes.TrimSpace(data)
+	return c.pending, found && (string(data) == "[DONE]" || json.Valid(data))
+}
 
 func (c *cutter) cut() [][]byte {
 	var events [][]byte

@@ -99,6 +99,14 @@ func copyEvents(answer *reply, stream pluginv1.ExecutorService_ExecuteStreamServ
 			return err
 		}
 		events := cutter.add(buffer[:count])
+		half := false
+		if err == io.EOF {
+			rest, whole := cutter.rest()
+			half = len(rest) > 0 && !whole
+			if whole {
+				events = append(events, rest)
+			}
+		}
 		if len(cutter.pending) > mostEvent {
 			what := &typev1.UpstreamError{HttpStatus: 502, Sent: typev1.Sent_SENT_YES}
 			return upstreamFailure("UPSTREAM_TOO_LARGE", "an event of the provider is too large", what)
@@ -114,7 +122,7 @@ func copyEvents(answer *reply, stream pluginv1.ExecutorService_ExecuteStreamServ
 		}
 		if err == io.EOF {
 			// Half an event, or no last word: what is cut must not look finished.
-			if len(cutter.rest()) > 0 || !meter.ended {
+			if half || !meter.ended {
 				return truncated()
 			}
 			return nil

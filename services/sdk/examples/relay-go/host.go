@@ -17,7 +17,7 @@ import (
 const (
 	mostHosts     = 16
 	tokenLifetime = 5 * time.Minute
-	patience      = time.Second
+	patience      = 500 * time.Millisecond // the host waits a second for the answer to a chunk
 )
 
 // host is the way back to the gateways that call this plugin.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
-	"sync"
 
 	"google.golang.org/grpc/codes"
 
@@ -56,8 +55,6 @@ func (m *masker) InterceptStreamChunk(stream pluginv1.StreamChunkInterceptorServ
 	var delivered history
 	var answered []byte // what was answered last, the chunk itself where nothing was changed
 	begun, told := false, false
-	var telling sync.WaitGroup
-	defer telling.Wait()
 	for {
 		request, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -94,13 +91,11 @@ func (m *masker) InterceptStreamChunk(stream pluginv1.StreamChunkInterceptorServ
 		}
 		answered = left
 		if !told && touched(answer) {
-			// Beside the stream, which does not wait for it; the scope lasts as long as the stream.
+			// Before the answer: the scope ends with the last one.
 			told = true
-			telling.Go(func() {
-				if err := m.host.say(stream.Context(), "words were masked", map[string]any{"chunk": request.ChunkIndex}); err != nil {
-					m.log.Warn("the host's log cannot be reached", "error", err.Error())
-				}
-			})
+			if err := m.host.say(stream.Context(), "words were masked", map[string]any{"chunk": request.ChunkIndex}); err != nil {
+				m.log.Warn("the host's log cannot be reached", "error", err.Error())
+			}
 		}
 		if err := stream.Send(answer); err != nil {
 			return err

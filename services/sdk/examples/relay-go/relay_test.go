@@ -55,8 +55,18 @@ func TestEventsAreCutWhereverReadsEnd(t *testing.T) {
 				found = append(found, string(event))
 			}
 		}
-		if fmt.Sprint(found) != fmt.Sprint(want) || len(cutter.rest()) != 0 {
+		if rest, _ := cutter.rest(); fmt.Sprint(found) != fmt.Sprint(want) || len(rest) != 0 {
 			t.Errorf("reads of %d: %q", size, found)
+		}
+	}
+}
+
+func TestLastEventMayLackItsBlankLineAndNothingElse(t *testing.T) {
+	for text, want := range map[string]bool{"data: [DONE]\n": true, "data: {\"a\":1}": true, "data: {\"a\":": false, "data": false} {
+		var cutter cutter
+		cutter.add([]byte(text))
+		if rest, whole := cutter.rest(); whole != want || string(rest) != text {
+			t.Errorf("%q is whole: %v", text, whole)
 		}
 	}
 }

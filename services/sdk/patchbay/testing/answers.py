@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 from patchbay.plugin.v1 import model_router_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _STATE: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9_.-]{1,128}")
 _FLAG: Final = re.compile(r"[^\s=]+")
+_CONNECTION: Final = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+        "te", "trailer", "transfer-encoding", "upgrade", "content-length", "content-encoding",
+    }
+)  # fmt: skip
+"""Headers that spoke of the connection to the provider."""
 
 
 def complaints(method: str, request: Any, answer: Any) -> str:
@@ -93,6 +100,16 @@ def _managed(_: Any, answer: Any) -> str:
 def _executed(_: Any, answer: Any) -> str:
     if answer.status and not 200 <= answer.status <= 299:
         return f"an answer of status {answer.status}: failures are errors with UpstreamError"
+    return header_complaint(answer.headers)
+
+
+def header_complaint(headers: Iterable[str]) -> str:
+    """Return what is wrong with the names of an executor's answer headers, empty if nothing."""
+    for name in headers:
+        if name != name.lower():
+            return f"the header {name!r} is not in lower case"
+        if name in _CONNECTION:
+            return f"the header {name!r} spoke of the connection to the provider"
     return ""
 
 

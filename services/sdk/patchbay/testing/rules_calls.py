@@ -295,14 +295,14 @@ async def _error_details(subject: Subject) -> None:
     bad = [
         failure
         for failure in failures
-        if not _made_by_grpc(failure)
+        if not made_by_grpc(failure)
         and (not _REASON.fullmatch(failure.reason) or failure.domain != DOMAIN)
     ]
     if bad:
         raise Broken(f"{len(bad)} of {len(failures)} errors, among them {bad[0]}")
 
 
-def _made_by_grpc(failure: Failure) -> bool:
+def made_by_grpc(failure: Failure) -> bool:
     """Whether the status is none that the plugin made."""
     if failure.details:
         return False

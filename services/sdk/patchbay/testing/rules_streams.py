@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.plugin.v1 import stream_chunk_interceptor_pb2, transform_pb2
 from patchbay.testing import requests
+from patchbay.testing.answers import header_complaint
 from patchbay.testing.connection import CallFailed
 from patchbay.testing.rules import NOT_DECLARED, Broken, Rule, Skipped
 from patchbay.testing.rules_calls import PROMPT
@@ -52,6 +53,8 @@ async def _order(subject: Subject) -> None:
     try:
         while (message := await connection.read(call, path)) is not None:
             kind = message.WhichOneof("message") or "nothing"
+            if kind == "head" and (found := header_complaint(message.head.headers)):
+                raise Broken(f"in the head {found}")
             if kind == "batch":
                 if not message.batch.chunks or not all(message.batch.chunks):
                     raise Broken("a batch without chunks, or an empty chunk")
