@@ -137,7 +137,10 @@ def _auth_files(config: Config, planted: Planted) -> Check:
             "auth_dir",
             "warn",
             f"{used} files are used; " + "; ".join(told[:_SHOWN]) + more,
-            "mend the files named; the type in a file is the name of a provider, or its plugin",
+            "mend the files named; the type in a file is the name of a provider, or its plugin"
+            + (
+                "; what plugins read shows in `patchbay credentials list`" if config.plugins else ""
+            ),
         )
     return Check("auth_dir", "ok", f"{used} files are used")
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 FIRST_RETRY: Final = 0.5
 MAX_RETRY: Final = 30.0
 """Seconds between handshakes that fail."""
+MAX_KEYS_RETRY: Final = 2.0
+"""The same while our own schedulers have no keys to give: services start side by side, none waits long."""
 
 _log = get_logger("plugins.registry")
 
@@ -307,8 +309,11 @@ class PluginRegistry:
                 pause = FIRST_RETRY
                 await member.wake.wait()
                 continue
+            longest = MAX_KEYS_RETRY
             try:
-                await self._shake(member)
+                keys = () if member.registered else await self._keys(member.plugin_id)
+                longest = MAX_RETRY
+                await self._shake(member, keys)
             except (Refused, errors.PatchbayError) as error:
                 reasons = (
                     error.reasons if isinstance(error, Refused) else (handshake.explain(error),)
@@ -322,20 +327,19 @@ class PluginRegistry:
                     )
                 member.reasons = reasons
                 self._changed(plugin)
-                await self._pause(member, pause)
-                pause = min(pause * 2, MAX_RETRY)
+                await self._pause(member, min(pause, longest))
+                pause = min(pause * 2, longest)
             else:
                 _log.info("plugin registered", plugin=member.plugin_id, address=member.address)
                 self._changed(plugin)
 
-    async def _shake(self, member: Member) -> None:
+    async def _shake(self, member: Member, keys: Sequence[bytes]) -> None:
         generation, config = member.peer.generation, member.config
         if member.registered and member.registration is not None:
             registration = await handshake.reconfigure(
                 member.channel, self._host, member.plugin_id, config, member.registration
             )
         else:
-            keys = await self._keys(member.plugin_id)
             registration = await handshake.register(
                 member.channel, self._host, member.plugin_id, config, keys
             )

@@ -62,11 +62,19 @@ class Grants:
         clock: Says when they are old.
         installation: Filled into attempts.
         lease_ttl: Seconds.
+        most: Grants that are kept.
     """
 
     def __init__(
-        self, credentials: Credentials, *, clock: Clock, installation: str, lease_ttl: float
+        self,
+        credentials: Credentials,
+        *,
+        clock: Clock,
+        installation: str,
+        lease_ttl: float,
+        most: int = _KEPT,
     ) -> None:
+        self._most = most
         self._credentials = credentials
         self._clock = clock
         self._installation = installation
@@ -85,8 +93,9 @@ class Grants:
         ):
             return kept
         grant = self._make(snapshot, candidate)
-        if len(self._kept) >= _KEPT:
-            self._kept.clear()
+        if len(self._kept) >= self._most and id(candidate) not in self._kept:
+            # The one that was made first: a pool of more is not made anew as a whole.
+            del self._kept[next(iter(self._kept))]
         self._kept[id(candidate)] = grant
         return grant
 

@@ -232,9 +232,15 @@ class Logins:
         if answer.status == auth_provider_pb2.AUTH_LOGIN_STATUS_ERROR:
             login.status, login.message = "error", answer.message or "Authentication failed"
         elif answer.status == auth_provider_pb2.AUTH_LOGIN_STATUS_SUCCESS:
-            login.credential_ids = await self._save(wanted, list(answer.auths) or [answer.auth])
-            login.credential_id = login.credential_id or login.credential_ids[0]
-            login.status = "ok"
+            try:
+                ids = await self._save(wanted, list(answer.auths) or [answer.auth])
+            except (errors.FailedPrecondition, errors.NotFound) as error:
+                # Asking again changes nothing, and the code is used up.
+                login.status, login.message = "error", f"not kept: {error.message}"
+                _log.warning("a login cannot be kept", plugin=wanted.plugin_id, why=error.message)
+            else:
+                login.credential_ids, login.status = ids, "ok"
+                login.credential_id = login.credential_id or ids[0]
         await self._keep(state, login)
 
     # -- what comes back --------------------------------------------------------------------------

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.scheduler.credentials import Credentials, Material
     from patchbay_gateway.scheduler.durable.auth_files import AuthFile, OfferedFile
     from patchbay_gateway.scheduler.parsed_files import Parsed
+    from patchbay_gateway.scheduler.refresh_rules import Seed
 
 _log = logs.get_logger("scheduler.configuration")
 
@@ -76,6 +77,8 @@ class _Read:
     seeds: Seeds
     digests: dict[str, str]
     prices: tuple[PriceEntry, ...]
+    published: frozenset[str]
+    """What a follower saw of auth files in the snapshot when this was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +244,7 @@ class Configuration:
                 self._problem = ""
                 _log.info("configuration taken")
             return
-        if self._reparsed:
+        if self._reparsed or self._read.published != self._published(self._read.planted):
             await self._take(self._read.plain)
             return
         if self._unsown:
@@ -283,6 +286,9 @@ class Configuration:
         taken = (c.id for provider in planted.config.providers for c in provider.credentials)
         grown = grow(config, found, by_plugins, parsed, taken)
         seeds = read_seeds(config, source.environ)
+        published = self._published(planted)
+        # Who only follows does not know what plugins make of files: publishers say which are read here.
+        of_files = planted.seeds if self._publisher is not None else _those(planted, published)
         return _Read(
             plain=config,
             config=planted.config,
@@ -290,10 +296,23 @@ class Configuration:
             grown=grown,
             auth_files=found,
             material=read_material(planted.config, source.environ, source.roots.store[0]),
-            seeds=Seeds({**seeds.of, **planted.seeds, **grown.seeds}, seeds.broken),
+            seeds=Seeds({**seeds.of, **of_files, **grown.seeds}, seeds.broken),
             digests=digest_keys(config, source.environ, source.roots.cluster[0]),
             prices=load_prices(config.usage.prices) if config.usage.prices else (),
+            published=published,
         )
+
+    def _published(self, planted: Planted) -> frozenset[str]:
+        """Return what the snapshot has of auth files, for a follower; nothing for a publisher."""
+        snapshot = self._holder.current
+        if self._publisher is not None or snapshot is None or not self._has_files():
+            return frozenset()
+        known = snapshot.credential_by_id
+        mine = {id_ for id_ in planted.seeds if id_ in known and not known[id_].brought_by}
+        return frozenset(mine | {f"{c.file}/{c.id}" for c in known.values() if c.file})
+
+    def _has_files(self) -> bool:
+        return self._read is None or self._read.plain.auth_dir is not None
 
     def _build(self, previous: Snapshot | None) -> Snapshot:
         read = self._read
@@ -369,6 +388,10 @@ def _tell(read: _Read, before: _Read | None) -> None:
                 _log.warning(
                     "an auth file is not used in full", file=warned.source, why=warned.reason
                 )
+
+
+def _those(planted: Planted, ids: frozenset[str]) -> dict[str, Seed]:
+    return {id_: seed for id_, seed in planted.seeds.items() if id_ in ids}
 
 
 def _named(config: Config) -> Iterator[Path | None]:

@@ -148,6 +148,16 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
         """Take a credential back into use, unless the configuration disables it."""
         return await ports.pool.switch(credential_id, disabled=False)
 
+    _brought(router, ports)
+    _configuration(router, snapshot)
+    _plugins(router, ports)
+    _logins(router, ports)
+    return router
+
+
+def _brought(router: APIRouter, ports: ManagementPorts) -> None:
+    """Add what concerns credentials that stand in no configuration."""
+
     @router.delete("/credentials/{credential_id}", tags=["credentials"])
     async def remove(credential_id: str) -> dict[str, Any]:
         """Forget a credential that a login, a command or a plugin brought."""
@@ -158,11 +168,6 @@ def _management(ports: ManagementPorts, clock: Clock) -> APIRouter:
     async def auth_files() -> list[dict[str, Any]]:
         """Auth files, and kept credentials, of which not everything is used, and why."""
         return await ports.pool.auth_files()
-
-    _configuration(router, snapshot)
-    _plugins(router, ports)
-    _logins(router, ports)
-    return router
 
 
 def _configuration(router: APIRouter, snapshot: Callable[[], Snapshot]) -> None:
