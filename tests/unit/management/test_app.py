@@ -266,6 +266,7 @@ async def test_docs_page_lists_the_routes_and_loads_nothing(process):
         "/v0/management/plugins/{plugin_id}/command-line",
         "/v0/management/plugins/{plugin_id}/exec",
         "/v0/management/auth-files",
+        "/v0/management/keys",
         "/v0/management/credentials",
         "/v0/management/credentials/{credential_id}",
         "/v0/management/credentials/{credential_id}/reset",
