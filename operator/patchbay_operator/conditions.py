@@ -20,14 +20,14 @@ from patchbay_operator.api.status import (
     RESOLVED_REFS,
     STALLED,
 )
-from patchbay_operator.draft import CONFIG_NOT_FOUND, SECRET_NOT_FOUND, Aspect
 from patchbay_operator.objects.naming import PLUGIN_LABEL
+from patchbay_operator.verdicts import CONFIG_NOT_FOUND, SECRET_NOT_FOUND, Aspect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from patchbay_gateway.plugins.instances import Instance
-    from patchbay_operator.draft import Verdict
+    from patchbay_operator.verdicts import Verdict
 
 NEEDS_LOGIN: Final = "NeedsLogin"
 """The provider wants somebody to log in: no time and no edit of the resource helps."""

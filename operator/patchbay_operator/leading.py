@@ -106,7 +106,9 @@ class Leadership:
             if lease is None:
                 await self._api.create(self._document(None))
                 return True
-            spec = lease.get("spec") or {}  # the chart makes it empty, so that it goes with the release
+            spec = (
+                lease.get("spec") or {}
+            )  # the chart makes it empty, so that it goes with the release
             holder = spec.get("holderIdentity") or ""
             mark = (holder, str(spec.get("renewTime")))
             if mark != self._seen:

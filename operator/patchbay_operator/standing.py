@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay_operator.api.status import REFRESH_HEALTHY
 from patchbay_operator.conditions import NEEDS_LOGIN, Said, disabled_aspect
-from patchbay_operator.draft import Aspect
+from patchbay_operator.verdicts import Aspect
 
 if TYPE_CHECKING:
     from patchbay_gateway.plugins.reports import Standing

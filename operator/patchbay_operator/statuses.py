@@ -25,7 +25,6 @@ from patchbay_operator.conditions import (
     summarise,
     transitions,
 )
-from patchbay_operator.draft import Aspect
 from patchbay_operator.gathering import RESOURCES
 from patchbay_operator.objects.naming import (
     PLUGIN_LABEL,
@@ -35,6 +34,7 @@ from patchbay_operator.objects.naming import (
 )
 from patchbay_operator.resources import understand
 from patchbay_operator.standing import details, refresh_said, serving_aspect
+from patchbay_operator.verdicts import Aspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from patchbay_operator.api.plugin import PluginSpec
     from patchbay_operator.cluster import KubeApi
     from patchbay_operator.conditions import Said
-    from patchbay_operator.draft import Draft, Verdict
+    from patchbay_operator.draft import Draft
     from patchbay_operator.installation import Installation
     from patchbay_operator.resources import Resource
+    from patchbay_operator.verdicts import Verdict
 
 QUIET: Final = 15.0
 """Seconds between two writes to one resource of what is no condition."""

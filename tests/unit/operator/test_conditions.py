@@ -11,7 +11,7 @@ from patchbay_operator.conditions import (
     summarise,
     transitions,
 )
-from patchbay_operator.draft import Aspect, Verdict
+from patchbay_operator.verdicts import Aspect, Verdict
 
 FINE = Aspect(ok=True, reason="Fine", message="fine")
 

@@ -9,8 +9,8 @@ import pytest
 from patchbay_gateway.plugins.reports import Standing
 from patchbay_operator.api.provider_credential import ProviderCredentialSpec
 from patchbay_operator.conditions import Said, summarise
-from patchbay_operator.draft import Aspect, Verdict
 from patchbay_operator.standing import details, refresh_said, serving_aspect
+from patchbay_operator.verdicts import Aspect, Verdict
 
 FINE = Aspect(ok=True, reason="Fine", message="fine")
 KEY = {
