@@ -126,7 +126,14 @@ def test_every_service_has_an_error_table() -> None:
             for reason in re.findall(r'reason="([A-Z_]+)"', path.read_text(encoding="utf-8"))
         }
         # The author's or operator's own mistakes, never on the wire.
-        - {"SECRET_INCOMPLETE", "ADDRESS_IN_USE", "PLUGIN_KEY_INVALID", "HOST_NOT_REACHABLE"}
+        - {
+            "SECRET_INCOMPLETE",
+            "ADDRESS_IN_USE",
+            "PLUGIN_KEY_INVALID",
+            "HOST_NOT_REACHABLE",
+            "PORT_INVALID",
+            "TLS_INCOMPLETE",
+        }
     ),
 )
 def test_reason_of_the_sdk_is_in_the_error_tables(reason: str) -> None:

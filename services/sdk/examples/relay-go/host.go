@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	hostv1 "patchbay.dev/examples/relay-go/gen/patchbay/host/v1"
@@ -80,7 +79,11 @@ func (h *host) connection(address string) (*grpc.ClientConn, error) {
 		connection.Close()
 	}
 	// Straight there, whatever proxy the providers need.
-	made, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	shown, err := certificatesOfEnvironment().client()
+	if err != nil {
+		return nil, err
+	}
+	made, err := grpc.NewClient(address, grpc.WithTransportCredentials(shown), grpc.WithNoProxy())
 	if err == nil {
 		h.connections[address] = made
 	}

@@ -46,9 +46,14 @@ func run(address string) error {
 	if err != nil {
 		return err
 	}
+	certificates := certificatesOfEnvironment()
 	network, where := "tcp", address
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, where = "unix", path
+		network, where, certificates.directory = "unix", path, ""
+	}
+	shown, err := certificates.server()
+	if err != nil {
+		return err
 	}
 	listener, err := net.Listen(network, where)
 	if err != nil {
@@ -61,6 +66,7 @@ func run(address string) error {
 	registrations := newRegistrations(keys, log)
 	gate := newGate(keys, registrations, log)
 	server := grpc.NewServer(
+		grpc.Creds(shown),
 		grpc.MaxRecvMsgSize(messageLimit),
 		grpc.InitialWindowSize(streamWindow),
 		// Hosts ping every 20 or 30 s, also while no call runs.
