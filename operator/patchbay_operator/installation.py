@@ -45,6 +45,10 @@ class Installation:
     """Whether Cilium's policies hold each plugin to its egress hosts."""
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets for registries, of every plugin."""
+    tls_secret: str = ""
+    """Secret with the certificate of plugins' pods; empty: gRPC without TLS."""
+    tls_name: str = "patchbay"
+    """DNS name that certificates of the installation carry."""
     monitoring_namespace: str = ""
     """Namespace that may scrape metrics ports; empty: nobody."""
 

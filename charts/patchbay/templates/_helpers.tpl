@@ -67,6 +67,25 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end -}}
 {{- end -}}
 
+{{- define "patchbay.tlsSecret" -}}
+{{- if .Values.tls.existingSecret -}}
+{{- .Values.tls.existingSecret -}}
+{{- else if .Values.tls.certManager.enabled -}}
+{{- printf "%s-tls" (include "patchbay.fullname" .) -}}
+{{- else -}}
+{{- fail "tls.enabled needs tls.existingSecret, a Secret with tls.crt, tls.key and ca.crt, or tls.certManager.enabled" -}}
+{{- end -}}
+{{- end -}}
+{{- define "patchbay.tlsPluginSecret" -}}
+{{- if .Values.tls.existingPluginSecret -}}
+{{- .Values.tls.existingPluginSecret -}}
+{{- else if and .Values.tls.certManager.enabled (not .Values.tls.existingSecret) -}}
+{{- printf "%s-plugin-tls" (include "patchbay.fullname" .) -}}
+{{- else -}}
+{{- include "patchbay.tlsSecret" . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "patchbay.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -100,6 +119,10 @@ seccompProfile: {type: RuntimeDefault}
 - {name: PATCHBAY_SCHEDULER_ADDRESS, value: "{{ include "patchbay.host" (list $context "scheduler") }}:7001"}
 - {name: PATCHBAY_USAGE_ADDRESS, value: "{{ include "patchbay.host" (list $context "usage") }}:7002"}
 - {name: PATCHBAY_EXECUTORS_ADDRESS, value: "{{ include "patchbay.host" (list $context "executors") }}:7003"}
+{{- end }}
+{{- if and $context.Values.tls.enabled (ne $component "operator") }}
+- {name: PATCHBAY_TLS_DIR, value: /keys/tls}
+- {name: PATCHBAY_TLS_NAME, value: {{ $context.Values.tls.serverName | quote }}}
 {{- end }}
 {{- with (index $context.Values $component).extraEnv }}
 {{ toYaml . }}
@@ -146,6 +169,7 @@ topologySpreadConstraints:
 {{- $component := index . 1 -}}
 {{- $extra := index . 2 -}}
 {{- $values := index $context.Values $component -}}
+{{- $tls := and $context.Values.tls.enabled (ne $component "operator") -}}
 {{- if lt (int $values.terminationGracePeriodSeconds) (add (int $values.preStopSeconds) (int $values.drainSeconds) 15 | int) -}}
 {{- fail (printf "%s.terminationGracePeriodSeconds is %d and must be at least preStopSeconds + drainSeconds + 15 = %d, or streams are cut at the end" $component (int $values.terminationGracePeriodSeconds) (add (int $values.preStopSeconds) (int $values.drainSeconds) 15 | int)) -}}
 {{- end -}}
@@ -215,7 +239,7 @@ spec:
             timeoutSeconds: 5
             failureThreshold: 6
           readinessProbe:
-            {{- if $extra.grpc }}
+            {{- if and $extra.grpc (not $context.Values.tls.enabled) }}
             grpc: {port: {{ $extra.grpc }}}
             {{- else }}
             httpGet: {path: /readyz, port: {{ $extra.health }}}
@@ -236,6 +260,9 @@ spec:
             {{- if not $extra.dataVolume }}
             - {name: data, mountPath: /data}
             {{- end }}
+            {{- if $tls }}
+            - {name: tls, mountPath: /keys/tls, readOnly: true}
+            {{- end }}
             {{- with $extra.mounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -244,6 +271,9 @@ spec:
         - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
         {{- if not $extra.dataVolume }}
         - {name: data, emptyDir: {sizeLimit: 2Gi}}
+        {{- end }}
+        {{- if $tls }}
+        - {name: tls, secret: {secretName: {{ include "patchbay.tlsSecret" $context }}, defaultMode: 288}}
         {{- end }}
         {{- with $extra.volumes }}
         {{- toYaml . | nindent 8 }}

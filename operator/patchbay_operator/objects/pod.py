@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from patchbay_operator.installation import Installation
 
 KEY_FILE: Final = "/var/run/patchbay/key/key"
+TLS_DIR: Final = "/var/run/patchbay/tls"
 CONFIG_DIR: Final = "/etc/patchbay"
 SECRETS_ANNOTATION: Final = "patchbay.dev/secrets"
 _GROUP_ID: Final = 65532
@@ -63,7 +64,7 @@ def pod_template(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(spec, installation)],
-        "volumes": _volumes(plugin, extra),
+        "volumes": _volumes(plugin, extra, installation.tls_secret),
         "topologySpreadConstraints": _spread(plugin, installation, extra),
     }
     if pull:
@@ -106,17 +107,25 @@ def _container(spec: PluginSpec, installation: Installation) -> dict[str, Any]:
         {"name": "patchbay-config", "mountPath": CONFIG_DIR, "readOnly": True},
         {"name": "patchbay-tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own
     ]
+    if installation.tls_secret:
+        env += [
+            {"name": "PATCHBAY_TLS_DIR", "value": TLS_DIR},
+            {"name": "PATCHBAY_TLS_NAME", "value": installation.tls_name},
+        ]
+        mounts.append({"name": "patchbay-tls", "mountPath": TLS_DIR, "readOnly": True})
     if spec.pod_template:
         mounts += [document(m) for m in spec.pod_template.volume_mounts]
+    # A kubelet has no certificate; whether calls are welcome the gateway asks itself.
+    asked = {"tcpSocket" if installation.tls_secret else "grpc": {"port": spec.port}}
     container: dict[str, Any] = {
         "name": "plugin",
         "image": spec.image,
         "ports": ports,
         "env": env,
         "volumeMounts": mounts,
-        "startupProbe": _probe(spec.port, spec.probes.startup, period=1, failures=120),
-        "readinessProbe": _probe(spec.port, spec.probes.readiness, period=2, failures=3),
-        "livenessProbe": _probe(spec.port, spec.probes.liveness, period=10, failures=6),
+        "startupProbe": _probe(asked, spec.probes.startup, period=1, failures=120),
+        "readinessProbe": _probe(asked, spec.probes.readiness, period=2, failures=3),
+        "livenessProbe": _probe(asked, spec.probes.liveness, period=10, failures=6),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -139,9 +148,11 @@ def _container(spec: PluginSpec, installation: Installation) -> dict[str, Any]:
     return container
 
 
-def _probe(port: int, timing: ProbeTiming, *, period: int, failures: int) -> dict[str, Any]:
+def _probe(
+    asked: Mapping[str, Any], timing: ProbeTiming, *, period: int, failures: int
+) -> dict[str, Any]:
     return {
-        "grpc": {"port": port},
+        **asked,
         "periodSeconds": period,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
@@ -149,7 +160,7 @@ def _probe(port: int, timing: ProbeTiming, *, period: int, failures: int) -> dic
     }
 
 
-def _volumes(plugin: str, extra: PodTemplate | None) -> list[dict[str, Any]]:
+def _volumes(plugin: str, extra: PodTemplate | None, tls_secret: str) -> list[dict[str, Any]]:
     own: list[dict[str, Any]] = [
         {
             "name": "patchbay-key",
@@ -158,6 +169,9 @@ def _volumes(plugin: str, extra: PodTemplate | None) -> list[dict[str, Any]]:
         {"name": "patchbay-config", "configMap": {"name": child_name(plugin)}},
         {"name": "patchbay-tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]
+    if tls_secret:
+        secret = {"secretName": tls_secret, "defaultMode": 0o440}
+        own.append({"name": "patchbay-tls", "secret": secret})
     names = {volume["name"] for volume in own}
     more = [document(v) for v in extra.volumes] if extra else []
     return own + [volume for volume in more if volume["name"] not in names]

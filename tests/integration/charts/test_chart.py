@@ -67,7 +67,18 @@ MATRIX: dict[str, tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]] = {
         ("gateway.networking.k8s.io/v1/HTTPRoute",),
     ),
 }
-FOREIGN = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+MATRIX["certificates of ours"] = ((), {"tls": {"enabled": True, "existingSecret": "tls"}}, ())
+MATRIX["certificates of cert-manager"] = (
+    (),
+    {
+        "tls": {
+            "enabled": True,
+            "certManager": {"enabled": True, "issuerRef": {"name": "patchbay", "kind": "Issuer"}},
+        }
+    },
+    ("cert-manager.io/v1",),
+)
+FOREIGN = {"ServiceMonitor", "PrometheusRule", "HTTPRoute", "Certificate"}
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +286,11 @@ def test_replicas_have_a_disruption_budget(helm: Helm) -> None:
         ({"redis": {"enabled": False}}, "redis.existingSecret names a Secret"),
         ({"httpRoute": {"enabled": True}}, "needs the Gateway API"),
         ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"tls": {"enabled": True}}, "tls.enabled needs tls.existingSecret"),
+        (
+            {"tls": {"enabled": True, "certManager": {"enabled": True}}},
+            "needs cert-manager (cert-manager.io/v1)",
+        ),
     ],
 )
 def test_wrong_values_are_refused_with_a_sentence(
@@ -283,6 +299,36 @@ def test_wrong_values_are_refused_with_a_sentence(
     done = helm.template(values=values)
     assert done.returncode != 0
     assert sentence in done.stderr
+
+
+def test_certificates_reach_all_that_speak_grpc(helm: Helm) -> None:
+    for case, secret, of_plugins in (
+        ("certificates of ours", "tls", "tls"),
+        ("certificates of cert-manager", "gw-patchbay-tls", "gw-patchbay-plugin-tls"),
+    ):
+        _, values, apis = MATRIX[case]
+        documents = helm.render(values=values, apis=apis)
+        pods = _pods(documents)
+        for component in ("edge", "scheduler", "executors", "usage"):
+            pod = pods[f"gw-patchbay-{component}"]
+            (volume,) = [v for v in pod["volumes"] if v["name"] == "tls"]
+            assert volume["secret"]["secretName"] == secret
+            (container,) = pod["containers"]
+            env = {e["name"]: e.get("value") for e in container["env"]}
+            (mount,) = [m for m in container["volumeMounts"] if m["name"] == "tls"]
+            assert env["PATCHBAY_TLS_DIR"] == mount["mountPath"]
+            assert env["PATCHBAY_TLS_NAME"] == "patchbay"
+            # A kubelet has no certificate.
+            assert not any("grpc" in container[p] for p in container if p.endswith("Probe"))
+        (operator,) = pods["gw-patchbay-operator"]["containers"]
+        told = {e["name"]: e.get("value") for e in operator["env"]}
+        assert told["PATCHBAY_OPERATOR_TLS_SECRET"] == of_plugins
+        made = _of(documents, "Certificate")
+        assert set(made) == ({secret, of_plugins} if apis else set())
+        for certificate in made.values():
+            assert certificate["spec"]["dnsNames"] == ["patchbay"]
+            assert {"server auth", "client auth"} <= set(certificate["spec"]["usages"])
+    assert "tls" not in json.dumps(_pods(helm.render())["gw-patchbay-edge"])
 
 
 def test_monitoring_waits_for_its_definitions(helm: Helm) -> None:

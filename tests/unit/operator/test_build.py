@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,22 @@ def test_metadata_service_and_private_ranges_are_closed() -> None:
     )
     assert "198.51.100.0/24" in world["except"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_pods_get_certificates_where_the_installation_has_them() -> None:
+    spec = PluginSpec.model_validate({"image": "a"})
+    with_tls = replace(INSTALLATION, tls_secret="plugin-tls", tls_name="gateway.internal")
+    plain = _by_kind(build_children("filter", spec, INSTALLATION, GIVEN))["Deployment"]
+    found = _by_kind(build_children("filter", spec, with_tls, GIVEN))["Deployment"]
+    pod = found["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    (mount,) = [m for m in container["volumeMounts"] if m["name"] == "patchbay-tls"]
+    assert env["PATCHBAY_TLS_DIR"] == mount["mountPath"]
+    assert env["PATCHBAY_TLS_NAME"] == "gateway.internal"
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "patchbay-tls"]
+    assert volume["secret"]["secretName"] == "plugin-tls"
+    # A kubelet has no certificate.
+    assert container["readinessProbe"]["tcpSocket"] == {"port": 7003}
+    kubernetes_validate.validate(found, VERSIONS[0], strict=True)
+    assert "tls" not in str(plain)
