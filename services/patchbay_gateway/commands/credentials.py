@@ -83,6 +83,8 @@ def list_(
             typer.echo("Redis is away: this view may be old.", err=True)
     if not as_json:
         for file in _files(client):
+            if file["used"] and not file["plugin"]:
+                continue  # what is without effect in it is told by the log and `patchbay doctor`
             said = "" if file["used"] else "is not used: "
             typer.echo(f"auth file {file['file']} {said}{file['why']}", err=True)
 

@@ -14,7 +14,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from patchbay.errors import PatchbayError
+from patchbay.errors import PatchbayError, Unimplemented
 from patchbay.keys import sealing_key
 from patchbay.plugin.v1 import auth_provider_pb2
 from patchbay.secrets import seal
@@ -134,10 +134,10 @@ class ParsedFiles:
         self.away = self._plugins.away(snapshot) if files else ()
         for source in self._asked.keys() - {file.source for file in files}:
             del self._asked[source]
-        here = {plugin.hook.plugin_id for plugin in plugins}
+        ready = {plugin.hook.plugin_id for plugin in plugins if plugin.registered}
         there = set(snapshot.plugin_by_id)
         for file in files:
-            await self._ask_about(file, plugins, here, there)
+            await self._ask_about(file, plugins, ready, there)
         return self.view() != before or self.away != away
 
     async def parse(
@@ -148,7 +148,7 @@ class ParsedFiles:
         return await self._offer(asked, name, name, type_, text)
 
     async def _ask_about(
-        self, file: OfferedFile, plugins: list[AuthPlugin], here: set[str], there: set[str]
+        self, file: OfferedFile, plugins: list[AuthPlugin], ready: set[str], there: set[str]
     ) -> None:
         known = self._asked.get(file.source)
         candidates = _candidates(file.type, plugins)
@@ -157,7 +157,8 @@ class ParsedFiles:
             del self._asked[file.source]
             known = None
         if not candidates:
-            waits = known is not None and known.parsed.taken and known.parsed.plugin_id not in here
+            # One that is away for a while keeps what it has.
+            waits = known is not None and known.parsed.taken and known.parsed.plugin_id not in ready
             if not waits and known is not None:
                 del self._asked[file.source]
             return
@@ -207,7 +208,7 @@ class ParsedFiles:
                 messages = answer.auths or ([answer.auth] if answer.HasField("auth") else [])
                 auths = opened(messages, hook.plugin_id, self._roots, self._clock.now())
             except PatchbayError as error:
-                if error.reason == "UNIMPLEMENTED":
+                if isinstance(error, Unimplemented):
                     continue  # it reads no documents
                 problem = f"plugin {hook.plugin_id} does not read it: {error.message}"
                 _log.warning("an auth file is not read by its plugin", file=source, why=problem)

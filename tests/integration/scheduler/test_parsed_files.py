@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from tests.integration.scheduler.conftest import ROOTS, acquire
+from tests.integration.scheduler.conftest import ROOTS, acquire, eventually
 
 from patchbay import errors
 from patchbay.auth_provider import (
@@ -336,6 +336,51 @@ async def test_broken_plugin_leaves_a_new_file_to_the_gateway_and_says_why(
             "has neither api_key nor access_token nor refresh_token; plugin reader"
         )
         assert why.endswith("not now")
+
+
+async def test_plugin_that_hangs_leaves_files_to_the_gateway(
+    gateway: Any, auth_dir: Path, reader: Gone
+) -> None:
+    class Hanging(Reader):
+        id = "hanging"
+
+        async def parse_auth(self, request: AuthParseRequest) -> AuthParseResponse:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    place = Gone(Hanging())
+    await place.start()
+    # It is asked first and fails, so the other is not asked for files without a type.
+    write(auth_dir, "own.json", {"accounts": [{}]})
+    write(auth_dir, "plain.json", {"type": "fake", "api_key": "test-key"})
+    async with serving(gateway, auth_dir, place, reader) as (servicer, holder):
+        await reason(servicer, "own.json", "plugin hanging does not read it")
+        await having(holder, lambda found: "plain" in found and "own" not in found)
+        assert isinstance(reader.plugin, Reader)
+        assert not reader.plugin.asked
+    await place.stop()
+
+
+async def test_plugin_that_goes_away_meanwhile_takes_nothing_with_it(
+    gateway: Any, auth_dir: Path, reader: Gone
+) -> None:
+    write(auth_dir, "team.json", TWO)
+    async with serving(gateway, auth_dir, reader) as (servicer, holder):
+        await having(holder, lambda found: "team.ann" in found)
+        await reader.stop()
+        await gone(servicer)
+        write(auth_dir, "team.json", TWO | {"priority": 5})
+        snapshot = await having(holder, lambda found: found["team.ann"].priority == 5)
+        assert (await leased(servicer, snapshot, "R"))["id"].startswith("team.")
+
+
+async def gone(servicer: SchedulerServicer) -> None:
+    """Wait until the scheduler knows that the plugin is gone."""
+
+    async def is_gone() -> bool:
+        return servicer.plugins.registry.pick("reader") is None
+
+    await eventually(is_gone, 60)
 
 
 async def test_plugin_that_is_configured_no_more_takes_its_credentials_with_it(
