@@ -112,6 +112,7 @@ def check(
     and its end. Exit status 1 if a rule is broken.
     """
     from patchbay.testing.conformance import check as judge  # noqa: PLC0415 - only to run
+    from patchbay.tls import Tls  # noqa: PLC0415 - the same
 
     settings = config.read_bytes() if config is not None else b""
     if command:
@@ -122,7 +123,10 @@ def check(
         keys = _keys(plugin_id, key_file)
 
         async def look() -> list[Report]:
-            return [await judge(target, id_, key, config=settings) for id_, key in keys.items()]
+            tls = Tls.from_environment(os.environ)
+            return [
+                await judge(target, id_, key, config=settings, tls=tls) for id_, key in keys.items()
+            ]
     else:
 
         async def look() -> list[Report]:
@@ -167,14 +171,15 @@ async def _start_and_check(command: str, address: str, plugin_id: str, config: b
 
     from patchbay.testing.conformance import check as judge  # noqa: PLC0415 - the same
     from patchbay.testing.spawned import started  # noqa: PLC0415 - the same
+    from patchbay.tls import Tls  # noqa: PLC0415 - the same
 
     if not _ADDRESS.fullmatch(address) or not plugin_id:
         raise typer.BadParameter(
             "say where the program listens, host:port, and with --id who it is", param_hint="--run"
         )
-    key = secrets.token_bytes(32)
-    async with started(shlex.split(command), address, key) as running:
-        return await judge(address, plugin_id, key, config=config, running=running)
+    key, tls = secrets.token_bytes(32), Tls.from_environment(os.environ)
+    async with started(shlex.split(command), address, key, tls=tls) as running:
+        return await judge(address, plugin_id, key, config=config, running=running, tls=tls)
 
 
 async def _run_and_check(target: str, plugin_id: str, config: bytes) -> list[Report]:

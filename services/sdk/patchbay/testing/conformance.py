@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from patchbay.testing.rules import Rule, Running
+    from patchbay.tls import Tls
 
 RULES: Final[tuple[Rule, ...]] = (
     *rules_process.HEALTH,
@@ -127,6 +128,7 @@ async def check(
     config: bytes = b"",
     running: Running | None = None,
     only: Collection[str] | None = None,
+    tls: Tls | None = None,
 ) -> Report:
     """
     Try every rule on the plugin at *address*.
@@ -138,13 +140,14 @@ async def check(
         config: Its configuration, YAML.
         running: Where the caller runs the plugin itself; the suite ends it.
         only: Ids of rules; None: all.
+        tls: Certificates to show; None: without TLS.
 
     Raises:
         Unavailable: Nobody answers there.
     """
     async with FakeUpstream() as upstream:
         subject = Subject(
-            address, plugin_id, key, upstream=upstream, config=config, running=running
+            address, plugin_id, key, upstream=upstream, config=config, running=running, tls=tls
         )
         try:
             await _reach(subject)

@@ -23,6 +23,7 @@ from patchbay import handshake, keys, services, status
 from patchbay.plugin.v1 import auth_provider_pb2, executor_pb2, plugin_pb2
 from patchbay.secrets import seal
 from patchbay.server import wire_options
+from patchbay.tls import open_channel
 from patchbay.tokens import CALLBACK_KEY, CONFIG_KEY, PLUGIN_KEY, SCOPE_KEY, TOKEN_KEY, mint
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from patchbay.tls import Tls
     from patchbay.type.v1 import secret_pb2
 
     Metadata = Sequence[tuple[str, str]]
@@ -95,6 +97,7 @@ class Connection:
         message_limit: Largest message that this side takes and sends, bytes; -1 for none.
         callback: Where the plugin may call back; empty: it may not.
         scope: In what.
+        tls: Certificates of this side; None: without TLS.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Connection:
         message_limit: int = -1,
         callback: str = "",
         scope: str = "",
+        tls: Tls | None = None,
     ) -> None:
         self.address = address
         self.plugin_id = plugin_id
@@ -117,11 +121,9 @@ class Connection:
         self.failures: list[Failure] = []
         self._callback = ((CALLBACK_KEY, callback), (SCOPE_KEY, scope)) if callback else ()
         self._channel_key = keys.channel_key(key)
-        self.channel = grpc.aio.insecure_channel(
-            address,
-            # Connections are not shared: some rules break theirs.
-            options=[*wire_options(message_limit), ("grpc.use_local_subchannel_pool", 1)],
-        )
+        # Connections are not shared: some rules break theirs.
+        options = [*wire_options(message_limit), ("grpc.use_local_subchannel_pool", 1)]
+        self.channel = open_channel(address, options, tls)
 
     async def aclose(self) -> None:
         """Close the connection."""

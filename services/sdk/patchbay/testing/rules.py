@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from patchbay.plugin.v1 import plugin_pb2
     from patchbay.testing.upstream import FakeUpstream
+    from patchbay.tls import Tls
 
 
 NOT_DECLARED: Final = "not declared"
@@ -72,6 +73,7 @@ class Subject:
         config: Its configuration, YAML.
         upstream: The provider that executors are sent to.
         running: Where the suite runs the plugin itself.
+        tls: Certificates of the suite's side; None: without TLS.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Subject:
         upstream: FakeUpstream,
         config: bytes = b"",
         running: Running | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.address = address
         self.plugin_id = plugin_id
@@ -90,6 +93,7 @@ class Subject:
         self.config = config
         self.upstream = upstream
         self.running = running
+        self._tls = tls
         self.connections: list[Connection] = []
         self._registered: Connection | None = None
         self._facts: requests.Facts | None = None
@@ -100,6 +104,7 @@ class Subject:
             self.address,
             self.plugin_id if plugin_id is None else plugin_id,
             self.key if key is None else key,
+            tls=self._tls,
         )
         self.connections.append(made)
         return made

@@ -15,12 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from patchbay import errors
+from patchbay.tls import open_channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from patchbay.tls import Tls
 
 # The suite's provider is on this machine, whatever proxy the others need.
 _ENVIRONMENT = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
@@ -85,7 +86,12 @@ async def spawned(target: str, key: bytes, *, seconds: float = 60.0) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def started(
-    argv: Sequence[str], address: str, key: bytes, *, seconds: float = 60.0
+    argv: Sequence[str],
+    address: str,
+    key: bytes,
+    *,
+    seconds: float = 60.0,
+    tls: Tls | None = None,
 ) -> AsyncIterator[Spawned]:
     """
     Run a program that serves a plugin at *address*, ready when this returns.
@@ -95,6 +101,7 @@ async def started(
         address: `host:port` or `unix:/path`.
         key: What it finds in PATCHBAY_PLUGIN_KEY, in hex.
         seconds: How long it may take to answer.
+        tls: Certificates to show; None: without TLS.
 
     Raises:
         Unavailable: There is no such program, it ended, or it did not answer in time; the text holds what
@@ -115,15 +122,17 @@ async def started(
                 ) from error
         found = Spawned(process, address, output)
         try:
-            await _ready(found, process, seconds)
+            await _ready(found, process, seconds, tls)
             yield found
         finally:
             await found.aclose()
 
 
-async def _ready(found: Spawned, process: asyncio.subprocess.Process, seconds: float) -> None:
+async def _ready(
+    found: Spawned, process: asyncio.subprocess.Process, seconds: float, tls: Tls | None
+) -> None:
     options = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50)]
-    channel = grpc.aio.insecure_channel(found.address, options=options)
+    channel = open_channel(found.address, options, tls)
     ready = asyncio.ensure_future(channel.channel_ready())
     ended = asyncio.ensure_future(process.wait())
     try:
