@@ -105,7 +105,7 @@ class OperatorProcess:
         return answer is not None and "patchbay_operator_leader 1.0" in answer.text
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], what: str, *, within: float = 30.0) -> Any:
+async def eventually(ask: Callable[[], Awaitable[Any]], what: str, *, within: float = 90.0) -> Any:
     """Return the first true answer of *ask*; fail after *within* seconds."""
     deadline = time.monotonic() + within
     while True:
