@@ -26,6 +26,7 @@ from tests.harness.fault_proxy import proxy_in_thread
 from tests.harness.fleet import Fleet
 from tests.harness.operator_process import CLUSTER_ROOT, ROOT_KEY, OperatorProcess
 
+from patchbay.errors import Aborted
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.plugins.distribution import SnapshotPublisher
@@ -138,7 +139,10 @@ class SecretFleet(Fleet):
             clock = SystemClock()
             store = Store(self.redis_url, installation=self._installation, clock=clock, timeout=2.0)
             try:
-                return await SnapshotPublisher(store, clock=clock).read()
+                while True:
+                    # Published anew while it was being read.
+                    with contextlib.suppress(Aborted):
+                        return await SnapshotPublisher(store, clock=clock).read()
             finally:
                 await store.aclose()
 

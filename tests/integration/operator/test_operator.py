@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.harness.operator_process import OperatorProcess, eventually
 
+from patchbay.errors import Aborted
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.keys import client_key_digest
 from patchbay_gateway.kernel.redis import Store
@@ -89,7 +90,10 @@ class Scene:
         )
 
     async def snapshot(self) -> Snapshot | None:
-        return await self.publisher.read()
+        while True:
+            # Published anew while it was being read.
+            with contextlib.suppress(Aborted):
+                return await self.publisher.read()
 
     async def until(self, condition: Any, what: str, *, within: float = 90.0) -> Snapshot:
         async def ask() -> Snapshot | None:
