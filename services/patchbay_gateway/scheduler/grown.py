@@ -188,15 +188,11 @@ class _Growing:
         entry = msgspec.structs.replace(entry, file=file.source, shared=len(parsed.auths) > 1)
         self._taken.add(id_)
         self._entries.append((provider.name, entry))
-        self._seeds[id_] = seed_of(auth, file.head)
+        self._seeds[id_] = seed_of(auth, file.head, alone=len(parsed.auths) == 1)
 
 
 def entry_of(
-    id_: str,
-    auth: BroughtAuth,
-    provider: Provider,
-    plugin_id: str,
-    head: DocumentHead | None = None,
+    id_: str, auth: BroughtAuth, provider: Provider, plugin_id: str, head: DocumentHead
 ) -> CredentialEntry:
     """
     Return the credential of *auth*.
@@ -208,18 +204,18 @@ def entry_of(
         raise Refused(
             "has nothing for executors: neither api_key nor access_token nor a key that access_keys names"
         )
-    source: dict[str, Any] = {"id": id_}
-    if head is not None:
-        source |= {
-            "priority": head.priority,
-            "weight": head.weight,
-            "excluded_models": head.excluded_models,
-        }
-    source["prefix"] = auth.prefix or (head.prefix if head else "") or None
-    source["proxy_url"] = auth.proxy_url or (head.proxy_url if head else "") or None
-    source["disabled"] = auth.disabled or (head.disabled if head else False)
     try:
-        checked = Credential.model_validate(source)
+        checked = Credential.model_validate(
+            {
+                "id": id_,
+                "priority": head.priority,
+                "weight": head.weight,
+                "excluded_models": head.excluded_models,
+                "prefix": auth.prefix or head.prefix or None,
+                "proxy_url": auth.proxy_url or head.proxy_url or None,
+                "disabled": auth.disabled or head.disabled,
+            }
+        )
         oauth2 = _oauth2(auth, provider, plugin_id, head)
     except ValidationError as error:
         keys = ", ".join(str(e["loc"][0]) for e in error.errors() if e["loc"])
@@ -241,12 +237,11 @@ def entry_of(
 
 
 def _oauth2(
-    auth: BroughtAuth, provider: Provider, plugin_id: str, head: DocumentHead | None
+    auth: BroughtAuth, provider: Provider, plugin_id: str, head: DocumentHead
 ) -> OAuth2Entry:
-    token_url = auth.setting("token_url") or (head.token_url if head else "")
-    client_id = auth.setting("client_id") or (head.client_id if head else "")
-    lead = head.refresh_interval if head is not None else None
-    more: dict[str, Any] = {"refresh_lead": lead} if lead else {}
+    token_url = auth.setting("token_url") or head.token_url
+    client_id = auth.setting("client_id") or head.client_id
+    more: dict[str, Any] = {"refresh_lead": head.refresh_interval} if head.refresh_interval else {}
     if not token_url:
         configured = [
             c.oauth2
@@ -263,19 +258,28 @@ def _oauth2(
     return OAuth2Entry(
         token_url=token_url,
         client_id=client_id,
-        scopes=head.scopes if head is not None else (),
+        scopes=head.scopes,
         plugin=plugin_id,
         **more,
     )
 
 
-def seed_of(auth: BroughtAuth, head: DocumentHead | None = None) -> Seed:
-    """Return the seed that the tokens of *auth* grow from."""
+def seed_of(auth: BroughtAuth, head: DocumentHead, *, alone: bool) -> Seed:
+    """
+    Return the seed that the tokens of *auth* grow from.
+
+    Args:
+        auth: The credential.
+        head: Of its file.
+        alone: Whether the file holds no other, so that its times are those of its access token.
+    """
+    timed = alone and not auth.expires_at and bool(auth.material.get("access_token"))
     return Seed(
         hash=auth.seed_hash,
         material=auth.material,
-        client_secret=auth.client_secret or (head.client_secret if head is not None else ""),
-        expires_at=auth.expires_at,
+        client_secret=auth.client_secret or head.client_secret,
+        expires_at=(head.expires_at or 0.0) if timed else auth.expires_at,
+        refreshed_at=(head.last_refresh or 0.0) if timed else 0.0,
         label=auth.label,
         next_refresh_after=auth.next_refresh_after,
         access_keys=auth.access_keys,

@@ -127,6 +127,9 @@ class DocumentHead:
     scopes: tuple[str, ...] = ()
     refresh_interval: float | None = None
     """Seconds."""
+    expires_at: float | None = None
+    """As in `AuthDocument`, and the next."""
+    last_refresh: float | None = None
 
 
 def head(data: bytes) -> DocumentHead:
@@ -151,6 +154,8 @@ def head(data: bytes) -> DocumentHead:
         client_secret=_first(document, token, ("client_secret",)),
         scopes=_scopes(document, token),
         refresh_interval=_seconds(document.get("refresh_interval_seconds")),
+        expires_at=_expiry(document, token),
+        last_refresh=instant(document.get("last_refresh")),
     )
 
 
