@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CLIENT_KEY = "test-client-key"
 MANAGEMENT_KEY = "test-management-key"
-EXECUTORS = "executors.patchbay.test"
-SCHEDULERS = "schedulers.patchbay.test"
 
 # The third byte of loopback addresses, by kind of replica.
 _NETS = {"executor": 1, "scheduler": 2}
@@ -68,29 +66,41 @@ class Scaled:
         directory: Of everything.
         config: As patchbay.yaml.
         names: Where replicas are found.
+        redis_url: Of the caller's own server, or of its Sentinels; default one Valkey of this gateway.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], names: NameServer) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        names: NameServer,
+        *,
+        redis_url: str = "",
+    ) -> None:
         self.directory = directory
         self.config_path = directory / "patchbay.yaml"
         self.config_path.write_text(yaml.safe_dump(dict(config)))
         self._names = names
         self._grpc = {kind: free_port() for kind in ("executor", "scheduler")}
         self._installation = f"t{secrets.token_hex(4)}"
+        # Of this gateway alone: others share the name server.
+        self.service_names = {
+            kind: f"{kind}s.{self._installation}.patchbay.test" for kind in self._grpc
+        }
         redis_port, usage_port = free_port(), free_port()
-        self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
+        self.redis_url = redis_url or f"redis://127.0.0.1:{redis_port}/0"
         self._env = {
             **{f"PATCHBAY_{r}_KEY": secrets.token_hex(32) for r in ("STORE", "PLUGINS", "CLUSTER")},
             "PATCHBAY_INSTALLATION": self._installation,
             "PATCHBAY_NAME_SERVERS": names.address,
-            "PATCHBAY_SCHEDULER_ADDRESS": f"{SCHEDULERS}:{self._grpc['scheduler']}",
-            "PATCHBAY_EXECUTORS_ADDRESS": f"{EXECUTORS}:{self._grpc['executor']}",
+            "PATCHBAY_SCHEDULER_ADDRESS": f"{self.service_names['scheduler']}:{self._grpc['scheduler']}",
+            "PATCHBAY_EXECUTORS_ADDRESS": f"{self.service_names['executor']}:{self._grpc['executor']}",
             "PATCHBAY_USAGE_ADDRESS": f"127.0.0.1:{usage_port}",
             "PATCHBAY_CREDENTIALS_DIR": str(directory / "credentials"),
             "REDIS_URL": self.redis_url,
         }
         self.replicas: list[Replica] = []
-        self._valkey = self._make_valkey(redis_port)
+        self._stores = [] if redis_url else [self._make_valkey(redis_port)]
         self.usage = self._replica("usage", "127.0.0.1", {"grpc": usage_port})
 
     # -- replicas ---------------------------------------------------------------------------------
@@ -107,6 +117,8 @@ class Scaled:
             if kind == "edge":
                 ports = {"grpc": free_port(), "client": free_port()}
                 made.append(self._replica(kind, "127.0.0.1", ports))
+            elif kind == "usage":
+                made.append(self._replica(kind, "127.0.0.1", {"grpc": free_port()}))
             else:
                 host = f"127.0.{_NETS[kind]}.{number}"
                 made.append(self._replica(kind, host, {"grpc": self._grpc[kind]}))
@@ -118,13 +130,13 @@ class Scaled:
         for replica in replicas:
             hosts.setdefault(replica.kind, []).append(replica.host)
         for kind, found in hosts.items():
-            self._names.name(EXECUTORS if kind == "executor" else SCHEDULERS, found)
+            self._names.name(self.service_names[kind], found)
 
     def tell(self, replicas: Sequence[Replica]) -> None:
         """Write their addresses where the operator does (`endpoints`)."""
         hosts = ",".join(f'"{replica.host}"' for replica in replicas)
         with redis.Redis.from_url(self.redis_url) as client:
-            client.hset(self.key("endpoints"), f"{EXECUTORS}.", f"[{hosts}]")
+            client.hset(self.key("endpoints"), f"{self.service_names['executor']}.", f"[{hosts}]")
 
     def key(self, *parts: str) -> str:
         """Return a key of this installation in Redis."""
@@ -136,15 +148,17 @@ class Scaled:
         """Start everything at once, the replicas in their names, and wait for readiness."""
         named = [*self.make("executor", executors), *self.make("scheduler", schedulers)]
         self.name(named)
-        self._valkey.start()
-        run([self.usage, *named, *self.make("edge", edges)])
+        for store in self._stores:
+            store.start()
+        ledgers = [r for r in self.replicas if r.kind == "usage"]
+        run([*ledgers, *named, *self.make("edge", edges)])
 
     def stop(self) -> None:
         """Stop everything, Valkey last; kill what does not stop."""
         ending = [r for r in self.replicas if r.running]
         for replica in ending:
             replica.signal(signal.SIGTERM)
-        for process in (*ending, self._valkey):
+        for process in (*ending, *self._stores):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.stop()
 

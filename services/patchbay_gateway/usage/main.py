@@ -76,7 +76,8 @@ async def running_usage(
         holder: Snapshots, for prices; somebody else fills it.
         clock: Time.
         shutdown: Told when a part crashes; None: only the log says so.
-        consumer: Name in the journal's group; default the host's. No two running services share one.
+        consumer: Name in the journal's group; default the host's and the port's. No two running services
+            share one.
         linger: Seconds between batches that are not full.
         plugin_keys: Channel keys of plugins; None: this service tells no plugins.
         metrics: Where it is counted; default nowhere.
@@ -90,7 +91,9 @@ async def running_usage(
     feed = PriceFeed(holder, ledger, clock=clock)
     parts = contextlib.AsyncExitStack()
     try:
-        name = consumer or socket.gethostname()
+        # Several may run on one machine; each takes its own name up again.
+        own = f"-{settings.grpc_port}" if settings.service == "usage" else ""
+        name = consumer or f"{socket.gethostname()}{own}"
         stream = RedisStream(store, consumer=name)
         reader = Consumer(stream, ledger, feed, clock=clock, linger=linger)
         sweeper = Sweeper(

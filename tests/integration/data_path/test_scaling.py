@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import redis
 from tests.harness.load import Load, Verdict
-from tests.harness.scaled import EXECUTORS, run
+from tests.harness.scaled import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -131,16 +131,15 @@ async def test_executors_from_one_to_five_to_two_no_request_fails(gateway: Scale
                 ),
                 "the edge knows that they end",
             )
-            told = await asyncio.to_thread(calls, gateway, edge)
-            busy = await asyncio.to_thread(in_flight, gateway, edge, leaving)
+            told = await asyncio.to_thread(gateway.executors, edge)
             await all_called(gateway, edge, staying)
             assert set(await asyncio.gather(*opened)) == {Verdict.COMPLETE}
         ended = await asyncio.gather(*(asyncio.to_thread(r.wait, 30) for r in leaving))
         assert ended == [0, 0, 0]
         now = await asyncio.to_thread(calls, gateway, edge)
         # Every call that ended there since was under way before.
-        for replica in leaving:
-            assert now[replica.address] - told[replica.address] <= busy[replica.address]
+        for address in (r.address for r in leaving):
+            assert now[address] <= told[address]["calls"] + told[address]["in_flight"]
         gateway.name(staying)
         await all_called(gateway, edge, staying)
     assert not failures(load), (load.verdicts, load.statuses, load.lies)
@@ -168,7 +167,7 @@ async def test_executors_behind_a_cache_are_found_by_endpoints(
         assert not failures(load), (load.verdicts, load.statuses, load.lies)
     finally:
         with redis.Redis.from_url(gateway.redis_url) as client:
-            client.hdel(gateway.key("endpoints"), f"{EXECUTORS}.")
+            client.hdel(gateway.key("endpoints"), f"{gateway.service_names['executor']}.")
 
 
 async def test_killed_executor_costs_only_what_it_streamed(gateway: Scaled) -> None:

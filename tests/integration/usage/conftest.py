@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.requirements import lack, need
+from tests.harness.postgres import running_postgres
 
 from patchbay.errors import PatchbayError
 from patchbay_gateway.kernel.clock import SystemClock
@@ -24,6 +19,7 @@ from patchbay_gateway.usage.main import running_usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.usage.service import UsageServicer
@@ -104,37 +100,5 @@ async def bench(store: Store, tmp_path: Path) -> Bench:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server on a socket of its own, where one is installed."""
-    initdb, pg_ctl = _postgres_program("initdb"), _postgres_program("pg_ctl")
-    need("postgres")
-    assert initdb is not None
-    assert pg_ctl is not None
-    # Not in pytest's folder: a socket's path may have 100 characters, and the server refuses to be root.
-    home = Path(tempfile.mkdtemp(prefix="pbpg-"))
-    owner: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        shutil.chown(home, "nobody")
-        owner = {"user": "nobody", "cwd": home}
-    data = home / "data"
-    made = subprocess.run(
-        [initdb, "-D", data, "-A", "trust", "-U", "ledger", "-N"],
-        capture_output=True,
-        text=True,
-        check=False,
-        **owner,
-    )
-    if made.returncode:
-        shutil.rmtree(home, ignore_errors=True)
-        lack("postgres", f"it cannot make a database here: {made.stderr.strip()[-200:]}")
-    options = f"-k {home} -c listen_addresses='' -c fsync=off"
-    start = [pg_ctl, "-D", str(data), "-o", options, "-l", str(home / "log"), "-w", "start"]
-    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **owner)
-    yield f"postgresql://ledger@/postgres?host={home}"
-    stop = [pg_ctl, "-D", str(data), "-m", "immediate", "stop"]
-    subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, **owner)
-    shutil.rmtree(home, ignore_errors=True)
-
-
-def _postgres_program(name: str) -> str | None:
-    # Debian keeps them off PATH.
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return shutil.which(name) or (str(found[-1]) if found else None)
+    with running_postgres() as url:
+        yield url
