@@ -150,6 +150,8 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
         credentials = Credentials(roots.plugins, clock=clock)
         # Where an operator publishes, keys and records are in Secrets.
         secrets = kubernetes(environ) if settings.snapshot_from == "operator" else None
+        if secrets is not None and config.auth_dir is not None:
+            _log.warning("auth_dir has no effect: custom resources declare credentials here")
         name = f"scheduler-{journal.writer}"
         plugins = host_plugins(
             settings, name=name, store=store, roots=roots, clock=clock, local=local

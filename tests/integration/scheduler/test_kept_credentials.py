@@ -148,6 +148,18 @@ async def test_login_of_a_provider_without_credential_makes_one(gateway: Any) ->
         assert SecretOpener([key]).open(lease.secret)["access_token"] == "test-ann"
 
 
+async def test_login_that_brings_nothing_to_keep_ends_with_the_reason(gateway: Any) -> None:
+    plugin = Logger()
+    async with serving(gateway, plugin) as (servicer, _):
+        await login(servicer, "team")
+        plugin.accounts = ()
+        started = await servicer.StartLogin(scheduler_pb2.StartLoginRequest(provider="team"))
+        asked = scheduler_pb2.PollLoginRequest(state=started.state)
+        done = await servicer.PollLogin(asked)
+        assert done.status == "error"
+        assert done.message == "not kept: auth provider logger answered without material"
+
+
 async def test_what_a_command_brings_is_kept_listed_and_removed(gateway: Any) -> None:
     async with serving(gateway, Logger()) as (servicer, holder):
         await login(servicer, "team")  # the plugin is registered, its key known
