@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import shutil
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 # Named requirements, and the list of what was not run; an API server where the machine has one.
 pytest_plugins = ("tests.requirements", "tests.harness.apiserver_fixtures")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what stays to the end: modules and thousands of tests, walked each time else."""
+    gc.collect()
+    gc.freeze()
 
 
 class ValkeyProcess:

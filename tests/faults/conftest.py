@@ -46,6 +46,8 @@ class Lengths:
         }
 
 
+AT_FULL_LENGTH = os.environ.get("PATCHBAY_TEST_FULL_LENGTH") == "1"
+
 SHORT = Lengths(
     outage=4.0,
     usage_away=4.0,
@@ -70,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lengths() -> Lengths:
     """How long this run hurts."""
-    return FULL if os.environ.get("PATCHBAY_TEST_FULL_LENGTH") == "1" else SHORT
+    return FULL if AT_FULL_LENGTH else SHORT
 
 
 @pytest.fixture

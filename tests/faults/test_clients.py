@@ -129,7 +129,7 @@ async def test_client_takes_nothing_is_gone_after_the_write_stall(
     stalled = RawClient(gateway.port, receive_buffer=4096)
     await stalled.connect()
     await stalled.send(post(CHAT, make_body(chunks=200_000, delay_ms=0), gateway.headers()))
-    await wait_for(lambda: any(r["aborted"] for r in upstream.records()), 30)
+    await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
     judge(gateway).check_ledger()
     stalled.close()
 
@@ -152,7 +152,7 @@ async def test_body_too_large_is_413_and_costs_no_memory(
         for _ in range(3):
             try:
                 response = await client.post(gateway.base_url + CHAT, content=body, headers=headers)
-            except httpx.WriteError:
+            except (httpx.WriteError, httpx.ReadError):
                 # The answer went out and the connection was closed while we still sent.
                 continue
             assert response.status_code == 413, response.text

@@ -15,6 +15,8 @@ import httpx
 from tests.fakes import ledger_check
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tests.harness.processes import Process
     from tests.harness.topology import Services, Up
     from tests.harness.upstream import Upstream
@@ -34,9 +36,9 @@ class Judge:
         self._settle = settle
         self._rss: dict[str, int] = {}
 
-    def remember_memory(self, *, but: str = "") -> None:
-        """Note each process's memory, after a warm-up; not that of one that will be killed."""
-        self._rss = {name: p.rss() for name, p in self._processes().items() if name != but}
+    def remember_memory(self, *, but: Collection[str] = ()) -> None:
+        """Note each process's memory, after a warm-up; not that of those that will be killed."""
+        self._rss = {name: p.rss() for name, p in self._processes().items() if name not in but}
 
     def check_memory(self) -> None:
         """Assert that 30 s later no process that still lives holds much more than before."""

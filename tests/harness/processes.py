@@ -113,6 +113,7 @@ class Process:
         answer = ""
         while time.monotonic() < deadline:
             if not self.running:
+                answer = f"it ended with status {self.wait(0)}"
                 break
             with contextlib.suppress(httpx.HTTPError):
                 # Loading certificates would cost more than the process needs to answer.

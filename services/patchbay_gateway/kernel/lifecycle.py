@@ -122,7 +122,7 @@ def run(main: Callable[[Shutdown], Awaitable[None]]) -> int:
 async def _supervise(main: Callable[[Shutdown], Awaitable[None]]) -> int:
     shutdown = Shutdown()
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(main(shutdown))
+    task = asyncio.ensure_future(_run_main(main, shutdown))
     for number in _SIGNALS:
         loop.add_signal_handler(number, functools.partial(_on_signal, shutdown, task, number))
     try:
@@ -137,6 +137,16 @@ async def _supervise(main: Callable[[Shutdown], Awaitable[None]]) -> int:
         return shutdown.exit_code
     _report(error)
     return 1
+
+
+async def _run_main(main: Callable[[Shutdown], Awaitable[None]], shutdown: Shutdown) -> None:
+    try:
+        await main(shutdown)
+    except asyncio.CancelledError:
+        if not shutdown.draining.is_set():
+            # No signal did: a cancellation of something else came out here, and nobody would know.
+            _log.exception("cancelled by nobody")
+        raise
 
 
 def _on_signal(shutdown: Shutdown, task: asyncio.Future[None], number: signal.Signals) -> None:
