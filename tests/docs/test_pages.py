@@ -123,11 +123,12 @@ def test_operations_name_the_metrics_that_exist() -> None:
         if name.startswith("services/patchbay_gateway/") and name.endswith(".py"):
             source = (ROOT / name).read_text(encoding="utf-8")
             made |= set(re.findall(r"\.(?:counter|gauge|histogram)\(\s*\"(\w+)\"", source))
-    named = set(
-        re.findall(
-            r"\bpatchbay_((?:edge|scheduler|usage|executors)_\w+)", text("docs/operations.md")
-        )
-    )
+    served = (ROOT / "services/sdk/patchbay/metrics.py").read_text(encoding="utf-8")
+    made |= {
+        f"plugin_{name}" for name in re.findall(r"\(\s*\"(\w+)\",\s*\"(?:counter|gauge)", served)
+    }
+    services = "edge|scheduler|usage|executors|plugin"
+    named = set(re.findall(rf"\bpatchbay_((?:{services})_\w+)", text("docs/operations.md")))
     assert named == made
 
 
