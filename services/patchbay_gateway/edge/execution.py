@@ -190,12 +190,13 @@ class Execution:
         if self._owner.left:
             raise ClientGone
         code = response.status or 200
-        upstream = status.headers_from_map(response.headers)
         content_type = response.content_type or "application/json"
         payload = response.payload
+        upstream: Headers = []
         shown: Headers | None = None
         assert self._asked is not None
         if self._asked.context is not None or self._asked.executed is not None:
+            upstream = status.headers_from_map(response.headers)
             answered = await self._plugins.answered(  # 11
                 request, self._asked, Answered(code, upstream, payload, content_type)
             )
@@ -207,7 +208,7 @@ class Execution:
         extra = [(b"content-type", content_type.encode())]
         if not answer.headers_committed:
             extra.append((b"content-length", b"%d" % len(payload)))
-        head = request.answer_headers(extra, upstream)
+        head = request.answer_headers(extra, response.headers)
         if shown is not None:
             head = changed_by_plugins(head, upstream, shown)
         await answer.commit_headers(code, head)
@@ -367,12 +368,12 @@ class Execution:
 
     def _headers(self) -> Headers:
         request, head = self._request, self._head
-        upstream = status.headers_from_map(head.headers)
         translated = self._asked is not None and self._asked.context is not None
         extra = request.stream_headers("" if translated else head.content_type)
-        found = request.answer_headers(extra, upstream)
+        found = request.answer_headers(extra, head.headers)
         if self._outgoing is None or self._outgoing.headers is None:
             return found
+        upstream = status.headers_from_map(head.headers)
         return changed_by_plugins(found, upstream, self._outgoing.headers)
 
     async def _commit(self) -> None:
@@ -388,7 +389,7 @@ class Execution:
         dialect = request.routed.dialect
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if self._hide_usage and _NO_CHOICES.search(data):
-            chunks = [c for c in chunks if not dialect.is_usage_only(c)]
+            chunks = [c for c in chunks if c.find(b'"usage"') < 0 or not dialect.is_usage_only(c)]
             data = b"".join(chunks)
         if data:
             request.state.last = chunks[-1]

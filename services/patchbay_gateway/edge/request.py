@@ -9,13 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from patchbay import status
 from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.edge import headers
 from patchbay_gateway.edge.dialects.port import StreamState
 from patchbay_gateway.kernel import uid
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from patchbay.errors import Headers
+    from patchbay.type.v1 import headers_pb2
     from patchbay_gateway.edge.auth import Client
     from patchbay_gateway.edge.body import Document
     from patchbay_gateway.edge.dialects.port import Dialect
@@ -94,18 +98,21 @@ class Request:
         kind = self.stream_headers() if self.stream else [(b"content-type", b"application/json")]
         return self._with_id(kind) + headers.answer_headers(self.routed.request_id, patchbay=False)
 
-    def answer_headers(self, extra: Headers, upstream: Headers | None = None) -> Headers:
+    def answer_headers(
+        self, extra: Headers, upstream: Mapping[str, headers_pb2.StringList] | None = None
+    ) -> Headers:
         """
         Return the headers of the answer.
 
         Args:
             extra: Content type and the like.
-            upstream: The provider's headers; passed on where the configuration says so.
+            upstream: The provider's headers as an executor hands them on; read only where the
+                configuration passes them on.
         """
         settings = self.snapshot.settings
         result = list(extra)
         if settings.headers_passthrough and upstream:
-            result += headers.from_upstream(upstream)
+            result += headers.from_upstream(status.headers_from_map(upstream))
         if extra:  # an error brings its own
             result = self._with_id(result)
         return result + headers.answer_headers(

@@ -72,8 +72,8 @@ def headers_from_map(source: Mapping[str, headers_pb2.StringList]) -> errors.Hea
     """Return the headers of a message map as pairs."""
     return [
         (name.encode("latin-1"), value.encode("latin-1"))
-        for name, values in source.items()
-        for value in values.values
+        for name in source
+        for value in source[name].values
     ]
 
 
