@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from patchbay_gateway.edge.clients import SchedulerCalls
+    from patchbay_gateway.edge.translation import Translation
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
@@ -108,6 +109,8 @@ class RunningEdge:
     """For callbacks: the way of a request that has no client connection."""
     scopes: ScopeTable
     """What plugins may call back in; its address is set by whoever serves callbacks."""
+    translation: Translation
+    """For callbacks: what plugins translate."""
     pages: ManagementPlugins
     """Routes and pages of plugins."""
     command_lines: CommandLines
@@ -289,6 +292,7 @@ async def running_edge(
             settings.drain,
             pipeline,
             scopes,
+            plugin_steps.translation,
             pages,
             CommandLines(plugin_steps.hooks, plugin_steps.calls, lambda: holder.current),
         )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.calls import PluginCalls
     from patchbay_gateway.plugins.execution import PluginExecution
     from patchbay_gateway.plugins.hooks import Hook, Hooks
+    from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.translate.port import Context, StreamTranslator
     from patchbay_gateway.translate.registry import Registry
 
@@ -68,6 +69,10 @@ class Translation:
         self._native = native
         self._hooks = hooks
         self._calls = calls
+
+    def any(self, snapshot: Snapshot, flag: str) -> bool:
+        """Whether some plugin has the capability *flag*."""
+        return bool(self._hooks.of(snapshot, flag))
 
     def idle(self, execution: PluginExecution, formats: Formats) -> bool:
         """Whether nothing at all happens between the two: bytes pass as they are."""

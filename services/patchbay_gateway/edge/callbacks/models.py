@@ -27,6 +27,9 @@ from patchbay_gateway.edge.exchange import Head
 from patchbay_gateway.edge.request import Request
 from patchbay_gateway.edge.routes.request import RoutedRequest
 from patchbay_gateway.edge.scan import rewrite, scan
+from patchbay_gateway.edge.translation import Formats
+from patchbay_gateway.plugins.execution import PluginExecution
+from patchbay_gateway.plugins.hooks import Facts
 from patchbay_gateway.plugins.scopes import MAX_DEPTH
 from patchbay_gateway.translate.formats import canonical
 from patchbay_gateway.translate.port import Context
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from patchbay.host.v1 import model_pb2
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.routes.request import Pipeline
+    from patchbay_gateway.edge.translation import StreamTranslation, Translation
     from patchbay_gateway.plugins.callbacks.callers import Caller
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.translate.port import StreamTranslator
@@ -49,6 +53,8 @@ CALL_DEPTH: Final = "CALL_DEPTH"
 MAX_RUNNING: Final = 1000
 """Model calls of one plugin at once on one edge: a plugin that calls itself without its scope ends here."""
 
+# What requests become that come in a format which only plugins know.
+_PIVOT: Final = "openai"
 _OPERATIONS: Final = frozenset({"chat", "completions", "embeddings", "count_tokens"})
 _WHOLE: Final = frozenset({"embeddings", "count_tokens"})
 """Operations that are never streamed."""
@@ -90,7 +96,7 @@ class ModelCall:
         """
         body = await self._exchange.whole()
         self._check()
-        return self._answer.whole(body)
+        return await self._answer.whole(body)
 
     async def chunks(self) -> AsyncIterator[list[bytes]]:
         """
@@ -100,10 +106,10 @@ class ModelCall:
             UpstreamError: The stream failed, or cannot be translated.
         """
         while taken := await self._exchange.take():
-            if found := self._answer.feed(b"".join(taken)):
+            if found := await self._answer.feed(b"".join(taken)):
                 yield found
         self._check()
-        if found := self._answer.end():
+        if found := await self._answer.end():
             yield found
 
     def _check(self) -> None:
@@ -125,6 +131,7 @@ class ModelCalls:
         native: Translates answers, where the plugin wants another format than it asks in.
         mint: Makes request ids.
         now: Unix seconds.
+        translation: Plugins' part in it, for formats that only they know; None: they have none.
         most: Calls of one plugin at once.
     """
 
@@ -137,6 +144,7 @@ class ModelCalls:
         native: Registry,
         mint: Callable[[], str],
         now: Callable[[], float],
+        translation: Translation | None = None,
         most: int = MAX_RUNNING,
     ) -> None:
         self._pipeline = pipeline
@@ -145,6 +153,7 @@ class ModelCalls:
         self._native = native
         self._mint = mint
         self._now = now
+        self._translation = translation
         self._most = most
         self._running: dict[asyncio.Task[None], str] = {}
         self._counts: Counter[str] = Counter()
@@ -169,8 +178,11 @@ class ModelCalls:
             UpstreamError: The call failed before its answer began.
         """
         caller.need(caller.grants.models, "run models", "models")
+        foreign = await self._brought_in(caller, asked, stream=stream)
+        if foreign is not None:
+            asked = foreign
         entry = self._checked(asked, stream=stream)
-        answer = self._answer(asked, entry, stream=stream)
+        answer = self._answer(caller, asked, entry, stream=stream)
         depth = _depth(caller)
         if self._counts[caller.plugin_id] >= self._most:
             raise errors.ResourceExhausted(
@@ -198,6 +210,7 @@ class ModelCalls:
             )
         finally:
             exchange.leave()
+            await answer.aclose()
 
     async def aclose(self) -> None:
         """End what still runs."""
@@ -246,11 +259,77 @@ class ModelCalls:
             )
         return found
 
+    async def _brought_in(
+        self, caller: Caller, asked: model_pb2.HostModelExecutionRequest, *, stream: bool
+    ) -> model_pb2.HostModelExecutionRequest | None:
+        """
+        Return the call in a dialect, where it comes in a format that only plugins can translate.
+
+        Raises:
+            InvalidRequest: NO_TRANSLATION, none of them does.
+        """
+        name = canonical(asked.entry_protocol)
+        translation = self._by_plugins(name, "request_translator")
+        if translation is None:
+            return None
+        formats = Formats(name, _PIVOT)
+        execution = self._execution(caller, asked, name, stream=stream)
+        body = await translation.request(execution, formats, model=asked.model, body=asked.body)
+        if body == asked.body:
+            raise errors.InvalidRequest(
+                f"no plugin translates a request in {name}", reason="NO_TRANSLATION"
+            )
+        found = type(asked)()
+        found.CopyFrom(asked)
+        found.entry_protocol, found.body = _PIVOT, body
+        found.exit_protocol = asked.exit_protocol or name
+        return found
+
+    def _by_plugins(self, name: str, flag: str) -> Translation | None:
+        """Return the translation by plugins of a format that is no dialect; None where there is none."""
+        snapshot, translation = self._holder.current, self._translation
+        if not name or name in self._dialects or snapshot is None or translation is None:
+            return None
+        return translation if translation.any(snapshot, flag) else None
+
+    def _execution(
+        self,
+        caller: Caller,
+        asked: model_pb2.HostModelExecutionRequest,
+        name: str,
+        *,
+        stream: bool,
+    ) -> PluginExecution:
+        """Return what translators are told of a call."""
+        parent = caller.scope.execution if caller.scope is not None else None
+        snapshot = self._holder.current
+        assert snapshot is not None  # else nobody could have called
+        return PluginExecution(
+            request_id=parent.request_id if parent is not None else "",
+            trace_id=parent.trace_id if parent is not None else "",
+            snapshot=snapshot,
+            facts=Facts(name, asked.model),
+            operation=asked.operation or "chat",
+            stream=stream,
+            depth=_depth(caller),
+        )
+
     def _answer(
-        self, asked: model_pb2.HostModelExecutionRequest, entry: Dialect, *, stream: bool
+        self,
+        caller: Caller,
+        asked: model_pb2.HostModelExecutionRequest,
+        entry: Dialect,
+        *,
+        stream: bool,
     ) -> _Answer:
-        if not asked.exit_protocol or self._dialect(asked.exit_protocol) is entry:
+        name = canonical(asked.exit_protocol)
+        if not name or self._dialects.get(name) is entry:
             return _Answer(entry)
+        if (translation := self._by_plugins(name, "response_translator")) is not None:
+            context = Context(asked.model, b"{}", asked.body, int(self._now()))
+            execution = self._execution(caller, asked, name, stream=stream)
+            formats = Formats(name, entry.name)
+            return _ByPlugins(entry, translation, execution, formats, context)
         wanted = self._dialect(asked.exit_protocol)
         pair = self._native.pair(wanted.name, entry.name)
         if (asked.operation or "chat") != "chat" or (pair.stream if stream else pair.whole) is None:
@@ -364,24 +443,27 @@ def _error_status(found: int) -> int:
 
 
 class _Answer:
-    """An answer that stays as it is."""
+    """An answer that stays as it is. Close it in every case."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        """Of the answer and of errors."""
+        """Of errors, and of the answer where no plugin translates it."""
         self._sse = dialect.stream_content_type.startswith(b"text/event-stream")
 
-    def whole(self, body: bytes) -> bytes:
+    async def whole(self, body: bytes) -> bytes:
         """Return a whole body."""
         return body
 
-    def feed(self, data: bytes) -> list[bytes]:
+    async def feed(self, data: bytes) -> list[bytes]:
         """Return the chunks of *data*, which is a whole number of events where there are events."""
         return events(data) if self._sse else [data]
 
-    def end(self) -> list[bytes]:
+    async def end(self) -> list[bytes]:
         """Return what is still owed after a good end."""
         return []
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
 
 
 class _Translated(_Answer):
@@ -393,18 +475,50 @@ class _Translated(_Answer):
         self._context = context
         self._stream: StreamTranslator | None = None
 
-    def whole(self, body: bytes) -> bytes:
+    async def whole(self, body: bytes) -> bytes:
         assert self._pair.whole is not None
         return self._pair.whole(self._context, body)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    async def feed(self, data: bytes) -> list[bytes]:
         if self._stream is None:
             assert self._pair.stream is not None
             self._stream = self._pair.stream(self._context)
         return [out for chunk in events(data) for out in self._stream.feed(chunk)]
 
-    def end(self) -> list[bytes]:
+    async def end(self) -> list[bytes]:
         return self._stream.end() if self._stream is not None else []
+
+
+class _ByPlugins(_Answer):
+    """An answer that plugins translate to a format which only they know."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        translation: Translation,
+        execution: PluginExecution,
+        formats: Formats,
+        context: Context,
+    ) -> None:
+        super().__init__(dialect)
+        self._translation = translation
+        self._what = execution, formats, context
+        self._stream: StreamTranslation | None = None
+
+    async def whole(self, body: bytes) -> bytes:
+        return await self._translation.whole(*self._what, body)
+
+    async def feed(self, data: bytes) -> list[bytes]:
+        if self._stream is None:
+            self._stream = self._translation.stream(*self._what)
+        return await self._stream.feed(events(data) if self._sse else [data])
+
+    async def end(self) -> list[bytes]:
+        return await self._stream.end() if self._stream is not None else []
+
+    async def aclose(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
 
 
 def _parent(caller: Caller) -> Request | None:

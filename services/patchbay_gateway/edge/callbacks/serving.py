@@ -61,6 +61,7 @@ async def edge_callbacks(
         native=native_registry(),
         mint=UidSource(clock).mint,
         now=clock.now,
+        translation=edge.translation,
     )
     servicer = EdgeHostServicer(
         Callers(edge.holder, keys=SchedulerKeys(scheduler).keys, scopes=edge.scopes, now=clock.now),
