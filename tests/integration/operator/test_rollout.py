@@ -215,7 +215,8 @@ async def test_deleted_resources_leave_nothing(scene: Scene) -> None:
             k: names - before[k] - {"seed", "kube-root-ca.crt"} for k, names in found.items()
         }
         surplus["ServiceAccount"] -= {"default"}
-        surplus["Role"] = {d["metadata"]["name"] for d in await kube.list("Role")}
+        role = await kube.get("Role", "patchbay-credentials")
+        surplus["Rules"] = {str(rule) for rule in (role or {}).get("rules") or ()}
         return {k: names for k, names in surplus.items() if names}
 
     async def nothing() -> bool:
