@@ -311,6 +311,12 @@ spec:
   metrics:
     - type: Resource
       resource: {name: cpu, target: {type: Utilization, averageUtilization: {{ $wish.targetCPUUtilization }}}}
+    {{- with $wish.targetOpenStreams }}
+    - type: Pods
+      pods:
+        metric: {name: {{ eq $component "edge" | ternary "patchbay_edge_open_streams" "patchbay_plugin_open_streams" }}}
+        target: {type: AverageValue, averageValue: {{ . | quote }}}
+    {{- end }}
   behavior:
     scaleDown:
       stabilizationWindowSeconds: 300

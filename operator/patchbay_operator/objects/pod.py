@@ -102,6 +102,9 @@ def _container(spec: PluginSpec, installation: Installation) -> dict[str, Any]:
         {"name": "PATCHBAY_PLUGIN_KEY_FILE", "value": KEY_FILE},
         {"name": "PATCHBAY_HOST_ADDRESS", "value": installation.edge_callbacks},
     ]
+    if spec.metrics_port:
+        # Where the SDK serves /metrics (patchbay/metrics.py).
+        env.append({"name": "PATCHBAY_HEALTH_PORT", "value": str(spec.metrics_port)})
     mounts: list[dict[str, Any]] = [
         {"name": "patchbay-key", "mountPath": KEY_FILE.rpartition("/")[0], "readOnly": True},
         {"name": "patchbay-config", "mountPath": CONFIG_DIR, "readOnly": True},

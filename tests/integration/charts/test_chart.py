@@ -185,6 +185,23 @@ def test_replicas_are_left_to_the_autoscaler(rendered: list[dict[str, Any]]) -> 
         assert ("replicas" in document["spec"]) == (name not in scaled), name
 
 
+def test_autoscalers_may_count_open_streams(helm: Helm) -> None:
+    """By the names that the processes show; without it only CPU counts."""
+    wish = {"enabled": True, "targetOpenStreams": 40}
+    found = _of(
+        helm.render(values={"edge": {"autoscaling": wish}, "executors": {"autoscaling": wish}}),
+        "HorizontalPodAutoscaler",
+    )
+    counted = {
+        name: [m["pods"]["metric"]["name"] for m in d["spec"]["metrics"] if m["type"] == "Pods"]
+        for name, d in found.items()
+    }
+    assert counted == {
+        "gw-patchbay-edge": ["patchbay_edge_open_streams"],
+        "gw-patchbay-executors": ["patchbay_plugin_open_streams"],
+    }
+
+
 def test_configuration_is_one_that_services_take(rendered: list[dict[str, Any]]) -> None:
     data = _of(rendered, "ConfigMap")["gw-patchbay-config"]["data"]
     found = config.parse(data["patchbay.yaml"], env={})
