@@ -128,7 +128,7 @@ class Fleet:
         return stored.record if stored is not None else None
 
     def wait_record(
-        self, credential_id: str, condition: Callable[[CredentialRecord], bool], limit: float = 60.0
+        self, credential_id: str, condition: Callable[[CredentialRecord], bool], limit: float = 90.0
     ) -> CredentialRecord:
         """Wait until the record is as asked and return it."""
         found: list[CredentialRecord] = []
@@ -280,7 +280,7 @@ class Fleet:
 
 
 def eventually(
-    condition: Callable[[], bool], limit: float = 60.0, told: Callable[[], object] = lambda: ""
+    condition: Callable[[], bool], limit: float = 90.0, told: Callable[[], object] = lambda: ""
 ) -> None:
     """
     Wait until *condition* holds; it asks other processes, which tell nobody.
