@@ -28,7 +28,7 @@ class PluginCounts:
                 "plugin_call_errors_total", "Calls that ended without an answer.", ["plugin"]
             ),
             metrics.counter(
-                "plugin_call_seconds_total", "Time that calls took, streams aside.", ["plugin"]
+                "plugin_call_seconds_total", "Time that calls of hooks took.", ["plugin"]
             ),
         )
         self._in_flight = metrics.gauge("plugin_in_flight", "Calls under way.", ["plugin"])
