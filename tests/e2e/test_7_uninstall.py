@@ -32,9 +32,7 @@ def _left(cluster: Cluster) -> set[str]:
     ).split()
     found = set()
     for kind in kinds:
-        if kind.partition(".")[0] in {"events", "pods"} and "metrics" in kind:
-            continue
-        if kind.partition(".")[0] == "events":
+        if kind.startswith(("events", "pods.metrics")):
             continue
         for line in cluster.kubectl("get", kind, "-o", "name").split():
             found.add(f"{kind.partition('.')[0]}/{line.partition('/')[2]}")
