@@ -36,6 +36,8 @@ DISABLED: Final = "Disabled"
 
 _WAITING: Final = frozenset({SECRET_NOT_FOUND, CONFIG_NOT_FOUND})
 """Reasons that may end without an edit of the resource."""
+_SOON: Final = frozenset({"NotYetProgrammed", "NotYetRead", "RollingOut", "Pending", DISABLED})
+"""Reasons of not being ready that warn of nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,14 @@ def transitions(
         if condition["type"] != READY:
             continue
         known = before.get(READY)
-        if known is None and condition["reason"] == "NotYetProgrammed":
+        if known is None and condition["reason"] in {"NotYetProgrammed", "NotYetRead"}:
             continue
         if known is None or (known["status"], known["reason"]) != (
             condition["status"],
             condition["reason"],
         ):
             kind = "Normal" if condition["status"] == "True" else "Warning"
-            if condition["reason"] in {"NotYetProgrammed", "RollingOut", "Pending", DISABLED}:
+            if condition["reason"] in _SOON:
                 kind = "Normal"
             found.append((kind, condition["reason"], condition["message"]))
     return found

@@ -81,11 +81,22 @@ def _remedy(name: str, spec: ProviderCredentialSpec, why: str) -> str:
 
 
 def serving_aspect(
-    name: str, spec: ProviderCredentialSpec, standing: Standing | None
+    name: str, spec: ProviderCredentialSpec, standing: Standing | None, *, reported: bool = False
 ) -> Aspect | None:
-    """Return whether the next request could get it, cooldowns aside; None when that is not known."""
+    """
+    Return whether the next request could get it, cooldowns aside; None when that is not known.
+
+    Args:
+        name: Of the resource.
+        spec: The resource.
+        standing: What schedulers reported of it.
+        reported: Whether there are schedulers that will.
+    """
     if spec.disabled:
         return disabled_aspect("spec.disabled keeps it out of use")
+    if standing is None and reported and (spec.secret_ref or spec.oauth2):
+        text = "schedulers are about to read its Secret"
+        return Aspect(ok=False, reason="NotYetRead", message=text)
     if standing is None or standing.state == "ready":
         return None
     if standing.state == "disabled":

@@ -179,7 +179,8 @@ class Statuses:
         if resource.kind == "ProviderCredential" and resource.spec is not None:
             standing = known.standings.get(resource.name)
             health = refresh_said(resource.name, resource.spec, standing)
-            serving = serving_aspect(resource.name, resource.spec, standing)
+            reported = any(i.kind == "scheduler" and i.ready for i in known.instances)
+            serving = serving_aspect(resource.name, resource.spec, standing, reported=reported)
         if verdict.off:
             serving = disabled_aspect(verdict.off)
         return summarise(

@@ -103,3 +103,17 @@ def test_instants_are_rfc_3339_and_what_is_over_is_removed() -> None:
     }
     assert set(details(Standing()).values()) == {None}
     assert set(details(None)) == set(details(standing))
+
+
+@pytest.mark.parametrize("document", [KEY, OAUTH])
+def test_credential_waits_for_schedulers_that_have_not_read_it(document: dict[str, Any]) -> None:
+    waiting = serving_aspect("team", spec(document), None, reported=True)
+    assert waiting is not None
+    assert (waiting.ok, waiting.reason) == (False, "NotYetRead")
+    assert serving_aspect("team", spec(document), None) is None
+    assert serving_aspect("team", spec(document), Standing(), reported=True) is None
+
+
+def test_credential_without_a_secret_waits_for_nobody() -> None:
+    found = spec({"provider": "p", "plugin": "echo"})
+    assert serving_aspect("team", found, None, reported=True) is None
