@@ -132,8 +132,8 @@ class ClusterKeys:
         )
         if stopped is None:
             note = (
-                f"Edges that run take it out as soon as the operator tells them, which none has "
-                f"confirmed within {self._patience:.0f} s ({_why(status)}); see {_OPERATOR}. {note}"
+                f"No edge has confirmed within {self._patience:.0f} s that it refuses the key: "
+                f"{_why(status)}. Those that run do as soon as the operator tells them. {note}"
             )
         return Revoked(name, stopped, note)
 
@@ -264,7 +264,7 @@ def _is_off(status: Mapping[str, Any], generation: int) -> bool:
 def _why(status: Mapping[str, Any]) -> str:
     ready = _condition(status, "Ready")
     if not ready:
-        return f"no operator has seen it ({_OPERATOR})"
+        return f"no operator has seen it; {_OPERATOR}"
     return str(ready.get("message") or ready.get("reason"))
 
 

@@ -155,5 +155,5 @@ async def test_cluster_without_an_operator_is_told(scene: Scene, person: Person)
     (listed,) = json.loads((await person.keys("list", "--json"))[0])
     assert listed["state"] == "new"
     printed, _ = await person.keys("revoke", "laptop", "--timeout", "1")
-    assert "none has confirmed" in printed
+    assert "No edge has confirmed" in printed
     assert await scene.kube.get("ClientKey", "laptop") is None
