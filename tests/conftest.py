@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from tests.harness import ports, redis_server
 
 from patchbay_gateway.kernel.clock import ManualClock, SystemClock
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 # Named requirements, and the list of what was not run; an API server where the machine has one.
 pytest_plugins = ("tests.requirements", "tests.harness.apiserver_fixtures")
+
+
+def pytest_configure() -> None:
+    """Examples have no deadline: how long one takes is the machine's business. CI stays derandomized."""
+    settings.register_profile("patchbay", settings(), deadline=None)
+    settings.load_profile("patchbay")
 
 
 def pytest_collection_finish() -> None:
