@@ -180,6 +180,21 @@ def world(made_world: World) -> World:
 # -- models -------------------------------------------------------------------------------------------
 
 
+def test_two_hundred_model_calls_at_once_come_back_and_leave_nothing(world: World) -> None:
+    """None waits for another's end, and the memory of the edge stays what it was."""
+    many = {"op": "many", "model": "echo", "count": 200}
+    world.ask(many)  # what is loaded and pooled once
+    edge = world.gateway.processes["up" if "up" in world.gateway.processes else "edge"]
+    before = edge.rss()
+    for _ in range(2):
+        (found,) = world.ask(many)
+        assert len(found) == 200
+        # The words of a stream are in events of their own.
+        assert [n for n, said in enumerate(found) if str(n) not in said] == []
+    assert edge.rss() - before < 64 << 20
+    assert world.ask({"op": "model", "model": "echo"})[0]["status"] == 200
+
+
 def test_model_call_goes_through_the_whole_pipeline(world: World) -> None:
     (found,) = world.ask({"op": "model", "model": "fake-model", "text": "from a plugin"})
     assert found["status"] == 200

@@ -172,6 +172,11 @@ class Caller(Executor, ModelRouter, RequestInterceptor):
                 "type": answer.content_type,
                 "headers": [n.decode() for n, _ in answer.headers],
             }
+        if op == "many":
+            # All at once, half of them streamed.
+            return await asyncio.gather(
+                *(self._one(host, command, n) for n in range(command["count"]))
+            )
         if op == "stream":
             stream = await host.execute_model_stream(self._asked(command))
             async with stream:
@@ -206,6 +211,14 @@ class Caller(Executor, ModelRouter, RequestInterceptor):
         if op == "save":
             return await host.save_auth(command["name"], command["document"])
         raise AssertionError(op)
+
+    async def _one(self, host: HostClient, command: Any, number: int) -> str:
+        asked = self._asked({**command, "text": f"call {number}"})
+        if number % 2:
+            return (await host.execute_model(asked, seconds=90)).body.decode()
+        stream = await host.execute_model_stream(asked)
+        async with stream:
+            return "".join([chunk.decode() async for chunk in stream])
 
     @staticmethod
     def _asked(command: dict[str, Any]) -> HostModelExecutionRequest:
