@@ -163,7 +163,11 @@ class _Head:
 
 
 class _Gone(Exception):
-    """The script says to close, or the caller has left."""
+    """The script says to close."""
+
+
+class _Left(Exception):
+    """The caller has left; a write may find out before `connection_lost` is called."""
 
 
 class _Connection(asyncio.Protocol):
@@ -230,7 +234,8 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, head: _Head, body: bytes) -> None:
         if head.path.startswith("/__"):
-            await self._own(head)
+            with contextlib.suppress(_Left):
+                await self._own(head)
             return
         record = self._record = self.fake.arrived(head, body)
         try:
@@ -250,6 +255,8 @@ class _Connection(asyncio.Protocol):
             close = script.drop or script.close_idle
         except _Gone:
             close = True
+        except _Left:
+            close = record.aborted = True
         self.fake.ended(record)
         if close and self._transport is not None:
             self._transport.close()
@@ -385,7 +392,7 @@ class _Connection(asyncio.Protocol):
 
     async def _send(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
-            raise _Gone
+            raise _Left
         self._transport.write(data)
         if not self._writable.is_set():
             await self._writable.wait()

@@ -14,7 +14,7 @@ from tests.harness.load import Load, Verdict
 from tests.harness.rawclient import RawClient, post
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.faults.conftest import Lengths
     from tests.harness.judge import Judge
@@ -41,6 +41,20 @@ async def wait_for(condition: Callable[[], object], limit: float = 60.0) -> None
         await asyncio.sleep(0.05)
 
 
+@pytest.fixture
+def raw_client() -> Iterator[Callable[..., RawClient]]:
+    """Make clients; what a failed test leaves open is closed."""
+    made: list[RawClient] = []
+
+    def make(port: int, receive_buffer: int = 0) -> RawClient:
+        made.append(RawClient(port, receive_buffer=receive_buffer))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
 @pytest.mark.parametrize("way", ["reset", "close"])
 @pytest.mark.parametrize("topology", ["up", "services"])
 async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
@@ -50,10 +64,11 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
     upstream: Upstream,
     judge: Callable[..., Judge],
     lengths: Lengths,
+    raw_client: Callable[..., RawClient],
 ) -> None:
     """Upstream is left within 100 ms; what was produced is billed as estimated."""
     gateway: Up | Services = request.getfixturevalue(f"make_{topology}")()
-    client = RawClient(gateway.port)
+    client = raw_client(gateway.port)
     await client.connect()
     await client.send(post(CHAT, make_body(chunks=1000), gateway.headers()))
     await client.read_until(b'"content"')
@@ -73,7 +88,7 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
 
 
 async def test_clients_leave_at_every_stage_nothing_stays(
-    make_up: Callable[..., Up], judge: Callable[..., Judge]
+    make_up: Callable[..., Up], judge: Callable[..., Judge], raw_client: Callable[..., RawClient]
 ) -> None:
     """In the head, in the body, before the first byte, in the stream: no task, lease or memory stays."""
     gateway = make_up()
@@ -90,7 +105,7 @@ async def test_clients_leave_at_every_stage_nothing_stays(
             (whole, 0.005 * (turn % 20)),
             (stalled, 0.02),
         ):
-            client = RawClient(gateway.port)
+            client = raw_client(gateway.port)
             await client.connect()
             await client.send(data)
             await asyncio.sleep(pause)
@@ -101,14 +116,14 @@ async def test_clients_leave_at_every_stage_nothing_stays(
 
 
 async def test_client_reads_a_byte_a_second_others_do_not_notice(
-    make_up: Callable[..., Up], judge: Callable[..., Judge]
+    make_up: Callable[..., Up], judge: Callable[..., Judge], raw_client: Callable[..., RawClient]
 ) -> None:
     """A slow reader blocks its own upstream, not memory and nobody else."""
     gateway = make_up()
     verdict = judge(gateway)
     verdict.check_answers()
     verdict.remember_memory()
-    slow = RawClient(gateway.port, receive_buffer=4096)
+    slow = raw_client(gateway.port, receive_buffer=4096)
     await slow.connect()
     await slow.send(post(CHAT, make_body(chunks=60_000, delay_ms=0), gateway.headers()))
     load = Load(gateway.base_url, gateway.headers(), clients=4, extra={"fake": {"chunks": 8}})
@@ -123,10 +138,13 @@ async def test_client_reads_a_byte_a_second_others_do_not_notice(
 
 
 async def test_client_takes_nothing_is_gone_after_the_write_stall(
-    make_up: Callable[..., Up], judge: Callable[..., Judge], upstream: Upstream
+    make_up: Callable[..., Up],
+    judge: Callable[..., Judge],
+    upstream: Upstream,
+    raw_client: Callable[..., RawClient],
 ) -> None:
     gateway = make_up(streaming={"write_stall": "2s"})
-    stalled = RawClient(gateway.port, receive_buffer=4096)
+    stalled = raw_client(gateway.port, receive_buffer=4096)
     await stalled.connect()
     await stalled.send(post(CHAT, make_body(chunks=200_000, delay_ms=0), gateway.headers()))
     await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
