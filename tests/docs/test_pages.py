@@ -72,12 +72,12 @@ def test_every_path_named_as_code_exists() -> None:
 
 def test_every_make_verb_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    verbs = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    verbs = set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.MULTILINE))
     unknown = [
         f"{page}: make {verb}"
         for page in pages()
         for span in code(page)
-        for command in re.findall(r"\bmake((?: [a-z][a-z-]*)+)", span)
+        for command in re.findall(r"\bmake((?: [a-z][a-z0-9-]*)+)", span)
         for verb in command.split()
         if verb not in verbs
     ]
