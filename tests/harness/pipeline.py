@@ -249,12 +249,17 @@ class FakeMember:
 
     def __init__(self, channel: FakeChannel) -> None:
         self.channel = channel
+        self.heard = 0
+        """Streams that had an answer while they went on."""
 
     def metadata(self) -> Any:
         return ()
 
     def begin(self) -> None:
         pass
+
+    def answered(self) -> None:
+        self.heard += 1
 
     def end(self, failed: bool | None, *, draining: bool = False) -> None:
         pass
@@ -395,7 +400,8 @@ class Edge:
             scheduler, edge_id="e", clock=clock, renew_interval=15, orphaned=lambda _: None
         )
         self.refreshes = Refreshes(scheduler)
-        registry: Any = FakeRegistry(FakeMember(FakeChannel(script)))
+        self.member = FakeMember(FakeChannel(script))
+        registry: Any = FakeRegistry(self.member)
         self.pipeline = Pipeline(
             snapshots=holder,
             registry=registry,

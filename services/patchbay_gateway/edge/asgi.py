@@ -41,6 +41,7 @@ CONNECTION: Final = "patchbay.connection"
 # reset the connection, and the reset would take the answer with it.
 _LINGER: Final = 2.0
 
+_NO_BODY: Final = frozenset({204, 304})
 # llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
 _MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
@@ -169,6 +170,7 @@ class AsgiExchange:
         "_lost",
         "_receive",
         "_send",
+        "_without_body",
         "committed",
         "gone",
         "head",
@@ -188,6 +190,7 @@ class AsgiExchange:
         self._receive = receive
         self._send = send
         self._body_read = False
+        self._without_body = False
         connection: EdgeProtocol = scope[CONNECTION]
         self._connection = connection
         # uvicorn hands out bound methods of its cycle; the protocol's own `cycle` is the newest request,
@@ -262,6 +265,9 @@ class AsgiExchange:
         if self._lost:
             raise ClientGone
         self.committed = True
+        if status in _NO_BODY:
+            self._without_body = True
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
         if not self._body_read and self._cycle.more_body:
             headers = [*headers, (b"connection", b"close")]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -270,6 +276,8 @@ class AsgiExchange:
         """Send bytes; waits while the transport's buffer is above its high water mark."""
         if self._lost:
             raise ClientGone
+        if self._without_body:
+            return
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         if self._connection.flow.write_paused:
             await self._connection.flow.drain()

@@ -20,7 +20,7 @@ from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
-from patchbay_gateway.plugins.header_merge import changed_by_plugins
+from patchbay_gateway.plugins.header_merge import changed_by_plugins, told
 from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.response_interceptors import Answered
 
@@ -196,7 +196,7 @@ class Execution:
         shown: Headers | None = None
         assert self._asked is not None
         if self._asked.context is not None or self._asked.executed is not None:
-            upstream = status.headers_from_map(response.headers)
+            upstream = told(status.headers_from_map(response.headers))
             answered = await self._plugins.answered(  # 11
                 request, self._asked, Answered(code, upstream, payload, content_type)
             )
@@ -205,7 +205,7 @@ class Execution:
         # Settled before the last byte goes out: what a client has seen whole is never `lost`.
         request.status = code
         attempt.succeed(code)
-        extra = [(b"content-type", content_type.encode())]
+        extra = told([(b"content-type", content_type.encode())])
         if not answer.headers_committed:
             extra.append((b"content-length", b"%d" % len(payload)))
         head = request.answer_headers(extra, response.headers)
@@ -225,7 +225,7 @@ class Execution:
         whole = False
         answer.watch(lambda: self._ended_after_last_word(call))
         try:
-            whole = await self._read(call)
+            whole = await self._read(call, member)
             if whole and self._outgoing is not None and not self._owner.left:
                 await self._give_out(await self._outgoing.end())
         finally:
@@ -238,7 +238,8 @@ class Execution:
             await call.aclose()
         if self._owner.left:
             raise ClientGone
-        if not (whole and (self._held or answer.answer_committed)):
+        withheld = self._outgoing is not None and self._outgoing.withheld
+        if not (whole and (self._held or answer.answer_committed or withheld)):
             raise errors.UpstreamError(
                 502,
                 "the provider's stream ended before it was complete",
@@ -249,12 +250,15 @@ class Execution:
             )
         self._settle_stream()
         if not answer.answer_committed:
-            # Complete, but nothing in it counts as content: the client gets what there is.
+            # Complete, but nothing in it counts as content, or interceptors dropped all of it: the client
+            # gets what there is.
             await self._commit()
             await self._write(self._held)
         await request.routed.exchange.finish()
 
-    async def _read(self, call: StreamCall[executor_pb2.ExecutorStreamResponse]) -> bool:
+    async def _read(
+        self, call: StreamCall[executor_pb2.ExecutorStreamResponse], member: Member
+    ) -> bool:
         """Pass on what comes and return whether it came to its end."""
         answer, attempt = self._answer, self._attempt
         whole = False
@@ -271,6 +275,7 @@ class Execution:
                             chunks = await self._outgoing.feed(chunks)  # 11
                         await self._give_out(chunks)
                 elif part.HasField("head"):
+                    member.answered()
                     self._take_head(part.head)
                 elif part.HasField("tail"):
                     whole = True
@@ -303,7 +308,7 @@ class Execution:
         self._attempt.head_arrived = True
         self._look_at_limits(head.headers)
         if asked.context is not None or asked.executed is not None:
-            upstream = status.headers_from_map(head.headers)
+            upstream = told(status.headers_from_map(head.headers))
             self._outgoing = self._plugins.outgoing(self._request, asked, upstream)
 
     async def _give_out(self, chunks: Sequence[bytes]) -> None:
@@ -373,7 +378,7 @@ class Execution:
         found = request.answer_headers(extra, head.headers)
         if self._outgoing is None or self._outgoing.headers is None:
             return found
-        upstream = status.headers_from_map(head.headers)
+        upstream = told(status.headers_from_map(head.headers))
         return changed_by_plugins(found, upstream, self._outgoing.headers)
 
     async def _commit(self) -> None:

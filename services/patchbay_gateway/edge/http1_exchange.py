@@ -189,10 +189,11 @@ class HttpExchange:
             raise ValueError("a header holds a line break or NUL")
         self.committed = True
         head = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        if length >= 0:
-            self._remaining = length
-        elif status in _NO_BODY or self._without_body:
+        if status in _NO_BODY or self._without_body:
+            # What would follow the head would be taken for the next answer (RFC 9112, section 6.3).
             self._without_body = True
+        elif length >= 0:
+            self._remaining = length
         elif self._old:
             self._remaining = -1  # ends with the connection
         else:

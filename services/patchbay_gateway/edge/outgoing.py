@@ -47,6 +47,8 @@ class Outgoing:
         self._chain = chain
         self._begun = False
         self._last = b""
+        self.withheld = False
+        """Whether interceptors had content to look at: that none is left is their doing then."""
 
     @property
     def complete(self) -> bool:
@@ -116,7 +118,7 @@ class Outgoing:
 
     async def _shown(self, chain: StreamChain, content: list[bytes]) -> list[bytes]:
         if content and not self._begun:
-            self._begun = True
+            self._begun = self.withheld = True
             await chain.begin()
         return await chain.feed_all(content)
 

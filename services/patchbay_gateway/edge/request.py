@@ -14,6 +14,7 @@ from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.edge import headers
 from patchbay_gateway.edge.dialects.port import StreamState
 from patchbay_gateway.kernel import uid
+from patchbay_gateway.plugins.header_merge import told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,7 @@ class Request:
     def stream_headers(self, content_type: str = "") -> Headers:
         """Return the headers that make a stream of an answer."""
         kind = content_type.encode() or self.routed.dialect.stream_content_type
-        return [(b"content-type", kind), *headers.SSE_HEADERS[1:]]
+        return [*told([(b"content-type", kind)]), *headers.SSE_HEADERS[1:]]
 
     def early_headers(self) -> Headers:
         """Return the headers of an early commit: what is not yet known is left out."""
@@ -112,7 +113,7 @@ class Request:
         settings = self.snapshot.settings
         result = list(extra)
         if settings.headers_passthrough and upstream:
-            result += headers.from_upstream(status.headers_from_map(upstream))
+            result += headers.from_upstream(told(status.headers_from_map(upstream)))
         if extra:  # an error brings its own
             result = self._with_id(result)
         return result + headers.answer_headers(

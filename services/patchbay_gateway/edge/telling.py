@@ -6,7 +6,7 @@ Not here: how errors look (dialects), which one is told (failures.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from patchbay import errors
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.routes.request import RoutedRequest
     from patchbay_gateway.edge.stream import Answer
     from patchbay_gateway.plugins.request_interceptors import Terminated
+
+# Such answers have no content, whatever their headers say (RFC 9110, sections 15.3.5, 15.3.6, 15.4.5).
+_WITHOUT_CONTENT: Final = frozenset({204, 205, 304})
 
 
 def status_of(request: Request, error: errors.PatchbayError) -> int:
@@ -47,12 +50,14 @@ async def terminate(request: Request, answer: Terminated) -> None:
         await request.routed.exchange.abort()
         return
     head = list(answer.headers)
-    if not any(name == b"content-type" for name, _ in head):
-        head.append((b"content-type", b"application/json"))
-    head.append((b"content-length", b"%d" % len(answer.body)))
+    content = answer.body if answer.status not in _WITHOUT_CONTENT else b""
+    if answer.status not in _WITHOUT_CONTENT:
+        if not any(name == b"content-type" for name, _ in head):
+            head.append((b"content-type", b"application/json"))
+        head.append((b"content-length", b"%d" % len(content)))
     exchange = request.routed.exchange
     await exchange.send_head(answer.status, request.answer_headers(head))
-    await exchange.send(answer.body)
+    await exchange.send(content)
     await exchange.finish()
 
 

@@ -122,6 +122,11 @@ class Peer:
         if self.breaker.until:
             self.breaker.began()
 
+    def answered(self) -> None:
+        """Note that a call that goes on has an answer: what is long must not be the only one meanwhile."""
+        if self.breaker.until:
+            self.breaker.succeeded()
+
     def end(self, transport_failure: bool | None) -> None:
         """Count a call that ended; None when it ended without telling anything about the address."""
         self.in_flight -= 1
@@ -178,10 +183,24 @@ class AddressPool:
         self._on_change = on_change
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[Peer] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to look for addresses and to watch them."""
-        self._spawn(self._poll(), f"dns {self.target}")
+        self._looking = self._spawn(self._poll(), f"dns {self.target}")
+
+    def retire(self) -> None:
+        """Stop looking; each channel is closed when its last call has ended. Then `over`."""
+        if self._looking is not None:
+            self._looking.cancel()
+        for peer in self.peers.values():
+            self._release(peer, "no longer configured")
+        self.peers.clear()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left of a pool that has retired."""
+        return not self._leaving and not self._tasks
 
     async def aclose(self) -> None:
         """Stop looking and close every channel, whatever runs on it."""
@@ -238,16 +257,16 @@ class AddressPool:
         for peer in list(self.peers.values()):
             if peer.address not in found and peer.seen <= now - (ABSENCE if peer.serving else 0.0):
                 del self.peers[peer.address]
-                self._release(peer)
+                self._release(peer, "no longer in DNS")
                 news = True
         if news:
             self._on_change()
 
-    def _release(self, peer: Peer) -> None:
+    def _release(self, peer: Peer, why: str) -> None:
         """Close a peer's channel when its last call has ended."""
         if peer.task is not None:
             peer.task.cancel()
-        peer.mark(Health.UNREACHABLE, "no longer in DNS")
+        peer.mark(Health.UNREACHABLE, why)
         self._leaving.add(peer)
 
         def close() -> None:
@@ -320,6 +339,8 @@ class Addresses:
         self._clock = clock
         self._on_change = on_change
         self._pools: dict[str, AddressPool] = {}
+        self._retired: list[AddressPool] = []
+        """Pools that nobody wants any more, while calls run on their channels."""
 
     def peers(self, target: str) -> Iterable[Peer]:
         """Return the peers of *target* now."""
@@ -332,7 +353,8 @@ class Addresses:
         return pool.failure if pool is not None else ""
 
     async def keep(self, targets: Collection[str]) -> None:
-        """Have pools for *targets* and for nothing else."""
+        """Have pools for *targets* and for nothing else; what runs on the others' channels may end."""
+        self._retired = [pool for pool in self._retired if not pool.over]
         for target in targets:
             if target not in self._pools:
                 pool = AddressPool(
@@ -345,11 +367,17 @@ class Addresses:
                 self._pools[target] = pool
                 pool.start()
         for target in [t for t in self._pools if t not in targets]:
-            await self._pools.pop(target).aclose()
+            pool = self._pools.pop(target)
+            pool.retire()
+            self._retired.append(pool)
 
     async def aclose(self) -> None:
-        """Close every pool."""
-        await self.keep(())
+        """Close every pool, whatever runs on its channels."""
+        pools = [*self._pools.values(), *self._retired]
+        self._pools.clear()
+        self._retired.clear()
+        for pool in pools:
+            await pool.aclose()
 
 
 def choose(peers: Sequence[Peer], exclude: Collection[str] = ()) -> Peer | None:

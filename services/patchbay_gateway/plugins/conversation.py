@@ -77,7 +77,7 @@ class Conversation(Generic[Req, Res]):
         """
         try:
             async with asyncio.timeout(self._deadline):
-                return await anext(self._call)
+                answer = await anext(self._call)
         except StopAsyncIteration:
             raise errors.Internal("the plugin ended the call before the stream") from None
         except asyncio.CancelledError:
@@ -92,6 +92,8 @@ class Conversation(Generic[Req, Res]):
         except errors.PatchbayError as error:
             self._failed = error.reason == TRANSPORT
             raise
+        self._member.answered()
+        return answer
 
     async def aclose(self) -> None:
         """End the call: the plugin sees the end of the messages, and after that is cancelled. Idempotent."""

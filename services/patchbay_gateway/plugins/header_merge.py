@@ -7,6 +7,7 @@ Source: pluginapi, interceptor responses. First every name of `clear_headers` go
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from patchbay.upstream_headers import HOP_BY_HOP
@@ -25,14 +26,31 @@ _HOSTS: Final = HOP_BY_HOP | {
     b"x-request-id",
 }
 _HOSTS_PREFIXES: Final = (b"x-patchbay-", b"access-control-")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BREAKS: Final = re.compile(rb"[\r\n\0]")
+_LINE: Final = re.compile(rb"[^\r\n\0]*")
 
 
 def for_client(headers: Headers) -> Headers:
-    """Return what of a plugin's answer headers may reach the client."""
+    """Return what of a plugin's answer headers may reach the client: each a name and one line."""
     return [
-        (name.lower(), value)
+        (name, value)
+        for name, value in told(headers)
+        if name not in _HOSTS and not name.startswith(_HOSTS_PREFIXES)
+    ]
+
+
+def told(headers: Headers) -> Headers:
+    """
+    Return headers as they may be used, whoever said them: names in lower case, values of one line.
+
+    What is no name goes; line breaks become blanks, for behind one the next header would begin (RFC 9110,
+    section 5.5).
+    """
+    return [
+        (name.lower(), value if _LINE.fullmatch(value) else _BREAKS.sub(b" ", value))
         for name, value in headers
-        if name.lower() not in _HOSTS and not name.lower().startswith(_HOSTS_PREFIXES)
+        if _NAME.fullmatch(name)
     ]
 
 
@@ -87,4 +105,4 @@ def _by_name(headers: Headers) -> dict[bytes, list[bytes]]:
 
 def _value(text: str) -> bytes:
     # A line break would begin a header of the plugin's own choice (RFC 9110, section 5.5).
-    return text.replace("\r", " ").replace("\n", " ").encode("latin-1", "replace")
+    return _BREAKS.sub(b" ", text.encode("latin-1", "replace"))

@@ -115,7 +115,8 @@ class Hooks:
         if known is None:
             known = self._known[snapshot.version] = self._work_out(snapshot)
             while len(self._known) > _SNAPSHOTS:
-                del self._known[min(self._known)]
+                # Not the one just asked for: a request may be pinned to one older than all others.
+                del self._known[min(v for v in self._known if v != snapshot.version)]
         return known.get(capability, ())
 
     def wanted(self, snapshot: Snapshot, capabilities: frozenset[str]) -> bool:

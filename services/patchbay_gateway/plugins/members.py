@@ -113,6 +113,10 @@ class Member:
         """Count a call that starts."""
         self.peer.begin()
 
+    def answered(self) -> None:
+        """Note that a call that goes on has its first answer."""
+        self.peer.answered()
+
     def end(self, transport_failure: bool | None = False, *, draining: bool = False) -> None:
         """
         Count a call that ended.

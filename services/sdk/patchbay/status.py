@@ -69,9 +69,9 @@ def headers_to_map(
 
 
 def headers_from_map(source: Mapping[str, headers_pb2.StringList]) -> errors.Headers:
-    """Return the headers of a message map as pairs."""
+    """Return the headers of a message map as pairs; what no header can hold becomes a question mark."""
     return [
-        (name.encode("latin-1"), value.encode("latin-1"))
+        (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
         for name in source
         for value in source[name].values
     ]

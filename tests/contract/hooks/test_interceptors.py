@@ -284,6 +284,20 @@ async def test_chunks_pass_the_chain_and_history_holds_what_was_delivered(channe
         assert Shouter.indexes == [0, 2, 3]
 
 
+async def test_address_that_answers_in_a_stream_serves_others_before_its_end(channel: str) -> None:
+    """It had been left alone, and the stream is the call by which it is tried."""
+    async with hosting([Shouter()], channel) as hosted:
+        member = hosted.registry.pick("shouter")
+        assert member is not None
+        member.peer.breaker.until = 1e-9
+        interceptors = StreamInterceptors(hosted.hooks, hosted.calls)
+        execution = hosted.execution(stream=True)
+        chain = interceptors.chain(interceptors.of(execution), execution, EXECUTED, [])
+        await chain.begin()
+        assert hosted.registry.pick("shouter") is member
+        await chain.aclose()
+
+
 class Witness(Named, StreamChunkInterceptor[None]):
     """Comes last and writes down what it is told."""
 

@@ -253,6 +253,24 @@ async def test_keep_alive_serves_many(client: httpx.AsyncClient, port: Port) -> 
     assert port.server.connections == 1
 
 
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answer_that_has_no_content_leaves_none_for_the_next(
+    client: httpx.AsyncClient, port: Port, status: int
+) -> None:
+    async def without(routed: RoutedRequest) -> None:
+        await routed.exchange.body(1 << 20, 30.0)
+        await routed.exchange.send_head(status, [(b"content-length", b"7")])
+        await routed.exchange.send(b"stop it")
+        await routed.exchange.finish()
+
+    port.pipeline.run_one = without
+    answer = await client.post("/v1/messages", content=BODY)
+    assert (answer.status_code, answer.content) == (status, b"")
+    port.pipeline.run_one = port.pipeline.echo
+    answer = await client.post("/v1/messages", content=BODY)
+    assert (answer.status_code, answer.text) == (200, "claude chat m False")
+
+
 async def test_large_and_compressed_bodies(client: httpx.AsyncClient, port: Port) -> None:
     large = b'{"model":"m","x":"' + b"y" * 900_000 + b'"}'
     assert (await client.post("/v1/messages", content=large)).status_code == 200

@@ -124,6 +124,16 @@ def test_stream_whose_first_chunks_were_dropped_is_still_tried_again(world: Worl
     assert len(world.upstream.records()) - before == 2
 
 
+def test_stream_of_which_nothing_is_left_is_no_failure_of_the_provider(world: World) -> None:
+    """It is not tried again, and nobody's credential rests for it."""
+    before = len(world.upstream.records())
+    answer = world.chat("drop everything", stream=True)
+    assert (answer.status_code, answer.text) == (200, "")
+    assert len(world.upstream.records()) - before == 1
+    (end,) = world.completions(1)
+    assert (end["outcome"], end["status"]) == ("succeeded", 200)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_router_sends_a_model_to_its_own_executor(world: World, *, stream: bool) -> None:
     answer = world.chat("hello", model="sample-model", stream=stream)

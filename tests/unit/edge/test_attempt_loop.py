@@ -475,6 +475,14 @@ async def test_should_not_retry_of_a_spent_account_still_goes_to_another() -> No
 
 
 @virtual
+async def test_stream_tells_of_its_address_when_it_begins() -> None:
+    """An address that is tried again after a rest must not wait for the stream's end."""
+    edge = Edge(Script(default=[TEXT, DONE]), pool("a"))
+    await edge.ask(STREAM)
+    assert edge.member.heard == 1
+
+
+@virtual
 async def test_empty_stream_goes_to_the_next_credential() -> None:
     script = Script(default=[TEXT, DONE])
     script.answers["a", "up"] = [[]]

@@ -92,6 +92,17 @@ def test_requests_pinned_to_an_older_snapshot_keep_its_plugins() -> None:
     assert ids(hooks, older) == ["a"]
 
 
+def test_request_pinned_to_a_snapshot_older_than_all_that_are_kept_has_its_plugins() -> None:
+    """While a body was sent slowly, several snapshots came, and other requests used them."""
+    hooks = Hooks(Declared(a={FLAG}))
+    for version in (2, 3, 4):
+        assert not hooks.wanted(Snapshot(version), frozenset({FLAG}))
+    oldest = Snapshot(1, plugins=(PluginEntry("a"),))
+    for _ in range(2):
+        assert hooks.wanted(oldest, frozenset({FLAG}))
+        assert ids(hooks, oldest) == ["a"]
+
+
 def test_own_deadline_of_a_plugin_is_used() -> None:
     snapshot = Snapshot(1, plugins=(PluginEntry("a", timeouts={FLAG: 0.25}),))
     (hook,) = Hooks(Declared(a={FLAG})).of(snapshot, FLAG)

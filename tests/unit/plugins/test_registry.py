@@ -381,7 +381,31 @@ async def test_registry_plugin_gone_from_the_snapshot_is_forgotten(world: World)
     await world.registry.apply(Snapshot(version=2))
     assert world.registry.pick("named") is None
     assert world.registry.status() == []
+    await world.settle()
     assert world.channels[0]._closed
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_registry_call_in_flight_ends_before_its_plugin_is_let_go(
+    world: World, *, elsewhere: bool
+) -> None:
+    """Whether the plugin went with a new configuration, or is now at another address."""
+    world.add("10.0.0.1:1")
+    await world.apply()
+    member = world.registry.pick("named")
+    assert member is not None
+    member.begin()
+    if elsewhere:
+        await world.apply("", AddressEntry("127.0.0.9:1"))
+    else:
+        await world.registry.apply(Snapshot(version=2))
+    await world.settle()
+    channel = world.channels[0]
+    assert not channel._closed
+    assert world.registry.pick("named") is not member
+    member.end()
+    await world.settle()
+    assert channel._closed
 
 
 async def test_registry_capability_outside_the_allow_list_is_not_used(world: World) -> None:
@@ -427,6 +451,22 @@ async def test_pick_passes_an_ejected_address_over_until_its_probe(world: World)
     assert world.registry.pick("named") is None, "one probe at a time"
     probe.end()
     assert world.registry.pick("named") is not None
+
+
+async def test_pick_does_not_wait_for_the_end_of_a_probe_that_has_an_answer(world: World) -> None:
+    """A stream may last for hours."""
+    world.add("10.0.0.1:1")
+    await world.apply()
+    member = world.registry.pick("named")
+    assert member is not None
+    for _ in range(FAILURES):
+        member.begin()
+        member.end(transport_failure=True)
+    await world.clock.advance(5.0)
+    member.begin()
+    assert world.registry.pick("named") is None
+    member.answered()
+    assert world.registry.pick("named") is member
 
 
 async def test_pick_follows_the_weights_of_revisions(world: World) -> None:

@@ -51,7 +51,7 @@ class Sample(
     RequestInterceptor,
     RequestNormalizer,
     ResponseInterceptor,
-    StreamChunkInterceptor[bool],
+    StreamChunkInterceptor[int],
     RequestLifecyclePlugin,
 ):
     """All of it."""
@@ -137,21 +137,23 @@ class Sample(
             headers=[(b"x-sample", b"seen")], body=request.body.replace(b"cat", b"dog")
         )
 
-    async def open_stream(self, start: StreamStart) -> bool:
-        """Say whether the first chunks are to go."""
-        return b"drop the first" in start.original_request
+    async def open_stream(self, start: StreamStart) -> int:
+        """Say how many of the first chunks are to go."""
+        if b"drop everything" in start.original_request:
+            return 1000
+        return 2 if b"drop the first" in start.original_request else 0
 
     async def intercept_stream_start(
-        self, request: StreamChunkInterceptRequest, state: bool
+        self, request: StreamChunkInterceptRequest, state: int
     ) -> StreamChunkInterceptResponse:
         """Sign the stream."""
         return StreamChunkInterceptResponse(headers=[(b"x-sample", b"streamed")])
 
     async def intercept_stream_chunk(
-        self, request: StreamChunkInterceptRequest, state: bool
+        self, request: StreamChunkInterceptRequest, state: int
     ) -> StreamChunkInterceptResponse | None:
         """Change and drop."""
-        if state and request.chunk_index < 2:
+        if request.chunk_index < state:
             return StreamChunkInterceptResponse(drop_chunk=True)
         if b"drop" in request.body:
             return StreamChunkInterceptResponse(drop_chunk=True)
