@@ -215,7 +215,8 @@ async def test_command_line_runs_with_its_flags(channel: str) -> None:
         bad = await http.post(url, headers=KEY, json={"args": ["--count", "two"]})
         unknown = await http.post(url.replace("pages", "nobody"), headers=KEY, json={})
     assert [f["name"] for f in flags.json()] == ["count", "loud"]
-    assert done.json() == {"exit_code": 3, "stdout": "out\n", "stderr": "err\n"}
+    said = {"exit_code": 3, "stdout": "out\n", "stderr": "err\n"}
+    assert done.json() == {**said, "credentials": []}, "it returned none to keep"
     assert (bad.status_code, bad.json()["error"]["code"]) == (400, "BAD_FLAG")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "NO_COMMAND_LINE")
     (run,) = plugin.runs
