@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 NEEDS_LOGIN: Final = "NeedsLogin"
 """The provider wants somebody to log in: no time and no edit of the resource helps."""
+REFUSED: Final = "ObjectRefused"
+"""The API server does not take an object that a Plugin becomes."""
 DISABLED: Final = "Disabled"
 """Out of use because somebody wants it so."""
 
@@ -100,7 +102,7 @@ def summarise(
     edit = (
         not verdict.accepted.ok
         or (not verdict.resolved.ok and verdict.resolved.reason not in _WAITING)
-        or failing.reason == NEEDS_LOGIN
+        or failing.reason in {NEEDS_LOGIN, REFUSED}
     )
     waits = not edit and failing.reason != DISABLED
     said.append(
@@ -160,6 +162,12 @@ def transitions(
                 kind = "Normal"
             found.append((kind, condition["reason"], condition["message"]))
     return found
+
+
+def refused_aspect(what: str) -> Aspect:
+    """Return what is said of a Plugin while the API server does not take one of its objects."""
+    text = f"the API server refuses its {what}; correct the spec, or what forbids it; it is tried again"
+    return Aspect(ok=False, reason=REFUSED, message=text)
 
 
 def available_aspect(deployment: Mapping[str, Any] | None) -> Aspect:

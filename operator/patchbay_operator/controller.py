@@ -24,7 +24,7 @@ from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.plugins.told_models import with_told
 from patchbay_operator.access import build_role, state_secret
 from patchbay_operator.api.status import READY
-from patchbay_operator.cluster import Conflicted, Gone
+from patchbay_operator.cluster import Conflicted, Gone, Refused
 from patchbay_operator.draft import draft
 from patchbay_operator.gathering import RESOURCES, gather, versions
 from patchbay_operator.objects.naming import (
@@ -113,6 +113,8 @@ class Controller:
         """Plugin → digest of all that its objects depend on, as last queued."""
         self._applied: dict[str, int] = {}
         """Plugin → generation of its Deployment after our last apply."""
+        self._refused: dict[str, str] = {}
+        """Plugin → which of its objects the API server refuses, and why."""
         self._held: dict[tuple[str, int], int] = {}
         """(uid, generation) → first version that holds it, as far as we know."""
         self._published = 0
@@ -250,6 +252,7 @@ class Controller:
         document = await self._api.get("Plugin", name)
         if document is None or document["metadata"].get("deletionTimestamp"):
             self._applied.pop(name, None)
+            self._refused.pop(name, None)
             return  # its objects go with it
         resource = understand(document)
         if resource.spec is None or self._world is None or self._draft is None:
@@ -259,10 +262,18 @@ class Controller:
         if verdict is None or not verdict.accepted.ok:
             return
         children = build_children(name, resource.spec, self._at, self._given(resource, self._world))
-        for child in children:
-            applied = await self._api.apply(child)
-            if child["kind"] == "Deployment":
-                self._applied[name] = applied["metadata"]["generation"]
+        try:
+            for child in children:
+                refused = child["kind"]
+                applied = await self._api.apply(child)
+                if child["kind"] == "Deployment":
+                    self._applied[name] = applied["metadata"]["generation"]
+        except Refused as error:
+            # Other plugins are not its affair; whoever wrote this one reads its status, not our log.
+            self._refused[name] = f"{refused}: {error.message}"
+            self._add(STATUS)
+            raise
+        self._refused.pop(name, None)
         await self._prune(resource, {child["kind"] for child in children})
         self._add(STATUS)
 
@@ -338,6 +349,7 @@ class Controller:
                 held=self._held,
                 instances=self._instances,
                 standings=self._standings,
+                refused=self._refused,
                 problem=self.problem,
             )
             await self._statuses.write(known)

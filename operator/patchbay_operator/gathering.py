@@ -168,15 +168,23 @@ async def _digests(
         name, key = (ref.name, ref.key) if ref else (generated_key_name(resource.name), "key")
         if f"Secret/{name}" not in seen:
             continue
-        plain = await read_secret(api, name, key)
+        # A Secret of an earlier resource of that name is about to go, and its key was revoked.
+        plain = await read_secret(api, name, key, of="" if ref else resource.uid)
         if plain is not None and len(plain.strip()) >= _SHORTEST_KEY:
             found[resource.name] = keys.client_key_digest(cluster_root, plain.strip())
     return found
 
 
-async def read_secret(api: KubeApi, name: str, key: str) -> str | None:
-    """Return one value of a Secret; None when there is none. By LIST, for which the Role has the right."""
+async def read_secret(api: KubeApi, name: str, key: str, *, of: str = "") -> str | None:
+    """
+    Return one value of a Secret; None when there is none. By LIST, for which the Role has the right.
+
+    With *of*, the uid of a resource, a Secret that belongs to others is none.
+    """
     for document in await api.list("Secret", fields=f"metadata.name={name}"):
+        owners = document["metadata"].get("ownerReferences") or ()
+        if of and owners and all(owner["uid"] != of for owner in owners):
+            continue
         encoded = (document.get("data") or {}).get(key)
         if encoded is None:
             return None

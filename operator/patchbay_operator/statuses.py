@@ -22,6 +22,7 @@ from patchbay_operator.conditions import (
     disabled_aspect,
     merge,
     programmed_aspect,
+    refused_aspect,
     summarise,
     transitions,
 )
@@ -66,6 +67,8 @@ class Known:
     instances: Sequence[Instance] = ()
     standings: Mapping[str, Standing] = field(default_factory=dict)
     """Credential → how schedulers see it."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Plugin → which of its objects the API server refuses, and why."""
     problem: str = ""
     """Why the last snapshot was not published."""
 
@@ -172,7 +175,8 @@ class Statuses:
         available = None
         if resource.kind == "Plugin" and resource.spec is not None:
             if resource.spec.image is not None:
-                available = available_aspect(deployment)
+                refused = known.refused.get(resource.name, "")
+                available = refused_aspect(refused) if refused else available_aspect(deployment)
             if verdict.waits and available is not None and available.ok:
                 self._serves()
         health = serving = None

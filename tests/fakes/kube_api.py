@@ -34,8 +34,8 @@ class FakeKube(KubeApi):
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
-        self.failures: list[PatchbayError] = []
-        """What the next calls fail with."""
+        self.failures: list[PatchbayError | None] = []
+        """What the next calls fail with; None: it succeeds."""
         self.writes: list[str] = []
         """Verb, kind and name of each."""
         self._numbers = itertools.count(1)
@@ -128,8 +128,8 @@ class FakeKube(KubeApi):
             self.remove(kind, name)
 
     def _fail(self) -> None:
-        if self.failures:
-            raise self.failures.pop(0)
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
 
     def _write(self, verb: str, document: Mapping[str, Any]) -> dict[str, Any]:
         self._fail()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.keys import Roots, client_key_digest
 from patchbay_gateway.plugins.reports import Standing
 from patchbay_gateway.plugins.told_models import PluginTold, Told
-from patchbay_operator.cluster import Conflicted
-from patchbay_operator.controller import SNAPSHOT, Controller, Key
+from patchbay_operator.cluster import Conflicted, Refused
+from patchbay_operator.controller import SNAPSHOT, STATUS, Controller, Key
 from patchbay_operator.gathering import Values
 from patchbay_operator.installation import Installation
 
@@ -215,6 +216,45 @@ async def test_calls_that_fail_are_made_again(scene: Scene, failure: PatchbayErr
     assert ("Deployment", "plugin-filter") in scene.kube.objects
     assert ("Secret", "laptop-client-key") in scene.kube.objects
     assert scene.snapshot.client_keys
+
+
+async def test_object_that_the_api_server_refuses_is_told_on_the_plugin(scene: Scene) -> None:
+    """It would be "about to be made" for ever; others go on, and a correction ends it."""
+    reason = 'PATCH deployments: 422 Deployment "plugin-filter" is invalid: metadata.labels'
+    scene.kube.put("Plugin", "filter", {"image": "example/filter:1"})
+    await scene.controller.work(SNAPSHOT)
+    scene.kube.failures = [None] * 7 + [Refused(reason)]  # its Plugin is read, six objects are made
+    with pytest.raises(Refused):
+        await scene.controller.work(("Plugin", "filter"))
+    assert ("Deployment", "plugin-filter") not in scene.kube.objects
+    scene.queue.keys = [STATUS]
+    await scene.controller.look_at_gateway()
+    await scene.controller.work(STATUS)
+    assert scene.kube.condition("Plugin", "filter", "Available") == ("False", "ObjectRefused")
+    assert scene.kube.condition("Plugin", "filter", "Stalled") == ("True", "ObjectRefused")
+    told = json.dumps(scene.kube.objects["Plugin", "filter"]["status"])
+    assert "metadata.labels" in told
+    assert "correct the spec" in told
+    scene.kube.put("Plugin", "filter", {"image": "example/filter:2"})
+    await scene.look()
+    assert scene.kube.condition("Plugin", "filter", "Available") == ("False", "RollingOut")
+
+
+async def test_key_of_a_deleted_resource_does_not_open_for_one_of_the_same_name(
+    scene: Scene,
+) -> None:
+    """Its Secret is still there until the garbage collector comes by; then another key is made."""
+    owner = {"kind": "ClientKey", "name": "laptop", "uid": "uid-of-the-deleted"}
+    data = {"key": base64.b64encode(b"test-key-revoked").decode()}
+    metadata = {"name": "laptop-client-key", "ownerReferences": [owner]}
+    scene.kube.put("Secret", "laptop-client-key", metadata=metadata, data=data)
+    scene.kube.put("ClientKey", "laptop", {})
+    await scene.look()
+    assert not scene.snapshot.client_keys
+    scene.kube.remove("Secret", "laptop-client-key")
+    await scene.look()
+    (entry,) = scene.snapshot.client_keys
+    assert entry.digest != client_key_digest(ROOT, "test-key-revoked")
 
 
 async def test_redis_away_is_told_and_made_good(scene: Scene) -> None:
