@@ -106,6 +106,11 @@ class Hooks:
         self._generation = -1
         self._known: dict[int, dict[str, tuple[Hook, ...]]] = {}
 
+    @property
+    def generation(self) -> int:
+        """Grows when a declaration may have changed."""
+        return self._declarations.generation
+
     def of(self, snapshot: Snapshot, capability: str) -> tuple[Hook, ...]:
         """Return the plugins of *capability* in order, whatever they match."""
         if self._generation != self._declarations.generation:

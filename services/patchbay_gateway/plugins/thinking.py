@@ -38,8 +38,10 @@ class ThinkingAppliers:
     def __init__(self, hooks: Hooks, calls: PluginCalls) -> None:
         self._hooks = hooks
         self._calls = calls
-        # Plugin id and configuration → provider key: asked once for each.
+        # Plugin id and configuration → provider key: asked once for each, and again when a plugin may have
+        # been replaced by another version of itself.
         self._keys: dict[tuple[str, str], str] = {}
+        self._generation = -1
 
     async def apply(
         self,
@@ -63,7 +65,7 @@ class ThinkingAppliers:
             budget: Tokens, or None.
             body: The payload.
         """
-        for hook in self._hooks.of(execution.snapshot, _FLAG):
+        for hook in self._hooks.matching(execution.snapshot, _FLAG, execution.facts):
             if await self._key(hook) != provider:
                 continue
             message = thinking_applier_pb2.ThinkingApplyRequest(provider=provider, body=body)
@@ -81,6 +83,9 @@ class ThinkingAppliers:
 
     async def _key(self, hook: Hook) -> str:
         known = (hook.plugin_id, hook.entry.config_hash)
+        if self._generation != self._hooks.generation:
+            self._generation = self._hooks.generation
+            self._keys.clear()
         if known not in self._keys:
             try:
                 answer = await self._calls.unary(

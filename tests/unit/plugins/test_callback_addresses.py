@@ -39,6 +39,7 @@ from patchbay_gateway.plugins.grants import Grants
         "2002:7f00:1::",
         "2001:0:808:808::f5ff:fffe",
         "fe80::1",
+        "fec0::1",
         "fe80::1%eth0",
         "fd00:ec2::254",
         "ff02::1",

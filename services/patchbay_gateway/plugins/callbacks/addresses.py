@@ -32,6 +32,8 @@ _METADATA: Final = (
     ipaddress.IPv4Network("168.63.129.16/32"),
     ipaddress.IPv4Network("192.0.0.0/24"),
 )
+# Private networks of old; the library takes them for global (RFC 3879).
+_SITE_LOCAL: Final = ipaddress.IPv6Network("fec0::/10")
 # IPv4 addresses as an IPv6-only network writes them, and turns them back (RFC 6052).
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -65,7 +67,7 @@ def reachable(text: str) -> bool:
         return False
     return all(
         a.is_global
-        and not (a.is_multicast or a.is_reserved)
+        and not (a.is_multicast or a.is_reserved or a in _SITE_LOCAL)
         and not any(a in network for network in _METADATA)
         for a in _meanings(address)
     )
