@@ -16,6 +16,7 @@ from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
 from patchbay_gateway.edge import body, headers
 from patchbay_gateway.edge.translation import Formats
+from patchbay_gateway.plugins.beside import with_room
 from patchbay_gateway.plugins.response_interceptors import Executed
 from patchbay_gateway.translate import thinking_fields
 from patchbay_gateway.translate.port import Context
@@ -115,7 +116,7 @@ async def _stepped(
         executed = Executed(model, current.headers, current.body, payload)
     message = _message(request, lease, provider, taken, current.headers, payload)
     if not same:
-        message.original_request = current.body
+        (message.original_request,) = with_room(request.snapshot, payload, current.body)
     return Asked(message, taken, hide, executed, context)
 
 

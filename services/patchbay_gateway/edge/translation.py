@@ -21,6 +21,7 @@ import orjson
 from patchbay import errors
 from patchbay.plugin.v1 import transform_pb2
 from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.beside import with_room
 from patchbay_gateway.plugins.calls import warn
 from patchbay_gateway.plugins.conversation import AHEAD, Conversation
 
@@ -376,8 +377,9 @@ def _answer(
         operation=execution.operation,
     )
     if context is not None:
-        message.original_request = context.original_request
-        message.translated_request = context.translated_request
+        message.original_request, message.translated_request = with_room(
+            execution.snapshot, body, context.original_request, context.translated_request
+        )
     return message
 
 

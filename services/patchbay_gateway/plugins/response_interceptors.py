@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from patchbay import status
 from patchbay.plugin.v1 import response_interceptor_pb2
 from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.beside import with_room
 from patchbay_gateway.plugins.header_merge import merge
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ class ResponseInterceptors:
             status.headers_to_map(request.headers, message.request_headers)
             status.headers_to_map(headers, message.response_headers)
             if not hook.needs.no_request_body:
-                message.original_request = request.original
-                message.request_body = request.body
+                message.original_request, message.request_body = with_room(
+                    execution.snapshot, body, request.original, request.body
+                )
             reply = await self._calls.ask(hook, methods.INTERCEPT_RESPONSE, message, execution)
             if reply is None:
                 continue

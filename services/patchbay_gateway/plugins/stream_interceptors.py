@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from patchbay import errors, status
 from patchbay.plugin.v1 import stream_chunk_interceptor_pb2 as chunk_pb2
 from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.beside import with_room
 from patchbay_gateway.plugins.calls import failed, warn
 from patchbay_gateway.plugins.conversation import Conversation
 from patchbay_gateway.plugins.header_merge import merge
@@ -252,8 +253,9 @@ class StreamChain:
         )
         status.headers_to_map(request.headers, message.request_headers)
         if not hook.needs.no_request_body:
-            message.original_request = request.original
-            message.request_body = request.body
+            message.original_request, message.request_body = with_room(
+                execution.snapshot, b"", request.original, request.body
+            )
         return message
 
     async def _say(

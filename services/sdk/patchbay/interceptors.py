@@ -111,9 +111,9 @@ class ResponseInterceptRequest:
     response_headers: Headers = field(default_factory=list)
     """Of the answer as they stand: the provider's, whether the client will see them or not."""
     original_request: bytes = b""
-    """The client's body; empty where `needs_request_body` is False."""
+    """The client's body; empty where `needs_request_body` is False, or beside too large an answer."""
     request_body: bytes = b""
-    """Body that was executed; empty where it equals `original_request`."""
+    """Body that was executed; empty where it equals `original_request`, or is too large beside it."""
     status_code: int = 200
     """Status of the answer."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -155,9 +155,9 @@ class StreamStart:
     request_headers: Headers = field(default_factory=list)
     """Of the request as it was executed."""
     original_request: bytes = b""
-    """The client's body; empty where `needs_request_body` is False."""
+    """The client's body; empty where `needs_request_body` is False, or beside too large an answer."""
     request_body: bytes = b""
-    """Body that was executed; empty where it equals `original_request`."""
+    """Body that was executed; empty where it equals `original_request`, or is too large beside it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Of the host; read-only."""
     callbacks: HostClient = field(default=UNREACHABLE, repr=False, compare=False, metadata=APART)

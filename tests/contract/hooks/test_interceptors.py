@@ -203,6 +203,51 @@ class Stamp(Named, ResponseInterceptor):
         )
 
 
+class Censored(Named, ResponseInterceptor):
+    """Must see each answer."""
+
+    id: ClassVar = "censored"
+    bodies: ClassVar[list[tuple[int, int]]] = []
+
+    async def intercept_response(
+        self, request: ResponseInterceptRequest
+    ) -> ResponseInterceptResponse:
+        self.bodies.append((len(request.original_request), len(request.request_body)))
+        return ResponseInterceptResponse(body=b"censored")
+
+
+async def test_answer_is_seen_however_large_the_request_was(channel: str) -> None:
+    """What has no room beside the answer is left out; else a client could keep its answer from plugins."""
+    large = b"x" * (20 << 20)
+    Censored.bodies.clear()
+    async with hosting([Censored()], channel) as hosted:
+        chain = ResponseInterceptors(hosted.hooks, hosted.calls)
+        execution = hosted.execution()
+        for answer, original, executed in (
+            (b"hi", large, large),
+            (large, large, b""),
+            (large, b"{}", b"{ }"),
+        ):
+            request = Executed("up", [], original, executed)
+            result = await chain.run(
+                chain.of(execution), execution, request, Answered(200, [], answer)
+            )
+            assert result.body == b"censored"
+    assert Censored.bodies == [(20 << 20, 0), (0, 0), (2, 3)]
+
+
+async def test_stream_is_seen_however_large_the_request_was(channel: str) -> None:
+    large = b"x" * (20 << 20)
+    async with hosting([Shouter()], channel) as hosted:
+        interceptors = StreamInterceptors(hosted.hooks, hosted.calls)
+        execution = hosted.execution(stream=True)
+        request = Executed("up", [], large, large)
+        chain = interceptors.chain(interceptors.of(execution), execution, request, [])
+        await chain.begin()
+        assert await chain.feed(b"word") == b"WORD"
+        await chain.aclose()
+
+
 async def test_answers_pass_the_chain_with_the_providers_headers(channel: str) -> None:
     async with hosting([Stamp()], channel) as hosted:
         chain = ResponseInterceptors(hosted.hooks, hosted.calls)

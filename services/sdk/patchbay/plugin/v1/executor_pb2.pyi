@@ -139,7 +139,7 @@ class ExecutorRequest(Message):
     """Optional. Alternate route or mode suffix, for example Gemini's `alt`."""
     original_request: bytes
     """Optional. The client's body before any change. Empty means equal to `payload` but for the model name
-    and OpenAI's `stream_options.include_usage`.
+    and OpenAI's `stream_options.include_usage`, or that the message has no room for both.
     """
     source_format: str
     """Required. Format that the client spoke."""

@@ -104,10 +104,12 @@ class ResponseInterceptRequest(Message):
     stream: bool
     """Optional. Always false."""
     original_request: bytes
-    """Optional. The client's body. Empty where the plugin does without (InterceptorNeeds)."""
+    """Optional. The client's body. Empty where the plugin does without (InterceptorNeeds), and where the
+    message has no room for it beside the answer.
+    """
     request_body: bytes
-    """Optional. Body that was executed. Empty where the plugin does without, or where it equals
-    `original_request`.
+    """Optional. Body that was executed. Empty where the plugin does without, where it equals
+    `original_request`, and where the message has no room for it.
     """
     body: bytes
     """Required. The answer's body as it stands."""

@@ -152,8 +152,8 @@ class StreamChunkInterceptRequest(Message):
     original_request: bytes
     """Optional. The client's body; first message only. Empty where the plugin does without (InterceptorNeeds)."""
     request_body: bytes
-    """Optional. Body that was executed; first message only. Empty where the plugin does without, or where it
-    equals `original_request`.
+    """Optional. Body that was executed; first message only. Empty where the plugin does without, where it
+    equals `original_request`, and where the message has no room for both.
     """
     body: bytes
     """Required but in the first message. The chunk as it stands."""

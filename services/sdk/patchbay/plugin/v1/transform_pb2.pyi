@@ -94,9 +94,9 @@ class ResponseTransformRequest(Message):
     stream: bool
     """Required. True when `body` is one chunk."""
     original_request: bytes
-    """Optional. The client's body."""
+    """Optional. The client's body. Empty where the message has no room for it beside the answer."""
     translated_request: bytes
-    """Optional. The body that the executor got."""
+    """Optional. The body that the executor got. Empty where the message has no room for it."""
     body: bytes
     """Required. The answer's body, or one chunk: for event streams one event with its blank line."""
     content_type: str

@@ -48,7 +48,7 @@ type ExecutorRequest struct {
 	// Optional. The client's query without credentials.
 	Query map[string]*v1.StringList `protobuf:"bytes,8,rep,name=query,proto3" json:"query,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Optional. The client's body before any change. Empty means equal to `payload` but for the model name
-	// and OpenAI's `stream_options.include_usage`.
+	// and OpenAI's `stream_options.include_usage`, or that the message has no room for both.
 	OriginalRequest []byte `protobuf:"bytes,9,opt,name=original_request,json=originalRequest,proto3" json:"original_request,omitempty"`
 	// Required. Format that the client spoke.
 	SourceFormat string `protobuf:"bytes,10,opt,name=source_format,json=sourceFormat,proto3" json:"source_format,omitempty"`

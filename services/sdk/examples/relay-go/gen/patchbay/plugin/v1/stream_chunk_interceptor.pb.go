@@ -103,8 +103,8 @@ type StreamChunkInterceptRequest struct {
 	ResponseHeaders map[string]*v1.StringList `protobuf:"bytes,6,rep,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Optional. The client's body; first message only. Empty where the plugin does without (InterceptorNeeds).
 	OriginalRequest []byte `protobuf:"bytes,7,opt,name=original_request,json=originalRequest,proto3" json:"original_request,omitempty"`
-	// Optional. Body that was executed; first message only. Empty where the plugin does without, or where it
-	// equals `original_request`.
+	// Optional. Body that was executed; first message only. Empty where the plugin does without, where it
+	// equals `original_request`, and where the message has no room for both.
 	RequestBody []byte `protobuf:"bytes,8,opt,name=request_body,json=requestBody,proto3" json:"request_body,omitempty"`
 	// Required but in the first message. The chunk as it stands.
 	Body []byte `protobuf:"bytes,9,opt,name=body,proto3" json:"body,omitempty"`
