@@ -159,6 +159,9 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             transport.abort()
 
+    def retire(self) -> None:
+        """Nothing: uvicorn says that an answer is the last only once it is shut down."""
+
 
 class AsgiExchange:
     """One request on an `EdgeProtocol`. See `Exchange` for what the methods promise."""

@@ -322,6 +322,10 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self.transport.abort()
 
+    def retire(self) -> None:
+        """Drain: let the next answer be the last, and say so in it."""
+        self.keep_alive = False
+
     def shutdown(self) -> None:
         """Drain: close now if idle, else after the answer."""
         self.keep_alive = False

@@ -28,12 +28,18 @@ _BACKLOG: Final = 2048
 # Pipelines whose connection was cut report usage; they get so long for it.
 _AFTER_CUT: Final = 5.0
 _IDLE_PERIOD: Final = 5.0
+# A request may be on its way on a connection that looks idle: it is answered, and told that it is the last.
+_NOTICE: Final = 1.0
 
 
 class Connection(Protocol):
     """An accepted connection."""
 
     transport: asyncio.Transport
+
+    def retire(self) -> None:
+        """Let the answer under way, or the next one, be the last."""
+        ...
 
     def shutdown(self) -> None:
         """Close now if idle, else after the answer under way."""
@@ -196,8 +202,8 @@ class EdgeServer:
         """
         Stop accepting, let requests finish, cut what is left.
 
-        Idle connections are closed at once, busy ones after their answer, which says
-        `connection: close` if its head has not left yet.
+        Connections are closed after their answer, which says `connection: close` if its head has not left
+        yet; idle ones after a second, in which they may carry a last request.
 
         Args:
             grace: Seconds.
@@ -214,18 +220,26 @@ class EdgeServer:
         for server in self._servers:
             server.close()
         for connection in list(accepted.open):
-            connection.shutdown()
+            connection.retire()
         if not accepted.open:
             self._idle.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
+        notice = min(_NOTICE, grace)
+        await self._ended(notice)
+        for connection in list(accepted.open):
+            connection.shutdown()
+        await self._ended(grace - notice)
         left = list(accepted.open)
         for connection in left:
             connection.transport.abort()
         await self._finish_tasks(accepted)
         self._sweeper.close()
         return len(left)
+
+    async def _ended(self, within: float) -> None:
+        """Return when no connection is left, or after *within* seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._idle.wait()
 
     @staticmethod
     async def _finish_tasks(accepted: ConnectionSet) -> None:

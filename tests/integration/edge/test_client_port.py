@@ -554,6 +554,18 @@ async def test_drain_finishes_what_runs_and_accepts_no_more(port: Port) -> None:
         assert await drain == 0
 
 
+async def test_request_on_its_way_when_a_drain_begins_is_answered(port: Port) -> None:
+    """Its connection looked idle; the client could not know."""
+    with await port.raw() as sock:
+        await send(sock, POST % len(BODY) + BODY)
+        await read_until(sock, b"\r\n\r\n")
+        drain = asyncio.create_task(port.server.drain(60))
+        await asyncio.sleep(0)  # the drain has begun
+        await send(sock, POST % len(BODY) + BODY)
+        assert b"HTTP/1.1 200" in await read_all(sock)
+        assert await drain == 0
+
+
 async def test_drain_cuts_what_does_not_end(port: Port) -> None:
     async def run(routed: RoutedRequest) -> None:
         await routed.exchange.send_head(200, list(SSE))
