@@ -41,6 +41,7 @@ def make_secrets(
     executor_keys: Annotated[str, typer.Option(help="Name of that with keys of built-ins.")],
     redis: Annotated[str, typer.Option(help="Name of that of our own Redis.")] = "",
     redis_host: Annotated[str, typer.Option(help="Host of our own Redis.")] = "",
+    yours: Annotated[list[str] | None, typer.Option(help="One that is there; not made.")] = None,
 ) -> None:
     """Make each key that is missing, once; the chart's first step."""
     import asyncio  # noqa: PLC0415 - of this verb alone
@@ -49,7 +50,8 @@ def make_secrets(
     from patchbay_operator.making import Names  # noqa: PLC0415 - the same
     from patchbay_operator.making import make_secrets as make  # noqa: PLC0415 - the same
 
-    names = Names(roots, client_key, management_key, executor_keys, redis, redis_host)
+    own = frozenset(yours or ())
+    names = Names(roots, client_key, management_key, executor_keys, redis, redis_host, own)
 
     async def body() -> None:
         api = LightkubeApi(namespace)

@@ -39,6 +39,8 @@ class Names:
     redis: str = ""
     """Empty: a Redis of somebody else."""
     redis_host: str = ""
+    yours: frozenset[str] = frozenset()
+    """Those that are somebody's own: they have to be there, and are never made."""
 
 
 async def make_secrets(api: KubeApi, names: Names) -> None:
@@ -46,12 +48,25 @@ async def make_secrets(api: KubeApi, names: Names) -> None:
     Make what is missing.
 
     Raises:
-        FailedPrecondition: The Secret with roots has no root `plugins`.
+        FailedPrecondition: The Secret with roots has no root `plugins`, or one of yours is not there.
         PatchbayError: What the API server says.
     """
-    await _once(api, names.roots, {root: secrets.token_hex(32) for root in _ROOTS})
-    await _once(api, names.client_key, {"key": f"pb-{secrets.token_urlsafe(32)}"})
-    await _once(api, names.management_key, {"key": f"pbm-{secrets.token_urlsafe(32)}"})
+    for name in sorted(names.yours):
+        if await api.get("Secret", name) is None:
+            # Made in silence, a misspelt one would be new roots, under which nothing that is stored opens.
+            raise FailedPrecondition(
+                f"there is no Secret {name}, which the values name as yours (secrets.existing…); create it, "
+                "or correct the name",
+                reason="SECRET_NOT_FOUND",
+            )
+    wanted = {
+        names.roots: {root: secrets.token_hex(32) for root in _ROOTS},
+        names.client_key: {"key": f"pb-{secrets.token_urlsafe(32)}"},
+        names.management_key: {"key": f"pbm-{secrets.token_urlsafe(32)}"},
+    }
+    for name, values in wanted.items():
+        if name not in names.yours:
+            await _once(api, name, values)
     if names.redis:
         password = secrets.token_urlsafe(32)
         url = f"redis://:{password}@{names.redis_host}:6379/0"

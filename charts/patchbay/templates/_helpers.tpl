@@ -27,7 +27,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: patchbay
 app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version | replace "+" "_" | trunc 63 }}
 {{- end -}}
 
 {{- /* Image of a component. Takes (list context component). */ -}}
@@ -129,6 +129,16 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end -}}
 
+{{- /* Where pods may run: also those of hooks and of Redis. Takes the component's values. */ -}}
+{{- define "patchbay.nodes" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- /* Placement of a component's pods. */ -}}
 {{- define "patchbay.placement" -}}
 {{- $context := index . 0 -}}
@@ -140,12 +150,7 @@ imagePullSecrets:
   - {name: {{ . | quote }}}
 {{- end }}
 {{- end }}
-{{- with $values.nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
-{{- end }}
+{{- include "patchbay.nodes" $values }}
 {{- with $values.affinity }}
 affinity: {{ toYaml . | nindent 2 }}
 {{- end }}

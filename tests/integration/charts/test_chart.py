@@ -434,7 +434,36 @@ def test_keys_are_made_before_anything_needs_them_and_stay(helm: Helm) -> None:
     job = _of(helm.render(), "Job")["gw-patchbay-secrets"]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     role = _of(helm.render(), "Role")["gw-patchbay-secrets"]
-    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"create", "get", "patch"}
+    rights = {(verb, *r.get("resourceNames", ())) for r in role["rules"] for verb in r["verbs"]}
+    once = [f"gw-patchbay-{name}" for name in ("roots", "client-key", "management-key")]
+    assert rights == {("create",), ("get", *once), ("patch", "gw-patchbay-executor-keys")}
+
+
+def test_every_pod_can_be_sent_to_nodes_of_ones_choice(helm: Helm) -> None:
+    """Where all nodes are tainted, a first step or a Redis without tolerations would wait for ever."""
+    place = {
+        "nodeSelector": {"pool": "gateway"},
+        "tolerations": [{"key": "gateway", "operator": "Exists"}],
+    }
+    values = dict.fromkeys((*COMPONENTS, "redis"), place)
+    pods = _pods(helm.render(values=values))
+    assert {"gw-patchbay-redis", "gw-patchbay-secrets", "gw-patchbay-test"} <= pods.keys()
+    for name, pod in pods.items():
+        assert {key: pod.get(key) for key in place} == place, name
+
+
+def test_secrets_of_ones_own_are_named_to_the_job_as_such(helm: Helm) -> None:
+    """A misspelt name is an error then, and no new roots; keys of executors are made of yours."""
+    for values, wanted in (
+        ({}, set()),
+        ({"secrets": {"existingRoots": "mine"}}, {"mine"}),
+        (MATRIX["own keys"][1], {"roots", "client", "management"}),
+    ):
+        job = _of(helm.render(values=values), "Job")["gw-patchbay-secrets"]
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        args = container["args"]
+        assert {a.removeprefix("--yours=") for a in args if a.startswith("--yours=")} == wanted
+        assert "--executor-keys=gw-patchbay-executor-keys" in args
 
 
 def test_templates_are_pure() -> None:
