@@ -215,7 +215,9 @@ class Pipeline:
                     await execution.run(self._registry, tries.addresses)  # 7-11
                 except Terminated as terminated:
                     attempt.fail(attempts.terminated(terminated), terminated.status)  # 12
-                    raise
+                    if not await telling.terminated_late(request, answer, terminated):
+                        raise
+                    return
                 except errors.PatchbayError as error:
                     answer.pause()
                     judgement, following = await self._decider.decide(  # 12

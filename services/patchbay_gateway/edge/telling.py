@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from patchbay_gateway.edge import attempts
+
 if TYPE_CHECKING:
     from patchbay import errors
     from patchbay_gateway.edge.request import Request
@@ -59,6 +61,23 @@ async def terminate(request: Request, answer: Terminated) -> None:
     await exchange.send_head(answer.status, request.answer_headers(head))
     await exchange.send(content)
     await exchange.finish()
+
+
+async def terminated_late(request: Request, answer: Answer, terminated: Terminated) -> bool:
+    """
+    End a request that a plugin ends after its headers have gone out: as an error that clients can read.
+
+    Returns:
+        Whether they have; if not, nothing has been said, and the plugin's own answer is still to come.
+    """
+    if not answer.headers_committed:
+        # Set before any await: the answer's timer must not commit headers now.
+        answer.headers_committed = True
+        return False
+    answer.pause()
+    await give_up(request, answer, attempts.terminated(terminated))
+    request.terminated, request.status = True, terminated.status
+    return True
 
 
 async def give_up(request: Request, answer: Answer, error: errors.PatchbayError) -> None:
