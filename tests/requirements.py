@@ -93,6 +93,12 @@ def _control_plane() -> str:
     return _api_server()
 
 
+def _named(variable: str) -> str:
+    return (
+        "" if os.environ.get(variable) else f"{variable} names no command (tests/e2e/conftest.py)"
+    )
+
+
 def _pyright() -> str:
     program = Path(sys.executable).with_name("basedpyright")
     return "" if program.exists() else "basedpyright is not in this environment"
@@ -120,6 +126,15 @@ REQUIREMENTS: Final[dict[str, Requirement]] = {
     ),
     "kwok": Requirement(
         "rollouts by real controllers on nodes that only seem to be", _control_plane
+    ),
+    "cluster-api-server": Requirement(
+        "a cluster whose API server stops under load", lambda: _named("PATCHBAY_E2E_API_SERVER")
+    ),
+    "cluster-kill": Requirement(
+        "a leading operator that is killed on its node", lambda: _named("PATCHBAY_E2E_KILL")
+    ),
+    "cluster-dns": Requirement(
+        "new pods where DNS caches for half a minute", lambda: _named("PATCHBAY_E2E_DNS")
     ),
     "helm": Requirement(
         "charts", lambda: _answers(str(_ROOT / "scripts" / "kube-tools"), "helm", "version")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
-import pytest
 from tests.harness.helm import CHARTS
+from tests.requirements import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,11 +115,10 @@ class Cluster:
         self.apply(text)
 
 
-def hook(variable: str, what: str) -> Callable[..., None]:
+def hook(variable: str, requirement: str) -> Callable[..., None]:
     """Return the cluster's own command for what kubectl cannot do; skip the test by name without one."""
-    command = os.environ.get(variable)
-    if not command:
-        pytest.skip(f"{variable} names no command that {what}")
+    need(requirement)
+    command = os.environ[variable]
 
     def run(*argv: str) -> None:
         subprocess.run([*shlex.split(command), *argv], check=True, timeout=200)

@@ -169,7 +169,7 @@ async def test_autoscaler_scales_the_plugin_up_without_a_failure(cluster: Cluste
 
 
 async def test_new_pod_takes_load_where_dns_caches_half_a_minute(cluster: Cluster) -> None:
-    dns = hook("PATCHBAY_E2E_DNS", "makes the cluster's DNS cache for 30 s")
+    dns = hook("PATCHBAY_E2E_DNS", "cluster-dns")
     dns("slow")
     try:
         async with Load(cluster, 6, model="whoami") as load:

@@ -61,7 +61,7 @@ async def test_operator_that_is_off_is_not_noticed(cluster: Cluster) -> None:
 
 
 async def test_killed_leader_is_replaced_with_nothing_lost_or_double(cluster: Cluster) -> None:
-    kill = hook("PATCHBAY_E2E_KILL", "kills a container")
+    kill = hook("PATCHBAY_E2E_KILL", "cluster-kill")
     await eventually(lambda: _leader(cluster), "a leader")
     before = await off(_objects, cluster)
     async with Load(cluster) as load:
@@ -89,7 +89,7 @@ async def test_killed_leader_is_replaced_with_nothing_lost_or_double(cluster: Cl
 
 
 async def test_api_server_that_is_off_is_not_noticed(cluster: Cluster) -> None:
-    api_server = hook("PATCHBAY_E2E_API_SERVER", "stops and starts the API server")
+    api_server = hook("PATCHBAY_E2E_API_SERVER", "cluster-api-server")
     async with Load(cluster) as load, Load(cluster, 2, model="whoami") as plugin:
         await load.more()
         await off(api_server, "stop")
