@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from patchbay.upstream_headers import HOP_BY_HOP
+from patchbay_gateway.plugins.header_merge import told
 
 if TYPE_CHECKING:
     from patchbay.errors import Headers
@@ -31,10 +32,7 @@ SANDBOX: Final = (
 def for_pages(headers: Headers) -> Headers:
     """Return a plugin's headers without those of the connection, and cookies."""
     return [
-        (name.lower(), value)
-        for name, value in headers
-        if name.lower() not in _KEPT_BACK
-        and not name.lower().startswith((b"access-control-", b"x-patchbay-"))
-        and b"\n" not in value
-        and b"\r" not in value
+        (name, value)
+        for name, value in told(headers)
+        if name not in _KEPT_BACK and not name.startswith((b"access-control-", b"x-patchbay-"))
     ]

@@ -7,6 +7,7 @@ import pytest
 from patchbay import status
 from patchbay.plugin.v1 import request_interceptor_pb2
 from patchbay_gateway.plugins.header_merge import for_client, told
+from patchbay_gateway.plugins.response_headers import for_pages
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_header_is_a_name_and_one_line(
 ) -> None:
     assert told([said]) == used
     assert for_client([said]) == used
+    assert for_pages([said]) == used
 
 
 def test_hosts_own_headers_are_kept_back_however_they_are_written() -> None:
