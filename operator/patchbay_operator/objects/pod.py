@@ -13,7 +13,7 @@ from patchbay_gateway.kernel.config.quantities import parse_duration
 from patchbay_operator.objects.naming import child_name, key_secret_name, selector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from patchbay_operator.api.fields import Fields
     from patchbay_operator.api.plugin import PluginSpec, PodTemplate, ProbeTiming
@@ -24,13 +24,21 @@ TLS_DIR: Final = "/var/run/patchbay/tls"
 CONFIG_DIR: Final = "/etc/patchbay"
 SECRETS_ANNOTATION: Final = "patchbay.dev/secrets"
 _GROUP_ID: Final = 65532
+_TMP: Final = "/tmp"  # noqa: S108 - the container's own
+_CONFINEMENT: Final = "container.apparmor.security.beta.kubernetes.io/"
+"""Begins annotations that a kubelet still reads as part of the security context."""
 _BEYOND_DRAIN: Final = 30
 """Seconds between the end of the drain and SIGKILL."""
 
 
+def drain_seconds(spec: PluginSpec) -> int:
+    """Return how long calls in flight may go on after SIGTERM."""
+    return int(parse_duration(spec.drain))
+
+
 def grace_seconds(spec: PluginSpec) -> int:
     """Return terminationGracePeriodSeconds: the drain and a little more."""
-    return int(parse_duration(spec.drain)) + _BEYOND_DRAIN
+    return drain_seconds(spec) + _BEYOND_DRAIN
 
 
 def pod_template(
@@ -47,7 +55,7 @@ def pod_template(
     """
     extra = spec.pod_template
     more_labels = dict(extra.labels) if extra else {}
-    annotations = dict(extra.annotations) if extra else {}
+    annotations = {k: v for k, v in _annotations(extra) if not k.startswith(_CONFINEMENT)}
     annotations |= {
         SECRETS_ANNOTATION: secrets,
         "kubectl.kubernetes.io/default-container": "plugin",
@@ -93,14 +101,19 @@ def _pull_secrets(extra: PodTemplate | None) -> Sequence[Any]:
     return extra.image_pull_secrets if extra else ()
 
 
+def _annotations(extra: PodTemplate | None) -> Iterable[tuple[str, str]]:
+    return extra.annotations.items() if extra else ()
+
+
 def _container(spec: PluginSpec, installation: Installation) -> dict[str, Any]:
     ports = [{"name": "grpc", "containerPort": spec.port, "protocol": "TCP"}]
     if spec.metrics_port:
         ports.append({"name": "metrics", "containerPort": spec.metrics_port, "protocol": "TCP"})
-    env: list[dict[str, Any]] = [document(e) for e in spec.env or ()]
-    env += [
+    env: list[dict[str, Any]] = [
         {"name": "PATCHBAY_PLUGIN_KEY_FILE", "value": KEY_FILE},
         {"name": "PATCHBAY_HOST_ADDRESS", "value": installation.edge_callbacks},
+        # What the SDK allows calls in flight; SIGKILL comes after.
+        {"name": "PATCHBAY_DRAIN", "value": str(drain_seconds(spec))},
     ]
     if spec.metrics_port:
         # Where the SDK serves /metrics (patchbay/metrics.py).
@@ -108,7 +121,7 @@ def _container(spec: PluginSpec, installation: Installation) -> dict[str, Any]:
     mounts: list[dict[str, Any]] = [
         {"name": "patchbay-key", "mountPath": KEY_FILE.rpartition("/")[0], "readOnly": True},
         {"name": "patchbay-config", "mountPath": CONFIG_DIR, "readOnly": True},
-        {"name": "patchbay-tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own
+        {"name": "patchbay-tmp", "mountPath": _TMP},
     ]
     if installation.tls_secret:
         env += [
@@ -117,7 +130,14 @@ def _container(spec: PluginSpec, installation: Installation) -> dict[str, Any]:
         ]
         mounts.append({"name": "patchbay-tls", "mountPath": TLS_DIR, "readOnly": True})
     if spec.pod_template:
-        mounts += [document(m) for m in spec.pod_template.volume_mounts]
+        wished = [document(m) for m in spec.pod_template.volume_mounts]
+        # A list of mounts has each path once, a list of variables each name, or the API server refuses it.
+        if any(mount["mountPath"] == _TMP for mount in wished):
+            mounts = [mount for mount in mounts if mount["mountPath"] != _TMP]
+        taken = {mount["mountPath"] for mount in mounts}
+        mounts += [mount for mount in wished if mount["mountPath"] not in taken]
+    own = {variable["name"] for variable in env}
+    env = [document(e) for e in spec.env or () if e.name not in own] + env
     # A kubelet has no certificate; whether calls are welcome the gateway asks itself.
     asked = {"tcpSocket" if installation.tls_secret else "grpc": {"port": spec.port}}
     container: dict[str, Any] = {

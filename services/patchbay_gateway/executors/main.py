@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
 from patchbay.metrics import render
-from patchbay.serve import PluginServer, build_servicers, load_plugin_keys
+from patchbay.serve import PluginServer, build_servicers, drain_seconds, load_plugin_keys
 from patchbay.server import message_limit_for
 from patchbay_gateway.executors.claude import ClaudeExecutor
 from patchbay_gateway.executors.echo import EchoExecutor
@@ -160,6 +160,7 @@ def run(config: Config, settings: ProcessSettings) -> int:
 
 
 async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.Shutdown) -> None:
+    grace = drain_seconds(os.environ)
     async with built_executors(settings.plugins) as executors:
         server = PluginServer(
             executors,
@@ -177,7 +178,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                     "executors listen", plugins=[e.id for e in executors], grpc=port, health=health
                 )
                 await shutdown.wait()
-                await server.drain()
+                await server.drain(grace)
             finally:
                 await server.stop()
 

@@ -6,7 +6,8 @@ Serving plugins: `serve(MyPlugin())` is a whole program.
 
 Any mix of plugins, each with any mix of capabilities, is served at one address; the call's metadata says
 which one it is for. `build_servicers` makes the same servicers for calls within a process. Keys come from
-PATCHBAY_PLUGIN_KEY or the file that PATCHBAY_PLUGIN_KEY_FILE names, certificates from PATCHBAY_TLS_DIR. Not
+PATCHBAY_PLUGIN_KEY or the file that PATCHBAY_PLUGIN_KEY_FILE names, certificates from PATCHBAY_TLS_DIR, and
+PATCHBAY_DRAIN says how many seconds calls in flight may go on after SIGTERM. Not
 here: what a plugin does (the modules of the capabilities).
 """
 
@@ -17,6 +18,7 @@ import base64
 import contextlib
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,7 +50,26 @@ PLUGIN_SERVICE: Final = "patchbay.plugin.v1.PluginService"
 EXECUTOR_SERVICE: Final = "patchbay.plugin.v1.ExecutorService"
 DEFAULT_ADDRESS: Final = "[::]:7003"
 GRACE: Final = 600.0
-"""Seconds that calls in flight may go on after SIGTERM."""
+"""Seconds that calls in flight may go on after SIGTERM, where PATCHBAY_DRAIN says nothing."""
+
+
+def drain_seconds(environ: Mapping[str, str]) -> float:
+    """
+    Return the seconds of PATCHBAY_DRAIN (600, 90s, 10m, 1h), or GRACE.
+
+    Raises:
+        FailedPrecondition: It is no duration.
+    """
+    value = environ.get("PATCHBAY_DRAIN", "")
+    if not value:
+        return GRACE
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", value)
+    if found is None:
+        raise errors.FailedPrecondition(
+            f"PATCHBAY_DRAIN={value} is no duration; write seconds, or 90s, 10m, 1h",
+            reason="DRAIN_INVALID",
+        )
+    return float(found[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(found[2], 1.0)
 
 
 def load_plugin_keys(environ: Mapping[str, str], plugin_ids: Iterable[str]) -> PluginKeys:
@@ -238,7 +259,7 @@ async def serve_async(
     *plugins: Plugin,
     address: str = DEFAULT_ADDRESS,
     plugin_keys: PluginKeys | None = None,
-    grace: float = GRACE,
+    grace: float | None = None,
     message_limit: int = DEFAULT_MESSAGE_LIMIT,
     stopping: asyncio.Event | None = None,
 ) -> None:
@@ -249,15 +270,17 @@ async def serve_async(
         plugins: With different ids.
         address: `host:port` or `unix:/path`.
         plugin_keys: Default: `load_plugin_keys` of the environment.
-        grace: Seconds that calls in flight may go on.
+        grace: Seconds that calls in flight may go on; None: PATCHBAY_DRAIN of the environment.
         message_limit: As in PluginServer.
         stopping: Set to stop; with it, signals are left to the caller.
 
     Raises:
-        FailedPrecondition: No key, or the address or the port of PATCHBAY_HEALTH_PORT is taken.
+        FailedPrecondition: No key, no duration in PATCHBAY_DRAIN, or the address or the port of
+            PATCHBAY_HEALTH_PORT is taken.
     """
     if plugin_keys is None:
         plugin_keys = load_plugin_keys(os.environ, [plugin.id for plugin in plugins])
+    grace = drain_seconds(os.environ) if grace is None else grace
     health = health_port(os.environ)
     loop = asyncio.get_running_loop()
     signals = () if stopping is not None else (signal.SIGTERM, signal.SIGINT)
@@ -308,7 +331,7 @@ async def connect_host(
 def serve(
     *plugins: Plugin,
     address: str = DEFAULT_ADDRESS,
-    grace: float = GRACE,
+    grace: float | None = None,
     message_limit: int = DEFAULT_MESSAGE_LIMIT,
 ) -> None:
     """

@@ -167,6 +167,12 @@ def test_grace_outlasts_the_drain(rendered: list[dict[str, Any]]) -> None:
     assert edge["terminationGracePeriodSeconds"] >= sleep + int(drain) + 15
 
 
+def test_executors_are_told_their_drain(helm: Helm) -> None:
+    values = {"executors": {"drainSeconds": 1200, "terminationGracePeriodSeconds": 1230}}
+    (container,) = _pods(helm.render(values=values))["gw-patchbay-executors"]["containers"]
+    assert {"name": "PATCHBAY_DRAIN", "value": "1200"} in container["env"]
+
+
 def test_old_executors_and_schedulers_stay_until_new_ones_are_known(
     rendered: list[dict[str, Any]],
 ) -> None:

@@ -96,6 +96,46 @@ def test_volumes_of_an_author_do_not_replace_the_operators() -> None:
     assert key["secret"]["secretName"] == "plugin-filter-key"
 
 
+def test_what_an_author_adds_meets_nothing_of_the_operators() -> None:
+    """The API server refuses a list with a name or a path twice; an annotation lifts no confinement."""
+    unconfined = "container.apparmor.security.beta.kubernetes.io/plugin"
+    spec = PluginSpec.model_validate(
+        {
+            "image": "example/filter:1",
+            "metricsPort": 9103,
+            "drain": "90s",
+            "env": [
+                {"name": "PATCHBAY_HEALTH_PORT", "value": "1"},
+                {"name": "PATCHBAY_TLS_DIR", "value": "/x"},
+                {"name": "LEVEL", "value": "3"},
+            ],
+            "podTemplate": {
+                "annotations": {unconfined: "unconfined", "team": "edge"},
+                "volumes": [{"name": "big", "emptyDir": {}}],
+                "volumeMounts": [
+                    {"name": "big", "mountPath": "/tmp"},
+                    {"name": "big", "mountPath": "/etc/patchbay"},
+                ],
+            },
+        }
+    )
+    with_tls = replace(INSTALLATION, tls_secret="plugin-tls")
+    found = _by_kind(build_children("filter", spec, with_tls, GIVEN))["Deployment"]
+    template = found["spec"]["template"]
+    assert unconfined not in template["metadata"]["annotations"]
+    assert template["metadata"]["annotations"]["team"] == "edge"
+    (container,) = template["spec"]["containers"]
+    names = [e["name"] for e in container["env"]]
+    assert len(names) == len(set(names))
+    values = {e["name"]: e.get("value") for e in container["env"]}
+    assert (values["PATCHBAY_HEALTH_PORT"], values["LEVEL"]) == ("9103", "3")
+    assert values["PATCHBAY_DRAIN"] == "90"
+    paths = [m["mountPath"] for m in container["volumeMounts"]]
+    assert len(paths) == len(set(paths))
+    mounted = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+    assert (mounted["/tmp"], mounted["/etc/patchbay"]) == ("big", "patchbay-config")
+
+
 def test_every_object_belongs_to_its_plugin() -> None:
     for document in _objects("everything"):
         (owner,) = document["metadata"]["ownerReferences"]
