@@ -176,7 +176,13 @@ class LightkubeApi:
         headers = {"accept": _METADATA_ONLY[1]} if metadata_only else {}
         found: list[dict[str, Any]] = []
         while True:
-            page = await self._call("GET", self._path(kind), query=query, headers=headers)
+            try:
+                page = await self._call("GET", self._path(kind), query=query, headers=headers)
+            except Gone as error:
+                if "continue" not in query:
+                    raise
+                # The rest of a list expires within minutes; its kind is there.
+                raise Unavailable(error.message, reason="KUBERNETES_UNAVAILABLE") from error
             found += page.get("items") or []
             token = page.get("metadata", {}).get("continue")
             if not token:

@@ -419,7 +419,10 @@ class Controller:
                 if not metadata.get("deletionTimestamp"):
                     marks[kind, metadata["name"]] = _mark(metadata)
         known = self._world.documents if self._world is not None else {}
-        if marks != {key: _mark(document["metadata"]) for key, document in known.items()}:
+        # What the first snapshot waits for may have come: definitions, values, the API server.
+        if self._world is None or marks != {
+            key: _mark(document["metadata"]) for key, document in known.items()
+        }:
             self._add(SNAPSHOT)
         return found
 

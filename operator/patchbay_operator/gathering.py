@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from patchbay_gateway.kernel import config as model
 from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.plugins.prices import load_prices
+from patchbay_operator.cluster import Gone
 from patchbay_operator.draft import Gathered
 from patchbay_operator.objects.naming import PLUGIN_LABEL, generated_key_name
 from patchbay_operator.objects.workload import references
@@ -94,7 +95,12 @@ async def gather(
     documents: dict[tuple[str, str], dict[str, Any]] = {}
     resources: dict[str, list[Resource[Any]]] = {kind: [] for kind in RESOURCES}
     for kind in RESOURCES:
-        for item in await api.list(kind):
+        try:
+            items = await api.list(kind)
+        except Gone as error:
+            text = f"the API server does not know {kind}s; install the chart patchbay-crds and this goes on"
+            raise Gone(f"{text} ({error.message})") from error
+        for item in items:
             if item["metadata"].get("deletionTimestamp"):
                 continue
             documents[kind, item["metadata"]["name"]] = item

@@ -15,7 +15,7 @@ from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.keys import Roots, client_key_digest
 from patchbay_gateway.plugins.reports import Standing
 from patchbay_gateway.plugins.told_models import PluginTold, Told
-from patchbay_operator.cluster import Conflicted, Refused
+from patchbay_operator.cluster import Conflicted, Gone, Refused
 from patchbay_operator.controller import SNAPSHOT, STATUS, Controller, Key
 from patchbay_operator.gathering import Values
 from patchbay_operator.installation import Installation
@@ -238,6 +238,19 @@ async def test_object_that_the_api_server_refuses_is_told_on_the_plugin(scene: S
     scene.kube.put("Plugin", "filter", {"image": "example/filter:2"})
     await scene.look()
     assert scene.kube.condition("Plugin", "filter", "Available") == ("False", "RollingOut")
+
+
+async def test_definitions_that_are_not_installed_are_told_and_waited_for() -> None:
+    """Without a long backoff: whoever installs them then wants to see it work."""
+    scene = Scene()
+    scene.queue.keys.clear()
+    scene.kube.failures = [Gone("GET /apis/patchbay.dev/v1alpha1/plugins: 404 page not found")]
+    with pytest.raises(Gone, match="install the chart patchbay-crds"):
+        await scene.controller.work(SNAPSHOT)
+    await scene.controller.diff()
+    assert SNAPSHOT in scene.queue.keys
+    await scene.look()
+    assert scene.snapshot.provider_by_name["echo"]
 
 
 async def test_key_of_a_deleted_resource_does_not_open_for_one_of_the_same_name(
