@@ -235,6 +235,22 @@ async def test_plugin_that_the_gateway_refuses_says_why(scene: Scene) -> None:
         assert "level is missing" in found["message"]
 
 
+async def test_object_that_the_api_server_refuses_is_told_and_a_correction_ends_it(
+    scene: Scene,
+) -> None:
+    """The definition cannot know every rule for a pod; a value of a label has 63 characters."""
+    scene.operator()
+    labels = {"team": "x" * 70}
+    await scene.apply(
+        "Plugin", "filter", {"image": "example/filter:1", "podTemplate": {"labels": labels}}
+    )
+    told = await scene.condition("Plugin", "filter", "Available", "False", "ObjectRefused")
+    assert "Deployment" in told["message"]
+    assert "must be no more than 63" in told["message"]
+    await scene.apply("Plugin", "filter", {"image": "example/filter:1"})
+    await scene.condition("Plugin", "filter", "Available", "False", "RollingOut")
+
+
 async def test_scaling_the_plugin_scales_its_deployment(scene: Scene) -> None:
     scene.operator()
     await scene.apply("Plugin", "filter", {"image": "example/filter:1"})
