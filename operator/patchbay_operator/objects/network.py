@@ -1,7 +1,7 @@
 """
 What may talk to a plugin's pods, and what they may talk to.
 
-In: edge and scheduler on the plugin's port, and whoever scrapes metrics. Out: DNS, the callbacks of edge and
+In: edge, scheduler and usage on the plugin's port, and whoever scrapes metrics. Out: DNS, the callbacks of edge and
 scheduler, and HTTPS to the world without private ranges and the metadata service. Names of hosts are no part
 of NetworkPolicy; where Cilium runs, its own kind holds a plugin to its `egressHosts`. Not here: the policies
 of the chart's own pods.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from patchbay_operator.installation import Installation
 
 _DNS: Final = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+_CALLERS: Final = ("edge", "scheduler", "usage")
 _CALLBACKS: Final = (("edge", 7000), ("scheduler", 7001))
 
 
@@ -28,7 +29,7 @@ def network_policy(
     """Return the NetworkPolicy of a Plugin's pods."""
     ingress: list[dict[str, Any]] = [
         {
-            "from": [_component(installation, component) for component, _ in _CALLBACKS],
+            "from": [_component(installation, component) for component in _CALLERS],
             "ports": [{"protocol": "TCP", "port": spec.port}],
         }
     ]

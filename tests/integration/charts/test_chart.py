@@ -279,7 +279,7 @@ def test_network_is_closed_but_for_what_is_named(helm: Helm) -> None:
         for peer in rule["from"]
         if rule["ports"][0]["port"] == 7003
     ]
-    assert sorted(callers) == ["edge", "scheduler"]
+    assert sorted(callers) == ["edge", "scheduler", "usage"]
     # The edge reaches plugins by the labels that the operator gives them.
     edge = json.dumps(policies["gw-patchbay-edge"]["spec"]["egress"])
     labels = selector("any", "gw")
@@ -321,8 +321,19 @@ def test_plugins_that_run_elsewhere_are_reached_and_may_call_back(helm: Helm) ->
             if rule["ports"][0]["port"] == port
         ]
         assert peer in callbacks["from"]
-    for component in ("usage", "executors", "operator", "redis"):
+    for component in ("executors", "operator", "redis"):
         assert "filters" not in json.dumps(policies[f"gw-patchbay-{component}"]["spec"])
+
+
+def test_usage_reaches_schedulers_and_the_plugins_that_it_tells(helm: Helm) -> None:
+    """It asks a scheduler for plugins' keys; without either, usage plugins hear of nothing."""
+    policies = _of(helm.render(), "NetworkPolicy")
+    reached = json.dumps(_egress(policies, "usage"))
+    for component in ("scheduler", "executors", "plugin"):
+        assert f'"app.kubernetes.io/component": "{component}"' in reached
+    for component in ("scheduler", "executors"):
+        served = json.dumps(policies[f"gw-patchbay-{component}"]["spec"]["ingress"])
+        assert '"app.kubernetes.io/component": "usage"' in served
 
 
 def test_ranges_of_both_families_may_be_denied(helm: Helm) -> None:

@@ -195,6 +195,15 @@ def test_metadata_service_and_private_ranges_are_closed() -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
+def test_all_that_call_a_plugin_reach_it() -> None:
+    policy = _by_kind(_objects("small"))["NetworkPolicy"]["spec"]
+    callers = {
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for peer in policy["ingress"][0]["from"]
+    }
+    assert callers == {"edge", "scheduler", "usage"}
+
+
 def test_pods_get_certificates_where_the_installation_has_them() -> None:
     spec = PluginSpec.model_validate({"image": "a"})
     with_tls = replace(INSTALLATION, tls_secret="plugin-tls", tls_name="gateway.internal")
