@@ -142,8 +142,14 @@ class Fleet:
     def start_again(self, plugin: str) -> None:
         """Start the process of *plugin* anew, which has died."""
         assert self._keeper is not None
+        pid_file = self.directory / f"{plugin}.pid"
+        old = pid_file.read_text()
         (self.directory / f"{plugin}.again").touch()
         self._keeper.signal(signal.SIGHUP)
+        deadline = time.monotonic() + 90
+        while pid_file.read_text() in {old, ""}:
+            assert time.monotonic() < deadline, self._keeper.tail()
+            time.sleep(0.01)  # polls another process
 
     def met(self, plugin: str) -> set[str]:
         """Return the steps that calls have reached."""

@@ -495,12 +495,13 @@ def main() -> None:
             break
         while running and (pid := os.waitpid(-1, os.WNOHANG)[0]):
             dead.append(running.pop(pid))
-        if number == signal.SIGHUP:
-            wanted = [
-                each for each in dead if Path(each["pid_file"]).with_suffix(".again").exists()
-            ]
-            running |= {fork(process): process for process in wanted}
-            dead = [each for each in dead if each not in wanted]
+        # Whichever comes first, the wish or the death that it speaks of.
+        for each in tuple(dead):
+            again = Path(each["pid_file"]).with_suffix(".again")
+            if again.exists():
+                again.unlink()
+                running[fork(each)] = each
+                dead.remove(each)
     for pid in running:
         os.kill(pid, signal.SIGKILL)
 

@@ -100,7 +100,7 @@ class Pipeline:
 
 
 def calls(
-    script: Callable[[RoutedRequest], Awaitable[None]], **limits: int
+    script: Callable[[RoutedRequest], Awaitable[None]], **limits: Any
 ) -> tuple[ModelCalls, Pipeline]:
     """Return model calls over a pipeline."""
     pipeline = Pipeline(script)
