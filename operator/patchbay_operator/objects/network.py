@@ -1,10 +1,10 @@
 """
 What may talk to a plugin's pods, and what they may talk to.
 
-In: edge, scheduler and usage on the plugin's port, and whoever scrapes metrics. Out: DNS, the callbacks of edge and
-scheduler, and HTTPS to the world without private ranges and the metadata service. Names of hosts are no part
-of NetworkPolicy; where Cilium runs, its own kind holds a plugin to its `egressHosts`. Not here: the policies
-of the chart's own pods.
+In: edge, scheduler and usage on the plugin's port, and whoever scrapes metrics. Out: DNS, the callbacks of
+edge and scheduler, and HTTPS to the world without private ranges and the metadata service. Names of hosts are
+no part of NetworkPolicy; where Cilium runs, its own kind holds a plugin to its `egressHosts`. Not here: the
+policies of the chart's own pods.
 """
 
 from __future__ import annotations
