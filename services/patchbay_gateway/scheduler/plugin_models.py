@@ -23,7 +23,7 @@ import msgspec
 import orjson
 
 from patchbay.errors import PatchbayError
-from patchbay.plugin.v1 import model_provider_pb2
+from patchbay.plugin.v1 import model_provider_pb2, plugin_pb2
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.plugins import models
 from patchbay_gateway.plugins.grants import grants_of
@@ -176,7 +176,9 @@ class PluginModels:
     ) -> bool:
         """Ask if it was not asked after *after*; return whether the answer is news."""
         same = len(after) == len(asked.after) and all(
-            a is b or a == b for a, b in zip(after, asked.after, strict=True)
+            # Every handshake is news, though a process that took another's place answers it alike.
+            a is b or (a == b and not isinstance(a, plugin_pb2.RegisterResponse))
+            for a, b in zip(after, asked.after, strict=True)
         )
         if same or self._clock.monotonic() < asked.retry_at:
             return False

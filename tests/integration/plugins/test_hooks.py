@@ -147,6 +147,28 @@ def test_router_sends_a_model_to_a_provider_under_another_name(world: World) -> 
     assert '"fake-model"' in last_body(world)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_direct_route_passes_the_interceptors_of_its_attempt_once(
+    world: World, *, stream: bool
+) -> None:
+    """They are told what the executor takes, and it gets what they made of the body."""
+    answer = world.chat("passes:.", model="sample-model", stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert answer.text.count("passes: openai") == 1
+    assert answer.text.count("openai") == 1
+
+
+def test_count_goes_where_the_router_sends_it(world: World) -> None:
+    """No provider has the model; without the router nobody would count."""
+    body = {"model": "sample-echo", "messages": [{"role": "user", "content": "one two three"}]}
+    with world.client() as http:
+        answer = http.post("/v1/messages/count_tokens", json=body)
+        nobody = http.post("/v1/messages/count_tokens", json={**body, "model": "nobody"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["input_tokens"] > 0
+    assert nobody.status_code == 404
+
+
 def test_unknown_client_is_known_by_the_plugin(world: World) -> None:
     body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
     with world.client(x_sample_user="ann") as http:

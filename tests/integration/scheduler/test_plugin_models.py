@@ -72,8 +72,11 @@ class Teller(Named, ModelProvider, ModelRegistrar):
 
 
 class Registrar(Named, ModelRegistrar):
+    def __init__(self, provider: str = "OTHER") -> None:
+        self.provider = provider
+
     async def register_models(self, request: ModelRegistrationRequest) -> ModelRegistrationResponse:
-        return ModelRegistrationResponse("OTHER", [ModelInfo("registered")])
+        return ModelRegistrationResponse(self.provider, [ModelInfo("registered")])
 
 
 @contextlib.asynccontextmanager
@@ -81,12 +84,18 @@ async def telling(
     gateway: Any, plugin: Plugin, port: int = 0
 ) -> AsyncIterator[tuple[SchedulerServicer, SnapshotHolder, int]]:
     """Run a scheduler that knows the plugin."""
-    server = PluginServer([plugin], {plugin.id: [plugin_key(ROOTS.plugins[0], plugin.id)]})
-    port = await server.start(f"127.0.0.1:{port}")
-    declared = f"plugins:\n  - {{id: teller, address: '127.0.0.1:{port}'}}\n"
-    try:
+    async with serving(plugin, port) as port:  # noqa: PLR1704 - 0 until then
+        declared = f"plugins:\n  - {{id: teller, address: '127.0.0.1:{port}'}}\n"
         async with gateway.scheduler(config=FILE + declared) as (servicer, holder):
             yield servicer, holder, port
+
+
+@contextlib.asynccontextmanager
+async def serving(plugin: Plugin, port: int = 0) -> AsyncIterator[int]:
+    """Serve the plugin alone; yield its port."""
+    server = PluginServer([plugin], {plugin.id: [plugin_key(ROOTS.plugins[0], plugin.id)]})
+    try:
+        yield await server.start(f"127.0.0.1:{port}")
     finally:
         await server.stop()
 
@@ -136,6 +145,25 @@ async def test_registrar_adds_to_the_provider_that_it_names(gateway: Any) -> Non
     async with telling(gateway, Registrar()) as (_, holder, _):
         snapshot = await having(holder, lambda s: "registered" in s.targets)
         assert [t.provider for t in snapshot.targets["registered"]] == ["other"]
+
+
+async def test_models_move_with_the_provider_that_a_plugin_names(gateway: Any) -> None:
+    """Its former provider keeps what is its own, and nothing of the plugin's."""
+    async with contextlib.AsyncExitStack() as until_restart:
+        port = await until_restart.enter_async_context(serving(Registrar("other")))
+        declared = f"plugins:\n  - {{id: teller, address: '127.0.0.1:{port}'}}\n"
+        async with gateway.scheduler(config=FILE + declared) as (_, holder):
+            await having(holder, lambda s: providers_of(s) == ["other"])
+            await until_restart.aclose()
+            async with serving(Registrar("mine"), port):
+                snapshot = await having(holder, lambda s: providers_of(s) == ["mine"])
+    assert [m.name for m in snapshot.provider_by_name["other"].models] == ["o"]
+    assert [m.name for m in snapshot.provider_by_name["mine"].models] == ["m", "registered"]
+
+
+def providers_of(snapshot: Snapshot) -> list[str]:
+    """Return who has the model of the registrar."""
+    return [target.provider for target in snapshot.targets.get("registered", ())]
 
 
 async def test_models_stay_over_a_restart_with_the_plugin_failing(gateway: Any) -> None:

@@ -34,6 +34,10 @@ class Sink(UsagePlugin):
         self.refuses: set[str] = set()
         self.hold = asyncio.Event()
         self.hold.set()
+        self.configured: list[bytes] = []
+
+    async def configure(self, config: bytes) -> None:
+        self.configured.append(config)
 
     async def handle_usage(self, record: UsageRecord) -> None:
         await self.hold.wait()
@@ -62,9 +66,10 @@ async def serving(sink: Sink, port: int = 0) -> AsyncIterator[int]:
         await server.stop()
 
 
-def declare(bench: Bench, port: int, version: int = 2) -> None:
+def declare(bench: Bench, port: int, version: int = 2, config: str = "") -> None:
     """Publish the plugin."""
-    entry = PluginEntry("sink", addresses=(AddressEntry(f"127.0.0.1:{port}"),))
+    address = AddressEntry(f"127.0.0.1:{port}")
+    entry = PluginEntry("sink", addresses=(address,), config=config)
     bench.holder.set(Snapshot(version=version, plugins=(entry,)))
 
 
@@ -93,6 +98,37 @@ async def test_every_final_row_is_told_once_in_order(bench: Bench) -> None:
     assert first.detail is not None
     assert first.detail.quantity("input_tokens") == 10
     assert first.latency is not None
+
+
+async def test_plugin_that_registers_again_hears_nothing_twice(bench: Bench) -> None:
+    """With another configuration, and as a process of its own that takes the former's place."""
+    before, after = Sink(), Sink()
+    async with contextlib.AsyncExitStack() as until_restart:
+        port = await until_restart.enter_async_context(serving(before))
+        declare(bench, port)
+        async with bench.service(plugin_keys=derived([ROOT])) as servicer:
+
+            async def reconfigured() -> bool:
+                return before.configured[-1] == b"a: 1"
+
+            async def all_taken() -> bool:
+                return not any((await servicer._ledger.deliveries.waiting()).values())
+
+            await bench.send(pair(1, 1))
+            await before.heard(1, within=30)
+            declare(bench, port, version=3, config="a: 1")
+            await eventually(reconfigured, within=30)
+            await bench.send(pair(2, 3))
+            await before.heard(2, within=30)
+            await eventually(all_taken, within=30)
+            await until_restart.aclose()
+            async with serving(after, port):
+                await bench.send(pair(3, 5))
+                await after.heard(1, within=60)
+                await eventually(all_taken, within=30)
+    assert after.configured == [b"a: 1"]
+    uids = [record.attempt_uid for record in (*before.records, *after.records)]
+    assert uids == [f"01J{n:023d}-1" for n in (1, 2, 3)]
 
 
 async def test_rows_wait_for_a_plugin_that_is_away_and_over_a_restart(bench: Bench) -> None:

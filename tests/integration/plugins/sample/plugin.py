@@ -76,6 +76,13 @@ class Sample(
         """Take a model of our own; send another to a provider under its real name."""
         if request.requested_model == "sample-model":
             return ModelRouteResponse(handled=True, target_kind=ModelRouteTargetKind.SELF)
+        if request.requested_model == "sample-echo":
+            return ModelRouteResponse(
+                handled=True,
+                target_kind=ModelRouteTargetKind.PROVIDER,
+                target="echo",
+                target_model="echo",
+            )
         if request.requested_model == "sample-alias":
             return ModelRouteResponse(
                 handled=True,
@@ -114,6 +121,9 @@ class Sample(
             return RequestInterceptResponse(
                 terminate=True, status_code=452, response_body=b'{"stopped":true}'
             )
+        if b"passes:" in request.body:
+            passed = b"passes: " + request.to_format.encode()
+            return RequestInterceptResponse(body=request.body.replace(b"passes:", passed))
         if b"attempt ?" in request.body:
             told = b"attempt %d" % request.attempt
             return RequestInterceptResponse(
@@ -177,7 +187,7 @@ class Sample(
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         """Answer as a provider would."""
         break_off(request)
-        message = {"role": "assistant", "content": "from the plugin"}
+        message = {"role": "assistant", "content": f"from the plugin{passes(request)}"}
         answer = {
             "id": "sample",
             "object": "chat.completion",
@@ -191,7 +201,7 @@ class Sample(
         """Answer in two words."""
         yield StreamHead(200, [], "text/event-stream")
         break_off(request)
-        for word in ("from ", "the plugin"):
+        for word in ("from ", "the plugin", passes(request)):
             chunk = {
                 "id": "sample",
                 "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
@@ -213,6 +223,12 @@ def break_off(request: ExecutorRequest) -> None:
     """
     if b"please break" in request.payload:
         raise errors.UpstreamError(529, "overloaded, as asked", sent=errors.Sent.YES)
+
+
+def passes(request: ExecutorRequest) -> str:
+    """Return what interceptors of the attempt wrote into the request, each time that they saw it."""
+    _, found, rest = request.payload.partition(b"passes:")
+    return f", passes:{rest.partition(b'.')[0].decode()}" if found else ""
 
 
 if __name__ == "__main__":
