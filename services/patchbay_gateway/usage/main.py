@@ -42,6 +42,7 @@ __all__ = ["SERVICE", "database_url", "run", "running_usage"]
 _GRACE: Final = 5.0
 _LAST_WORDS: Final = 2.0
 _RETRY_EVERY: Final = 1.0
+_WAITS: Final = "waits for the database"
 _SCHEDULER: Final = "patchbay.scheduler.v1.SchedulerService"
 
 _log = logs.get_logger("usage")
@@ -215,23 +216,27 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
             )
 
         metrics = make_metrics(enabled=True)
-        servicer = await _entered(stack, entering, shutdown)
-        if servicer is None:
-            return
+        opened: list[UsageServicer] = []
+        # Before the database is asked: a process that waits for it or upgrades its tables is alive, and
+        # must not be killed for a migration that takes longer than a startup probe.
         port = await stack.enter_async_context(
             serve_health(
                 settings.host,
                 settings.health_port,
-                {"journal": servicer.health},
+                {"journal": lambda: opened[0].health() if opened else _WAITS},
                 metrics,
             )
         )
+        servicer = await _entered(stack, entering, shutdown)
+        if servicer is None:
+            return
         server = Server(
             {SERVICE: servicer},
             authenticate=ServiceAuthenticator([service_key(root) for root in roots.cluster]),
             tls=settings.tls,
         )
         grpc_port = await server.start(settings.grpc_listen)
+        opened.append(servicer)
         _log.info("usage service is up", grpc_port=grpc_port, health_port=port)
         try:
             await shutdown.wait()

@@ -41,7 +41,12 @@ class Service:
     """One usage service after the other, on one data directory."""
 
     def __init__(
-        self, url: str, installation: str, directory: Path, ports: tuple[int, int]
+        self,
+        url: str,
+        installation: str,
+        directory: Path,
+        ports: tuple[int, int],
+        database_url: str = "",
     ) -> None:
         self.grpc_port, self.health_port = ports
         self._env = {
@@ -53,13 +58,15 @@ class Service:
             "PATCHBAY_GRPC_PORT": str(self.grpc_port),
             "PATCHBAY_HEALTH_PORT": str(self.health_port),
         }
+        if database_url:
+            self._env["PATCHBAY_USAGE__DATABASE_URL"] = database_url
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         program = (
             "import os, sys; from patchbay_gateway.kernel.config import ProcessSettings, load;"
             "from patchbay_gateway.usage.main import run;"
-            "sys.exit(run(load(None, {}), ProcessSettings.load('usage')))"
+            "sys.exit(run(load(None, os.environ), ProcessSettings.load('usage')))"
         )
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, env=self._env, stderr=asyncio.subprocess.DEVNULL
@@ -75,12 +82,16 @@ class Service:
         self._process.terminate()
         return await self._process.wait()
 
-    async def ready(self) -> bool:
+    async def asked(self, path: str) -> httpx.Response | None:
+        """Return the health port's answer; None while nobody listens."""
         async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             with contextlib.suppress(httpx.HTTPError):
-                answer = await client.get(f"http://127.0.0.1:{self.health_port}/readyz")
-                return answer.status_code == 200
-        return False
+                return await client.get(f"http://127.0.0.1:{self.health_port}{path}")
+        return None
+
+    async def ready(self) -> bool:
+        answer = await self.asked("/readyz")
+        return answer is not None and answer.status_code == 200
 
 
 @pytest.fixture
@@ -136,3 +147,26 @@ async def test_killed_at_random_instants_nothing_is_lost_or_doubled(
     log = [{"attempt_uid": uid, "completed": True, **TOKENS} for uid in uids]
     report = ledger_check.check(log, tmp_path / "ledger.db")
     assert report.ok, report
+
+
+async def test_service_is_alive_and_not_ready_until_its_database_answers(
+    valkey: ValkeyProcess, tmp_path: Path
+) -> None:
+    """It is not killed for waiting, and ends on request."""
+    nobody = f"postgresql://ledger@127.0.0.1:{pick_port()}/ledger"
+    waiting = Service(valkey.url, "waiting", tmp_path, (pick_port(), pick_port()), nobody)
+    await waiting.start()
+    try:
+
+        async def alive() -> bool:
+            answer = await waiting.asked("/livez")
+            return answer is not None and answer.status_code == 200
+
+        await eventually(alive, within=90)
+        answer = await waiting.asked("/readyz")
+        assert answer is not None
+        assert answer.status_code == 503
+        assert answer.json()["failing"] == {"journal": "waits for the database"}
+        assert await waiting.stop() == 0
+    finally:
+        await waiting.kill()
