@@ -469,6 +469,28 @@ def test_every_pod_can_be_sent_to_nodes_of_ones_choice(helm: Helm) -> None:
         assert {key: pod.get(key) for key in place} == place, name
 
 
+@pytest.mark.parametrize(
+    ("redis", "wanted"),
+    [
+        ({}, 402653184),
+        ({"resources": {"limits": {"memory": "2Gi"}}, "maxMemoryPercent": 50}, 1 << 30),
+        ({"resources": {"limits": {"memory": "1.5Gi"}}}, 1207959552),
+        ({"resources": {"limits": {"memory": "400M"}}}, 300_000_000),
+        ({"resources": {"limits": {"memory": 1 << 30}}}, 805306368),
+        ({"resources": {"limits": {"memory": None}}}, 0),
+        ({"maxMemoryPercent": 0}, 0),
+    ],
+)
+def test_valkey_refuses_writes_before_it_reaches_its_limit(
+    helm: Helm, redis: dict[str, Any], wanted: int
+) -> None:
+    """A pod that is killed for its memory comes back with the same file and is killed again."""
+    (container,) = _pods(helm.render(values={"redis": redis}))["gw-patchbay-redis"]["containers"]
+    args = container["args"]
+    assert args[args.index("--maxmemory") + 1] == str(wanted)
+    assert args[args.index("--maxmemory-policy") + 1] == "noeviction"
+
+
 def test_secrets_of_ones_own_are_named_to_the_job_as_such(helm: Helm) -> None:
     """A misspelt name is an error then, and no new roots; keys of executors are made of yours."""
     for values, wanted in (
