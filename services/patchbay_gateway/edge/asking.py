@@ -89,7 +89,7 @@ async def _stepped(
     assert request.document is not None
     document = request.document
     if current.body is not document.data:
-        document = await body.scanned(current.body)
+        document = await steps.scanned(current.body)
     idle = plugins.translation.idle(steps.execution, taken)
     same = taken.client == taken.executor
     hide = same and _hides_usage(request, provider)

@@ -139,7 +139,7 @@ class Pipeline:
                 request.steps = self._plugins.of(request)
                 candidates = await self._candidates(request)  # 4
                 if request.steps is not None and await request.steps.before():  # 5
-                    request.document = await body.scanned(request.steps.current.body)
+                    request.document = await request.steps.scanned(request.steps.current.body)
                 if snapshot.settings.affinity.enabled:
                     request.session_ids = await sessions.find(request)
                 await self._attempts(request, candidates, owner)

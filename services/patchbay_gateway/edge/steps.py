@@ -16,7 +16,7 @@ import orjson
 
 from patchbay import status
 from patchbay.plugin.v1 import plugin_pb2, request_lifecycle_pb2
-from patchbay_gateway.edge import formats, headers
+from patchbay_gateway.edge import body, formats, headers
 from patchbay_gateway.edge.outgoing import Outgoing
 from patchbay_gateway.edge.translation import Translation
 from patchbay_gateway.plugins.execution import PluginExecution
@@ -241,6 +241,8 @@ class Steps:
         self._reached = False
         """Whether it came to the interceptors; lifecycle plugins hear of nothing that ended before."""
         self._after: tuple[tuple[str, str], Intercepted] | None = None
+        self._scanned: body.Document | None = request.document
+        """The last body that was looked at: the client's, or an interceptor's."""
         self._started = request.clock.now()
 
     async def route(self) -> ModelRoute | None:
@@ -269,11 +271,11 @@ class Steps:
         self._reached = True
         if not self.request_hooks:
             return False
-        body = self.current.body
+        sent = self.current.body
         self.current = await self._steps.requests.before(
-            self.request_hooks, self.execution, self.current.headers, body
+            self.request_hooks, self.execution, self.current.headers, sent, check=self._scan
         )
-        return self.current.body is not body
+        return self.current.body is not sent
 
     async def after(
         self, *, credential: str, model: str, to_format: str, attempt: int
@@ -298,9 +300,18 @@ class Steps:
                 model=model,
                 to_format=to_format,
                 attempt=attempt,
+                check=self._scan,
             )
             self._after = key, found
         return self._after[1]
+
+    async def scanned(self, data: bytes) -> body.Document:
+        """Return *data*, which a chain left, as it is understood; most often that was done already."""
+        kept = self._scanned
+        return kept if kept is not None and kept.data is data else await body.scanned(data)
+
+    async def _scan(self, data: bytes) -> None:
+        self._scanned = await body.scanned(data)
 
     def complete(self, *, gone: bool) -> None:
         """Tell the lifecycle plugins how it ended; *gone* where the client left."""
@@ -330,6 +341,7 @@ class Steps:
         )
         # The scope of the call holds the request; nobody needs its bodies any more, and many may wait.
         self.current, self._after, request.document = Intercepted([], b""), None, None
+        self._scanned = None
         completion.started_at.FromNanoseconds(int(self._started * 1e9))
         completion.completed_at.FromNanoseconds(int(request.clock.now() * 1e9))
         self._steps.lifecycle.complete(execution, completion)

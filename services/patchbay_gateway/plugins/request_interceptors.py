@@ -10,19 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from patchbay import status
+from patchbay import errors, status
 from patchbay.plugin.v1 import request_interceptor_pb2
 from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.calls import failed, warn
 from patchbay_gateway.plugins.header_merge import for_client, merge
+from patchbay_gateway.plugins.policy import OnError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from patchbay.errors import Headers
     from patchbay_gateway.kernel.channels.port import Method
     from patchbay_gateway.plugins.calls import PluginCalls
     from patchbay_gateway.plugins.execution import PluginExecution
     from patchbay_gateway.plugins.hooks import Hook, Hooks
+
+    Check = Callable[[bytes], Awaitable[object]]
+    """Raises InvalidRequest for a body that is none of a request."""
 
 _FLAG: Final = "request_interceptor"
 _DEFAULT_STATUS: Final = 403
@@ -66,10 +71,23 @@ class RequestInterceptors:
         return self._hooks.asked(execution, _FLAG)
 
     async def before(
-        self, hooks: Sequence[Hook], execution: PluginExecution, headers: Headers, body: bytes
+        self,
+        hooks: Sequence[Hook],
+        execution: PluginExecution,
+        headers: Headers,
+        body: bytes,
+        *,
+        check: Check | None = None,
     ) -> Intercepted:
         """
         Run the chain of the whole execution.
+
+        Args:
+            hooks: From `of`.
+            execution: Which one.
+            headers: The client's.
+            body: The client's.
+            check: Looks at each body that a plugin puts in its place.
 
         Raises:
             Terminated: A plugin answered the client.
@@ -82,6 +100,7 @@ class RequestInterceptors:
             execution,
             message,
             Intercepted(headers, body),
+            check,
         )
 
     async def after(
@@ -93,6 +112,7 @@ class RequestInterceptors:
         model: str,
         to_format: str,
         attempt: int,
+        check: Check | None = None,
     ) -> Intercepted:
         """
         Run the chain of one attempt, from what `before` made of the request.
@@ -104,6 +124,7 @@ class RequestInterceptors:
             model: Upstream model.
             to_format: What the executor takes.
             attempt: From 1.
+            check: As in `before`.
 
         Raises:
             Terminated: A plugin answered the client.
@@ -118,6 +139,7 @@ class RequestInterceptors:
             execution,
             message,
             request,
+            check,
         )
 
     @staticmethod
@@ -145,6 +167,7 @@ class RequestInterceptors:
         execution: PluginExecution,
         template: request_interceptor_pb2.RequestInterceptRequest,
         request: Intercepted,
+        check: Check | None,
     ) -> Intercepted:
         headers, body = request.headers, request.body
         for hook in hooks:
@@ -156,6 +179,16 @@ class RequestInterceptors:
             answer = await self._calls.ask(hook, method, message, execution)
             if answer is None:
                 continue
+            if answer.body and check is not None and not answer.terminate:
+                try:
+                    await check(answer.body)
+                except errors.InvalidRequest as error:
+                    # The plugin's fault, not the client's, and treated like its other failures.
+                    broken = errors.Internal(f"its body is no request: {error.message}")
+                    if hook.policy.on_error is OnError.FAIL_REQUEST:
+                        raise failed(hook, broken) from error
+                    warn(hook, broken)
+                    continue
             headers = merge(headers, answer.headers, answer.clear_headers)
             body = answer.body or body
             if answer.terminate:

@@ -152,6 +152,36 @@ async def test_failing_interceptor_that_must_be_passed_fails_the_request(channel
         assert caught.value.reason == "PLUGIN_FAILED"
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_body_that_is_no_request_is_a_failure_of_its_plugin(
+    channel: str, *, strict: bool
+) -> None:
+    """Its headers count for nothing either, and the next one gets what it had."""
+    looked_at: list[bytes] = []
+
+    async def check(body: bytes) -> None:
+        looked_at.append(body)
+        if body.endswith(b"first"):
+            raise errors.InvalidRequest("it is not valid JSON", reason="INVALID_JSON")
+
+    policies = {"failure_policies": {"request_interceptor": "Fail"}} if strict else {}
+    async with hosting([First(), second := Second()], channel, first=policies) as hosted:
+        chain = RequestInterceptors(hosted.hooks, hosted.calls)
+        execution = hosted.execution()
+        running = chain.before(
+            chain.of(execution), execution, [(b"x-gone", b"1")], b"body ", check=check
+        )
+        if strict:
+            with pytest.raises(errors.Unavailable) as caught:
+                await running
+            assert caught.value.reason == "PLUGIN_FAILED"
+            assert second.seen == []
+        else:
+            assert (await running).body == b"body second"
+            assert second.seen[0].headers == [(b"x-gone", b"1")]
+            assert looked_at == [b"body first", b"body second"]
+
+
 async def test_hanging_interceptor_costs_its_deadline_and_nothing_else(channel: str) -> None:
     limits = {"timeouts": {"request_interceptor": 0.2}}
     async with hosting([Hanging(), Second()], channel, hanging=limits) as hosted:

@@ -74,7 +74,7 @@ class Sample(
 
     async def route_model(self, request: ModelRouteRequest) -> ModelRouteResponse | None:
         """Take a model of our own; send another to a provider under its real name."""
-        if request.requested_model == "sample-model":
+        if request.requested_model.startswith("sample-model"):
             return ModelRouteResponse(handled=True, target_kind=ModelRouteTargetKind.SELF)
         if request.requested_model == "sample-echo":
             return ModelRouteResponse(
@@ -109,6 +109,10 @@ class Sample(
                 response_headers=[(b"x-sample", b"refused")],
                 response_body=b'{"refused":true}',
             )
+        if b"please garble" in request.body:
+            return RequestInterceptResponse(
+                body=b"no JSON: " + request.body, headers=[(b"x-garbled", b"1")]
+            )
         if b"secret" in request.body:
             return RequestInterceptResponse(body=request.body.replace(b"secret", b"[redacted]"))
         return None
@@ -121,6 +125,8 @@ class Sample(
             return RequestInterceptResponse(
                 terminate=True, status_code=452, response_body=b'{"stopped":true}'
             )
+        if b"please late garble" in request.body:
+            return RequestInterceptResponse(body=b"no JSON: " + request.body)
         if b"passes:" in request.body:
             passed = b"passes: " + request.to_format.encode()
             return RequestInterceptResponse(body=request.body.replace(b"passes:", passed))
