@@ -279,9 +279,13 @@ class LeaseBook:
         size = 0
         while self._queue and size < _BATCH:
             wanted = self._queue.popleft()
-            size += len(wanted.take) + len(wanted.renew)
+            count = len(wanted.take) + len(wanted.renew)
+            self._queued -= count
+            if wanted.done.done():
+                # Its caller has gone, to another scheduler perhaps: nobody would end these leases.
+                continue
+            size += count
             batch.append(wanted)
-        self._queued -= size
         ends, self._ends = self._ends[:_BATCH], self._ends[_BATCH:]
         special = Special(ends=self._special_ends[:_BATCH])
         self._special_ends = self._special_ends[_BATCH:]

@@ -137,6 +137,22 @@ async def test_what_comes_while_a_call_is_under_way_shares_the_next(rig):
     assert [len(take) for take, *_ in rig.store.calls] == [1, 3]
 
 
+async def test_lease_of_a_call_that_was_given_up_is_not_taken(rig):
+    """An edge that went to another scheduler must not leave a second lease behind, which nobody ends."""
+    rig.store.gate.clear()
+    first = asyncio.create_task(rig.book.take([("a", "v")]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    given_up = asyncio.create_task(rig.book.take([("b", "v")]))
+    third = asyncio.create_task(rig.book.take([("c", "v")]))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    rig.store.gate.set()
+    assert list(await asyncio.gather(first, third)) == [[None], [None]]
+    assert set(rig.store.leases) == {"a", "c"}
+
+
 async def test_standing_leases_are_told_to_those_who_asked(rig):
     rig.store.leases = {"b": "theirs"}
     first, second = await asyncio.gather(
