@@ -14,6 +14,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
+from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
 from patchbay_gateway.plugins.addresses import Addresses, Health, Peer, choose
 
@@ -32,6 +33,10 @@ _MOST_TRIES: Final = 4
 # For so many seconds one that failed is asked only when no other is left: the breaker of an address opens
 # after five failures, and each of a scheduler's costs a whole batch of requests a wait.
 _SHUNNED: Final = 5.0
+# What a scheduler does by itself and for everybody: if it cannot, that speaks of it, whatever the reason is.
+# All else may have failed at a provider or in a store, and would elsewhere, too.
+_ITS_OWN: Final = frozenset(m.path for m in (methods.ACQUIRE, methods.RENEW, methods.REPORT))
+_OF_THE_WAY: Final = frozenset({TRANSPORT, CALL_DEADLINE, "DRAINING"})
 
 
 class PooledCalls:
@@ -83,7 +88,7 @@ class PooledCalls:
         again = True
         while len(tried) < _MOST_TRIES:
             able = self._able(tried)
-            if not able and len(tried) == 1 and again and isinstance(last, errors.Unavailable):
+            if not able and len(tried) == 1 and again and _gone(last):
                 # The only one may just have been replaced by another process at its address.
                 again = False
                 able = self._able(())
@@ -98,7 +103,8 @@ class PooledCalls:
                 return await _ask(peer, method, request, share)
             except (errors.Unavailable, errors.DeadlineExceeded) as error:
                 last = error
-                self._failed[peer.address] = self._clock.monotonic()
+                if method.path in _ITS_OWN or error.reason in _OF_THE_WAY:
+                    self._failed[peer.address] = self._clock.monotonic()
         raise last or errors.Unavailable(
             self._why() or "no scheduler has an address", reason="NO_SCHEDULER", retry_after=2
         )
@@ -119,6 +125,11 @@ class PooledCalls:
 
     def _why(self) -> str:
         return "; ".join(filter(None, (self._addresses.failure(t) for t in self._targets)))
+
+
+def _gone(error: errors.PatchbayError | None) -> bool:
+    """Whether nobody may have been at the address."""
+    return isinstance(error, errors.Unavailable) and error.reason in _OF_THE_WAY
 
 
 async def _ask(peer: Peer, method: Method[Req, Res], request: Req, deadline: float) -> Res:

@@ -30,7 +30,10 @@ class Scheduler:
     def __init__(self) -> None:
         self.status: Any = health_pb2.HealthCheckResponse.SERVING
         self.fails: errors.PatchbayError | None = None
-        self.calls = 0
+        self.refresh_fails: errors.PatchbayError | None = errors.Unavailable(
+            "the provider does not answer", reason="REFRESH_FAILED"
+        )
+        self.calls = self.refreshes = 0
         self.deadlines: list[float] = []
         self._changed = asyncio.Event()
 
@@ -51,6 +54,12 @@ class Scheduler:
         if self.fails is not None:
             raise self.fails
         return scheduler_pb2.ReportResponse()
+
+    async def RefreshCredential(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.refreshes += 1
+        if self.refresh_fails is not None:
+            raise self.refresh_fails
+        return scheduler_pb2.RefreshCredentialResponse()
 
 
 class World:
@@ -87,6 +96,11 @@ class World:
     async def report(self, deadline: float = 6.0) -> Any:
         return await self.calls.call(
             methods.REPORT, scheduler_pb2.ReportRequest(), deadline=deadline
+        )
+
+    async def refresh(self) -> Any:
+        return await self.calls.call(
+            methods.REFRESH_CREDENTIAL, scheduler_pb2.RefreshCredentialRequest(), deadline=6.0
         )
 
     def counts(self) -> Counter[str]:
@@ -138,6 +152,28 @@ async def test_call_failed_address_is_shunned_and_asked_again_later(world: World
     for _ in range(40):
         await world.report()
     assert dead.calls > 1
+
+
+async def test_call_failure_of_a_provider_shuns_no_scheduler(world: World) -> None:
+    """A refresh that fails says nothing of the scheduler that told so; leases keep both."""
+    await world.add("10.0.0.1", "10.0.0.2")
+    failing, other = world.schedulers.values()
+    other.refresh_fails = None
+    for _ in range(200):
+        await world.refresh()
+        if failing.refreshes:
+            break
+    assert failing.refreshes == 1
+    for _ in range(40):
+        await world.report()
+    assert set(world.counts()) == {"10.0.0.1", "10.0.0.2"}
+
+
+async def test_call_failure_of_a_provider_is_not_asked_for_twice(world: World) -> None:
+    await world.add("10.0.0.1")
+    with pytest.raises(errors.Unavailable, match="the provider"):
+        await world.refresh()
+    assert world.schedulers["10.0.0.1"].refreshes == 1
 
 
 async def test_call_silent_address_leaves_time_for_the_other(world: World) -> None:
