@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from patchbay_operator.api.plugin import PluginSpec
     from patchbay_operator.installation import Installation
 
-_DNS: Final = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+# 5353: where OpenShift's resolvers listen, behind the Service's 53, which policies do not see.
+_DNS: Final = [
+    {"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")
+]
 _CALLERS: Final = ("edge", "scheduler", "usage")
 _CALLBACKS: Final = (("edge", 7000), ("scheduler", 7001))
 

@@ -309,6 +309,16 @@ def test_api_server_is_reached_on_the_ports_that_clusters_use(helm: Helm) -> Non
     assert {"ports": wanted} not in _egress(policies, "edge")
 
 
+def test_resolvers_are_reached_where_openshift_has_them(helm: Helm) -> None:
+    """Policies see the port that a resolver listens on, not the Service's."""
+    policies = _of(helm.render(), "NetworkPolicy")
+    wanted = [
+        {"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")
+    ]
+    for component in (*COMPONENTS, "secrets", "test"):
+        assert {"ports": wanted} in _egress(policies, component), component
+
+
 def test_plugins_that_run_elsewhere_are_reached_and_may_call_back(helm: Helm) -> None:
     peer = {"namespaceSelector": {"matchLabels": {"team": "filters"}}}
     values = {"networkPolicy": {"plugins": [peer]}}
@@ -445,6 +455,16 @@ def test_monitoring_waits_for_its_definitions(helm: Helm) -> None:
     there = helm.render(values=on, apis=("monitoring.coreos.com/v1",))
     assert _of(there, "ServiceMonitor")
     assert _of(there, "PrometheusRule")
+
+
+def test_notes_say_that_a_prometheus_elsewhere_is_kept_out(helm: Helm) -> None:
+    asked = "monitoring.serviceMonitor.enabled=true"
+    named = ("--set", "monitoring.namespace=monitoring")
+    for more, warned in (((), True), (named, False)):
+        options = ("--dry-run=client", "--set", asked, *more)
+        done = helm.run("install", "gw", str(helm.chart), *options)
+        assert done.returncode == 0, done.stderr
+        assert ("WARNING: monitoring.namespace is empty" in done.stdout) == warned
 
 
 def test_keys_are_made_before_anything_needs_them_and_stay(helm: Helm) -> None:

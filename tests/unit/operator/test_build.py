@@ -195,6 +195,12 @@ def test_metadata_service_and_private_ranges_are_closed() -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
+def test_resolvers_are_reached_where_openshift_has_them() -> None:
+    policy = _by_kind(_objects("small"))["NetworkPolicy"]["spec"]
+    asked = {(p["protocol"], p["port"]) for p in policy["egress"][0]["ports"]}
+    assert asked == {("UDP", 53), ("TCP", 53), ("UDP", 5353), ("TCP", 5353)}
+
+
 def test_all_that_call_a_plugin_reach_it() -> None:
     policy = _by_kind(_objects("small"))["NetworkPolicy"]["spec"]
     callers = {
