@@ -16,7 +16,7 @@ import orjson
 
 from patchbay import status
 from patchbay.plugin.v1 import plugin_pb2, request_lifecycle_pb2
-from patchbay_gateway.edge import body, formats, headers
+from patchbay_gateway.edge import body, formats, headers, targets
 from patchbay_gateway.edge.outgoing import Outgoing
 from patchbay_gateway.edge.translation import Translation
 from patchbay_gateway.plugins.execution import PluginExecution
@@ -358,10 +358,12 @@ class Steps:
 
 def _facts(request: Request) -> Facts:
     assert request.client is not None
+    # `match` speaks of models, as allow-lists do: else `model(high)` would pass a plugin by.
+    model, _ = targets.bare(request.snapshot, request.model)
     return Facts(
         request.routed.dialect.name,
-        request.model,
-        route=request.model if request.model in request.snapshot.route_names else "",
+        model,
+        route=model if model in request.snapshot.route_names else "",
         client_key=request.client.name,
     )
 

@@ -69,11 +69,18 @@ def routed(snapshot: Snapshot, name: str, model: str) -> Candidates:
 
 def split_thinking(request: Request) -> None:
     """Take the suffix that asks for thinking off a model name that is not known with it."""
-    if not request.model.endswith(")") or request.model in request.snapshot.targets:
-        return
-    name, inside = split_suffix(request.model)
-    if name in request.snapshot.targets:
+    name, inside = bare(request.snapshot, request.model)
+    if name != request.model:
         request.model, request.thinking = name, parse_suffix(inside)
+
+
+def bare(snapshot: Snapshot, model: str) -> tuple[str, str]:
+    """Return a model's name without the suffix that asks for thinking, and what the suffix asks for."""
+    if model.endswith(")") and model not in snapshot.targets:
+        name, inside = split_suffix(model)
+        if name in snapshot.targets:
+            return name, inside
+    return model, ""
 
 
 def resolve(

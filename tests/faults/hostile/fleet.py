@@ -192,7 +192,7 @@ def _evil(id_: str, how: str, steps: Sequence[str], deadline: str = PATIENCE) ->
         "format": f"own-{how}",
         "entry": {
             "priority": 5,
-            "match": {"models": [f"evil-{how}"]},
+            "match": {"models": [f"evil-{how}", f"think-{how}"]},
             "capabilities": capabilities,
             "timeouts": _deadlines(deadline),
             "failure_policies": {"scheduler": "Ignore"},
