@@ -251,6 +251,7 @@ class FakeMember:
         self.channel = channel
         self.heard = 0
         """Streams that had an answer while they went on."""
+        self.seconds = 0.0
 
     def metadata(self) -> Any:
         return ()

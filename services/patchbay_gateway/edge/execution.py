@@ -180,7 +180,9 @@ class Execution:
                 metadata=self._metadata(member),
             )
         finally:
-            request.waited += request.clock.monotonic() - before
+            took = request.clock.monotonic() - before
+            request.waited += took
+            member.seconds += took
         answer.answered()
         attempt.head_arrived = True
         attempt.mark_first_byte()
@@ -276,6 +278,7 @@ class Execution:
                         await self._give_out(chunks)
                 elif part.HasField("head"):
                     member.answered()
+                    member.seconds += self._request.clock.monotonic() - self._began
                     self._take_head(part.head)
                 elif part.HasField("tail"):
                     whole = True

@@ -46,6 +46,10 @@ class Conversation(Generic[Req, Res]):
         self._scope = calls.scopes.open(hook, execution)
         self._outgoing: asyncio.Queue[Req | None] = asyncio.Queue(AHEAD)
         self._failed: bool | None = False
+        self._timer = calls.timer
+        self._asked_at: float | None = None
+        """When the first message was sent, until its answer is here."""
+        self._asked = False
         self._closed = False
         self._member.begin()
         metadata = self._scope.metadata if self._scope is not None else ()
@@ -66,6 +70,9 @@ class Conversation(Generic[Req, Res]):
 
     async def send(self, message: Req) -> None:
         """Send *message*; at most `AHEAD` may be without an answer."""
+        if not self._asked:
+            self._asked = True
+            self._asked_at = self._timer()
         await self._outgoing.put(message)
 
     async def hear(self) -> Res:
@@ -93,6 +100,10 @@ class Conversation(Generic[Req, Res]):
             self._failed = error.reason == TRANSPORT
             raise
         self._member.answered()
+        if self._asked_at is not None:
+            # The first stands for all: no clock is looked at per chunk.
+            self._member.seconds += self._timer() - self._asked_at
+            self._asked_at = None
         return answer
 
     async def aclose(self) -> None:

@@ -28,7 +28,9 @@ class PluginCounts:
                 "plugin_call_errors_total", "Calls that ended without an answer.", ["plugin"]
             ),
             metrics.counter(
-                "plugin_call_seconds_total", "Time that calls of hooks took.", ["plugin"]
+                "plugin_call_seconds_total",
+                "Time until plugins answered, streams for the first time.",
+                ["plugin"],
             ),
         )
         self._in_flight = metrics.gauge("plugin_in_flight", "Calls under way.", ["plugin"])

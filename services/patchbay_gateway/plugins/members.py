@@ -77,7 +77,7 @@ class Member:
         self.errors = 0
         """Calls that ended without an answer of the plugin."""
         self.seconds = 0.0
-        """Time that calls took, where it was measured."""
+        """Time that calls took; of streams, until the first answer."""
         self._changed = changed
         self._clock = clock
         self._tokens: tokens.TokenSource | None = None

@@ -359,6 +359,21 @@ async def test_chunks_pass_the_chain_and_history_holds_what_was_delivered(channe
         assert Shouter.indexes == [0, 2, 3]
 
 
+async def test_stream_counts_as_long_as_its_first_answer_took(channel: str) -> None:
+    async with hosting([Shouter()], channel) as hosted:
+        interceptors = StreamInterceptors(hosted.hooks, hosted.calls)
+        execution = hosted.execution(stream=True)
+        chain = interceptors.chain(interceptors.of(execution), execution, EXECUTED, [])
+        await chain.begin()
+        (begun,) = hosted.registry.status()
+        assert begun["addresses"][0]["seconds"] > 0
+        await chain.feed(b"a")
+        await chain.aclose()
+        (ended,) = hosted.registry.status()
+        assert ended["addresses"][0]["seconds"] == begun["addresses"][0]["seconds"]
+        assert (ended["calls"], ended["latency_ms"] > 0) == (1, True)
+
+
 async def test_address_that_answers_in_a_stream_serves_others_before_its_end(channel: str) -> None:
     """It had been left alone, and the stream is the call by which it is tried."""
     async with hosting([Shouter()], channel) as hosted:

@@ -239,6 +239,17 @@ def test_operator_sees_what_is_registered(world: World) -> None:
     assert address["calls"] > 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_operator_sees_how_long_executors_take(world: World, *, stream: bool) -> None:
+    def seconds() -> float:
+        return float(sum(a["seconds"] for a in world.plugins()["echo"]["addresses"]))
+
+    before = seconds()
+    assert world.chat("hi", model="echo", stream=stream).status_code == 200
+    assert seconds() > before
+    assert world.plugins()["echo"]["latency_ms"] > 0
+
+
 def ledger_when(world: World, by: str, name: str, grown: Callable[[dict[str, Any]], bool]) -> None:
     """Return once a row of the usage report is as wanted."""
     deadline = time.monotonic() + 60
