@@ -97,8 +97,10 @@ class PooledCalls:
                 break
             peer = choose(able) or able[0]
             tried.add(peer.address)
-            # One that is silent uses up its share of what is left and no more.
-            share = left / min(len(able), _MOST_TRIES + 1 - len(tried))
+            # One that is silent uses up its share of what is left and no more. What waits for a provider,
+            # as a refresh does, may rightly take all of it; a connection that is dead its pings end.
+            shares = min(len(able), _MOST_TRIES + 1 - len(tried))
+            share = left / shares if method.path in _ITS_OWN else left
             try:
                 return await _ask(peer, method, request, share)
             except (errors.Unavailable, errors.DeadlineExceeded) as error:

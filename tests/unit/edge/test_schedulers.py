@@ -57,6 +57,7 @@ class Scheduler:
 
     async def RefreshCredential(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.refreshes += 1
+        self.deadlines.append(context.time_remaining())
         if self.refresh_fails is not None:
             raise self.refresh_fails
         return scheduler_pb2.RefreshCredentialResponse()
@@ -185,6 +186,15 @@ async def test_call_silent_address_leaves_time_for_the_other(world: World) -> No
     asked = sorted(d for s in world.schedulers.values() for d in s.deadlines)
     assert len(asked) == 2
     assert asked[0] <= 3.0
+
+
+async def test_call_that_waits_for_a_provider_has_all_of_its_time(world: World) -> None:
+    await world.add("10.0.0.1", "10.0.0.2")
+    for scheduler in world.schedulers.values():
+        scheduler.refresh_fails = None
+    await world.refresh()
+    (given,) = (d for s in world.schedulers.values() for d in s.deadlines)
+    assert given == pytest.approx(6.0, abs=1.0)
 
 
 async def test_call_the_only_address_is_tried_once_more(world: World) -> None:
