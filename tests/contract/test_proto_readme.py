@@ -133,6 +133,7 @@ def test_every_service_has_an_error_table() -> None:
             "HOST_NOT_REACHABLE",
             "PORT_INVALID",
             "TLS_INCOMPLETE",
+            "DRAIN_INVALID",
         }
     ),
 )
