@@ -109,7 +109,7 @@ def test_killed_process_is_started_again(workers: Up, name: str) -> None:
     workers.processes["up"].wait_ready()
     if name != "control":
         until(lambda: _listens(again, workers.port), what=f"{name} listens again")
-    # It listens a little before it has a lease to give on a busy machine, and says 503 with a hint until then.
+    # It listens a little before it has a lease to give on a busy machine, and says 503 until then.
     until(lambda: ask(workers).status_code == 200, what="it serves")
     assert [ask(workers).status_code for _ in range(10)] == [200] * 10
 
