@@ -20,7 +20,7 @@ from patchbay_gateway.executors.main import BUILT_IN, running_executors
 from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
-from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.redis import START_PATIENCE, Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
 from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, serving_callbacks
@@ -59,7 +59,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
             tasks.start("valkey", valkey.keep())
         store = Store(url, installation=settings.installation, clock=clock)
         stack.push_async_callback(store.aclose)
-        await store.check_server()
+        await store.check_server(patience=START_PATIENCE)
         holder = SnapshotHolder()
         executors = await stack.enter_async_context(
             running_executors(settings.plugins, roots=roots.plugins)

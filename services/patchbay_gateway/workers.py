@@ -33,7 +33,7 @@ from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.config import ProcessSettings, load_for
-from patchbay_gateway.kernel.redis import Store
+from patchbay_gateway.kernel.redis import START_PATIENCE, Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
 from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, serving_callbacks
@@ -265,7 +265,7 @@ async def _control(
     async with contextlib.AsyncExitStack() as stack:
         store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
         stack.push_async_callback(store.aclose)
-        await store.check_server()
+        await store.check_server(patience=START_PATIENCE)
         holder = SnapshotHolder()
         usage = await stack.enter_async_context(
             running_usage(

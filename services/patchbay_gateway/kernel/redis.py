@@ -36,6 +36,10 @@ FAILURES_TO_OPEN: Final = 3
 PROBE_EVERY: Final = 0.5
 MINIMUM_VERSION: Final = (6, 2)
 
+# Pause of a start that waits for a server.
+_ASK_AGAIN: Final = 0.1
+START_PATIENCE: Final = 10.0
+"""Seconds that a process which needs Redis to start gives it: a machine that has just begun may be busy."""
 _RECONNECT_PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 _PUSH_QUEUE: Final = 1024
 _SUBSCRIBER_PING: Final = 5.0
@@ -408,15 +412,26 @@ class Store:
 
     # -- start ------------------------------------------------------------------------------------
 
-    async def check_server(self) -> None:
+    async def check_server(self, *, patience: float = 0.0) -> None:
         """
         Refuse a server that would lose what is written to it.
+
+        Args:
+            patience: Seconds for which one that does not answer is asked again.
 
         Raises:
             FailedPrecondition: Too old, evicting, a cluster or a replica; the text has the remedy.
             Unavailable: No server.
         """
-        info = _info(await self.call("INFO"))
+        end = self._clock.monotonic() + patience
+        while True:
+            try:
+                info = _info(await self.call("INFO"))
+                break
+            except Unavailable:
+                if self._clock.monotonic() >= end:
+                    raise
+                await self._clock.sleep(_ASK_AGAIN)
         version = info.get("redis_version", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
             raise FailedPrecondition(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 
 import pytest
 
@@ -170,6 +171,21 @@ async def test_check_server_evicting_policy_is_refused_with_the_remedy(own_valke
     await own.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     with pytest.raises(FailedPrecondition, match="CONFIG SET maxmemory-policy noeviction"):
         await own.check_server()
+    await own.aclose()
+
+
+async def test_check_server_that_is_slow_to_answer_is_asked_again(own_valkey):
+    own = Store(own_valkey.url, installation="x", clock=SystemClock())
+    own_valkey.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable):
+            await own.check_server()
+        checked = asyncio.create_task(own.check_server(patience=60))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(checked), 0.5)
+    finally:
+        own_valkey.signal(signal.SIGCONT)
+    await checked
     await own.aclose()
 
 
