@@ -19,7 +19,7 @@ from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
 from patchbay_gateway.plugins.header_merge import changed_by_plugins, told
 from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.response_interceptors import Answered
@@ -142,9 +142,9 @@ class Execution:
                 "the executor did not answer in time", reason="EXECUTOR_TIMEOUT"
             ) from None
         except (errors.Unavailable, errors.DeadlineExceeded) as error:
-            draining = error.reason == "DRAINING"
+            draining = error.reason == DRAINING
             # Only what the channel itself says counts against the address, not a plugin's own words.
-            failed_there = error.reason in {TRANSPORT, CALL_DEADLINE}
+            failed_there = error.reason in OF_THE_WAY
             if failed_there:
                 # The channel's words are about sockets; they help no client.
                 raise errors.Unavailable(

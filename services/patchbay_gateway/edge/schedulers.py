@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
 from patchbay_gateway.plugins.addresses import Addresses, Health, Peer, choose
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ _SHUNNED: Final = 5.0
 # What a scheduler does by itself and for everybody: if it cannot, that speaks of it, whatever the reason is.
 # All else may have failed at a provider or in a store, and would elsewhere, too.
 _ITS_OWN: Final = frozenset(m.path for m in (methods.ACQUIRE, methods.RENEW, methods.REPORT))
-_OF_THE_WAY: Final = frozenset({TRANSPORT, CALL_DEADLINE, "DRAINING"})
+# Another scheduler may be asked the same at once.
+_ELSEWHERE: Final = OF_THE_WAY | {DRAINING}
 
 
 class PooledCalls:
@@ -105,7 +106,7 @@ class PooledCalls:
                 return await _ask(peer, method, request, share)
             except (errors.Unavailable, errors.DeadlineExceeded) as error:
                 last = error
-                if method.path in _ITS_OWN or error.reason in _OF_THE_WAY:
+                if method.path in _ITS_OWN or error.reason in _ELSEWHERE:
                     self._failed[peer.address] = self._clock.monotonic()
         raise last or errors.Unavailable(
             self._why() or "no scheduler has an address", reason="NO_SCHEDULER", retry_after=2
@@ -131,7 +132,7 @@ class PooledCalls:
 
 def _gone(error: errors.PatchbayError | None) -> bool:
     """Whether nobody may have been at the address."""
-    return isinstance(error, errors.Unavailable) and error.reason in _OF_THE_WAY
+    return isinstance(error, errors.Unavailable) and error.reason in _ELSEWHERE
 
 
 async def _ask(peer: Peer, method: Method[Req, Res], request: Req, deadline: float) -> Res:
@@ -140,8 +141,8 @@ async def _ask(peer: Peer, method: Method[Req, Res], request: Req, deadline: flo
     try:
         answer = await peer.channel.unary(method, request, deadline=deadline)
     except errors.PatchbayError as error:
-        failed = error.reason in {TRANSPORT, CALL_DEADLINE}
-        if error.reason == "DRAINING":
+        failed = error.reason in OF_THE_WAY
+        if error.reason == DRAINING:
             peer.mark(Health.DRAINING, "it answered DRAINING")
         raise
     else:

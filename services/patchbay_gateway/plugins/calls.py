@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay import errors
 from patchbay_gateway.kernel import logs
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY, TRANSPORT
 from patchbay_gateway.kernel.outcomes import PLUGIN_FAILED
 from patchbay_gateway.plugins.policy import OnError
 
@@ -179,8 +179,8 @@ class PluginCalls:
                 method, request, deadline=deadline, metadata=(*member.metadata(), *metadata)
             )
         except errors.PatchbayError as error:
-            failed = error.reason in {TRANSPORT, CALL_DEADLINE}
-            draining = error.reason == "DRAINING"
+            failed = error.reason in OF_THE_WAY
+            draining = error.reason == DRAINING
             raise
         else:
             failed = False

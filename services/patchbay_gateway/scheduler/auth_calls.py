@@ -27,7 +27,7 @@ from patchbay.keys import return_key, sealing_key
 from patchbay.plugin.v1 import auth_provider_pb2
 from patchbay.secrets import SecretOpener, origin_of, seal
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.scheduler.durable.port import NEVER_ACCESS
 from patchbay_gateway.scheduler.refresh_rules import Renewal
@@ -238,8 +238,8 @@ async def _call(
             metadata=(*member.metadata(), *metadata),
         )
     except PatchbayError as error:
-        failed = error.reason in {TRANSPORT, CALL_DEADLINE}
-        draining = error.reason == "DRAINING"
+        failed = error.reason in OF_THE_WAY
+        draining = error.reason == DRAINING
         raise
     else:
         failed = False

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.errors import PatchbayError, ResourceExhausted, Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.channels.port import DRAINING
 from patchbay_gateway.scheduler.alone import PROBING, Local, Refused, Taken, take_alone
 from patchbay_gateway.scheduler.leases import Applied, EpochChanged, Special
 
@@ -99,7 +100,7 @@ class LeaseBook:
             Unavailable: This scheduler is shutting down.
         """
         if self._ended:
-            raise Unavailable("this scheduler is shutting down", reason="DRAINING")
+            raise Unavailable("this scheduler is shutting down", reason=DRAINING)
         if self._queued >= _WAITING:
             raise ResourceExhausted(
                 "too many attempts wait for a lease", reason="SCHEDULER_BUSY", retry_after=1.0

@@ -344,16 +344,17 @@ class Configuration:
                 return
             try:
                 previous = await publisher.read() or self._holder.current
+                # Before it is built: what changes meanwhile is published next.
+                self._unpublished = False
                 published = await publisher.publish(self._build(previous))
             finally:
                 await self._store.script(_UNLOCK, [lock], [token])
-        except (Unavailable, Aborted):
-            return
         except PatchbayError as error:
-            self._problem = f"the snapshot is not published: {error.message}"
-            _log.error("the snapshot is not published", why=error.message)
+            self._unpublished = True
+            if not isinstance(error, (Unavailable, Aborted)):
+                self._problem = f"the snapshot is not published: {error.message}"
+                _log.error("the snapshot is not published", why=error.message)
             return
-        self._unpublished = False
         self._holder.set(published)
 
     async def _pause(self) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay.plugin.v1 import usage_plugin_pb2
 from patchbay_gateway.kernel import logs
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT
+from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
 from patchbay_gateway.plugins.calls import PLUGIN_UNAVAILABLE
 from patchbay_gateway.plugins.usage_plugin import CAPABILITY, handle_usage, may_listen
 
@@ -45,7 +45,7 @@ _LONGEST_PAUSE: Final = 60.0
 # A row that a plugin refuses is offered again after a second, then twice as long, at most this long.
 _LONGEST_WAIT: Final = 600.0
 
-_NO_ANSWER: Final = frozenset({TRANSPORT, CALL_DEADLINE, PLUGIN_UNAVAILABLE, "DRAINING"})
+_NO_ANSWER: Final = OF_THE_WAY | {PLUGIN_UNAVAILABLE, DRAINING}
 
 _log = logs.get_logger("usage.plugins")
 
@@ -56,6 +56,10 @@ class Snapshots(Protocol):
     @property
     def current(self) -> Snapshot | None:
         """The newest one."""
+
+    def on_change(self, callback: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Call *callback* with each new one; the returned function ends that."""
+        ...
 
 
 class FanOut:
@@ -95,6 +99,8 @@ class FanOut:
 
     async def run(self) -> None:
         """Offer until cancelled."""
+        # At once: what becomes final before a new plugin is queued for is not told to it.
+        forget = self._snapshots.on_change(lambda _: self._deliveries.news.set())
         try:
             while True:
                 with contextlib.suppress(Unavailable):
@@ -104,17 +110,30 @@ class FanOut:
                 for news in self._news.values():
                     news.set()
         finally:
+            forget()
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _follow(self) -> None:
-        """Queue for those who may listen, and have a task for each."""
+    async def queue(self) -> set[str] | None:
+        """
+        Queue from now on for those who may listen; return their ids, None before the first snapshot.
+
+        Raises:
+            Unavailable: The database is away.
+        """
         snapshot = self._snapshots.current
         if snapshot is None:
-            return
+            return None
         wanted = {p.id for p in snapshot.plugins if may_listen(p) and self._may(p.id)}
         await self._deliveries.follow(wanted)
+        return wanted
+
+    async def _follow(self) -> None:
+        """Queue for those who may listen, and have a task for each."""
+        wanted = await self.queue()
+        if wanted is None:
+            return
         offering = wanted if wanted and await self._leads() else set()
         for plugin_id in [p for p in self._tasks if p not in offering]:
             del self._news[plugin_id]

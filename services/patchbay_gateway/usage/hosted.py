@@ -51,7 +51,7 @@ async def running_fan_out(
     tls: Tls | None = None,
 ) -> AsyncIterator[PluginRegistry]:
     """
-    Offer rows to the plugins of the snapshot.
+    Offer rows to the plugins of the snapshot: all that becomes final once this is entered.
 
     Args:
         deliveries: What waits.
@@ -92,6 +92,8 @@ async def running_fan_out(
         clock=clock,
     )
     try:
+        with contextlib.suppress(Unavailable):
+            await fan_out.queue()
         tasks.start("usage-registry", _follow(holder, registry))
         tasks.start("usage-plugins", fan_out.run())
         yield registry

@@ -115,9 +115,6 @@ async def running_usage(
                 ready=not reader.trouble,
             ),
         )
-        tasks.start("usage-consumer", reader.run())
-        tasks.start("usage-sweeper", sweeper.run())
-        tasks.start("usage-heartbeat", heartbeat.run())
         if plugin_keys is not None:
             await parts.enter_async_context(
                 running_fan_out(
@@ -132,6 +129,9 @@ async def running_usage(
                     tls=settings.tls,
                 )
             )
+        tasks.start("usage-consumer", reader.run())
+        tasks.start("usage-sweeper", sweeper.run())
+        tasks.start("usage-heartbeat", heartbeat.run())
         if metrics is not None:
             UsageCounts(metrics, reader, sweeper, clock=clock)
         yield UsageServicer(ledger, stream, reader)

@@ -48,9 +48,11 @@ def around(
 
 
 def wait_ready(world: World) -> None:
-    """Wait until the edge has the plugin, and the scheduler asks it."""
+    """Wait until the edge has the plugin, the scheduler asks it, and it hears of usage."""
     deadline = time.monotonic() + 60
-    while not world.plugins()["around"]["ready"] or not chosen_last(world):
+    while (
+        not world.plugins()["around"]["ready"] or not chosen_last(world) or not world.log.exists()
+    ):
         assert time.monotonic() < deadline, world.plugin.tail()
         time.sleep(0.05)  # polls other processes
 
@@ -85,26 +87,26 @@ def test_scheduler_plugin_that_fails_fails_the_request(around: World) -> None:
 
 
 def test_usage_plugin_hears_of_every_attempt(around: World) -> None:
-    before = usage(around, 1)
-    assert around.chat("counted").status_code == 200
-    after = usage(around, len(before) + 1)
-    assert after[-1]["outcome"] == "succeeded"
-    assert after[-1]["auth"] == "second"
-    uids = [line["uid"] for line in after]
+    answer = around.chat("counted")
+    assert answer.status_code == 200
+    heard = lines_until(around, answer.headers["x-request-id"])
+    assert heard[-1]["outcome"] == "succeeded"
+    assert heard[-1]["auth"] == "second"
+    uids = [line["uid"] for line in heard]
     assert len(set(uids)) == len(uids)
 
 
-def usage(world: World, count: int) -> list[dict[str, Any]]:
-    """Return what the usage plugin wrote, once nothing comes any more and it is *count* lines."""
+def lines_until(world: World, request: str) -> list[dict[str, Any]]:
+    """Return what the usage plugin wrote, up to the line of *request*, once that is there."""
     deadline = time.monotonic() + 60
-    seen = -1
     while True:
-        lines = world.log.read_text().splitlines() if world.log.exists() else []
-        if len(lines) >= count and len(lines) == seen:
-            return [json.loads(line) for line in lines]
+        text = world.log.read_text()
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        for at, line in enumerate(lines):
+            if line["request"] == request:
+                return lines[: at + 1]
         assert time.monotonic() < deadline, lines
-        seen = len(lines)
-        time.sleep(0.5)  # the ledger gathers for a quarter of a second
+        time.sleep(0.05)  # polls another process
 
 
 def test_pages_and_routes_are_served(around: World) -> None:

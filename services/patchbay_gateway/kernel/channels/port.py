@@ -27,6 +27,10 @@ TRANSPORT: Final = "TRANSPORT"
 """Reason of an Unavailable that the channel made: no answer of the peer stands behind it."""
 CALL_DEADLINE: Final = "CALL_DEADLINE"
 """Reason of a DeadlineExceeded that the channel made because the caller's deadline passed."""
+OF_THE_WAY: Final = frozenset({TRANSPORT, CALL_DEADLINE})
+"""Reasons of failures that an address is held to account for, not what answers there."""
+DRAINING: Final = "DRAINING"
+"""Reason of an Unavailable of a peer that is shutting down: another address may be asked at once."""
 
 Req = TypeVar("Req", bound=Message)
 Res = TypeVar("Res", bound=Message)

@@ -58,7 +58,12 @@ class Around(SchedulerPlugin, UsagePlugin, ManagementAPI, CommandLinePlugin):
     async def handle_usage(self, record: UsageRecord) -> None:
         """Keep it as a line."""
         with open(os.environ["SAMPLE_LOG"], "a") as log:  # noqa: ASYNC230, PTH123 - a line
-            line = {"uid": record.attempt_uid, "auth": record.auth_id, "outcome": record.outcome}
+            line = {
+                "uid": record.attempt_uid,
+                "request": record.request_id,
+                "auth": record.auth_id,
+                "outcome": record.outcome,
+            }
             log.write(json.dumps(line) + "\n")
 
     async def handle_management(self, request: ManagementRequest) -> ManagementResponse:
