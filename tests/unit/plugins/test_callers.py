@@ -58,11 +58,14 @@ class World:
         holder.set(Snapshot(1, plugins=tuple(self.entries.values())))
         self.callers = Callers(
             holder,
-            keys=self.fetch,
+            keys=self._keys,
             scopes=self.scopes,
             now=lambda: NOW,
             timer=lambda: self.time,
         )
+
+    async def _keys(self, plugin_id: str) -> list[bytes]:
+        return await self.fetch(plugin_id)
 
     async def fetch(self, plugin_id: str) -> list[bytes]:
         self.asked.append(plugin_id)
@@ -112,6 +115,64 @@ async def test_new_key_is_found_after_a_while() -> None:
     world.time += 10
     await world.callers.identify(Context(plugin="one", token=token("one", newer)))
     await world.callers.identify(Context(plugin="one", token=token("one")))
+
+
+class Fetching:
+    """Fetches of keys that a test ends."""
+
+    def __init__(self, world: World) -> None:
+        self.began: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+        self._answer, world.fetch = world.fetch, self  # type: ignore[method-assign]
+
+    async def __call__(self, plugin_id: str) -> list[bytes]:
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.began.put_nowait(end)
+        await end
+        return await self._answer(plugin_id)
+
+
+async def test_first_callbacks_that_come_together_are_all_let_in() -> None:
+    """The keys are on their way when the second comes."""
+    world = World()
+    fetching = Fetching(world)
+    own = Context(plugin="one", token=token("one"))
+    first = asyncio.ensure_future(world.callers.identify(own))
+    end = await fetching.began.get()
+    others = [asyncio.ensure_future(world.callers.identify(own)) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    end.set_result(None)
+    async with asyncio.timeout(60):
+        callers = await asyncio.gather(first, *others)
+    assert [c.plugin_id for c in callers] == ["one"] * 4
+    assert world.asked == ["one"]
+
+
+async def test_callback_that_is_given_up_leaves_the_look_for_keys_to_the_next() -> None:
+    world = World()
+    fetching = Fetching(world)
+    own = Context(plugin="one", token=token("one"))
+    first = asyncio.ensure_future(world.callers.identify(own))
+    await fetching.began.get()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    second = asyncio.ensure_future(world.callers.identify(own))
+    async with asyncio.timeout(60):
+        (await fetching.began.get()).set_result(None)
+        assert (await second).plugin_id == "one"
+
+
+async def test_who_waits_for_keys_that_cannot_be_had_hears_why_and_asks_nobody_else() -> None:
+    world = World()
+    fetching = Fetching(world)
+    own = Context(plugin="one", token=token("one"))
+    waiting = [asyncio.ensure_future(world.callers.identify(own)) for _ in range(3)]
+    end = await fetching.began.get()
+    end.set_exception(errors.Unavailable("no scheduler answers", reason="NO_SCHEDULER"))
+    async with asyncio.timeout(60):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [getattr(e, "reason", e) for e in ends] == ["NO_SCHEDULER"] * 3
+    assert fetching.began.empty()
 
 
 async def test_old_token_is_refused_without_a_look_for_keys() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
@@ -75,6 +75,19 @@ class Caller:
             )
 
 
+@dataclass(slots=True)
+class _Look:
+    """The looks for one plugin's keys: one at a time."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ended: int = 0
+    """Looks that came to an end, whatever it was."""
+    found: float = float("-inf")
+    """When keys were found last, by the timer."""
+    failure: errors.PatchbayError | None = None
+    """What the last look ended with."""
+
+
 class Callers:
     """
     Tells who calls.
@@ -101,7 +114,7 @@ class Callers:
         self._scopes = scopes
         self._timer = timer
         self._keys: dict[str, tuple[bytes, ...]] = {}
-        self._fetched: dict[str, float] = {}
+        self._looks: dict[str, _Look] = {}
         self._authenticator = HostAuthenticator(lambda id_: self._keys.get(id_, ()), now=now)
 
     async def identify(self, context: CallContext) -> Caller:
@@ -138,19 +151,29 @@ class Callers:
         return Caller(plugin_id, entry, grants_of(entry), scope)
 
     async def _look_again(self, plugin_id: str) -> bool:
-        """Fetch the keys of a plugin unless that was done a moment ago; return whether they changed."""
-        last = self._fetched.get(plugin_id)
-        if last is not None and self._timer() - last < _AGAIN:
-            return False
-        self._fetched[plugin_id] = self._timer()
-        try:
-            found = tuple(await self._fetch(plugin_id))
-        except errors.PatchbayError:
-            del self._fetched[plugin_id]
-            raise
-        changed = self._keys.get(plugin_id) != found
-        self._keys[plugin_id] = found
-        return changed
+        """
+        Fetch the keys of a plugin unless that was done a moment ago; return whether they are others now.
+
+        Who comes while they are fetched waits for them: a plugin's first callbacks often come together.
+        """
+        before = self._keys.get(plugin_id)
+        look = self._looks.setdefault(plugin_id, _Look())
+        ended = look.ended
+        async with look.lock:
+            if look.ended == ended and self._timer() - look.found >= _AGAIN:
+                # One that is cancelled here has not looked, and the next one does.
+                try:
+                    self._keys[plugin_id] = tuple(await self._fetch(plugin_id))
+                except errors.PatchbayError as error:
+                    look.ended, look.failure = look.ended + 1, error.with_traceback(None)
+                else:
+                    look.ended, look.failure, look.found = look.ended + 1, None, self._timer()
+            if look.failure is not None:
+                failure = look.failure
+                raise errors.Unavailable(
+                    failure.message, reason=failure.reason, retry_after=failure.retry_after
+                )
+        return self._keys.get(plugin_id) != before
 
 
 @contextlib.contextmanager
