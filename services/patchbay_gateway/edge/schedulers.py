@@ -143,7 +143,7 @@ async def _ask(peer: Peer, method: Method[Req, Res], request: Req, deadline: flo
     except errors.PatchbayError as error:
         failed = error.reason in OF_THE_WAY
         if error.reason == DRAINING:
-            peer.mark(Health.DRAINING, "it answered DRAINING")
+            peer.refuse()
         raise
     else:
         failed = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from grpc_health.v1 import health_pb2
@@ -36,6 +37,8 @@ POLL_EVERY: Final = 1.0
 """Seconds between two questions to DNS; a new address takes load within 5 s."""
 ABSENCE: Final = 60.0
 """Seconds that a serving address outlives its DNS record."""
+CONFIRM: Final = 2.0
+"""Seconds after which an address that answered DRAINING is asked for its health."""
 FIRST_RETRY: Final = 0.1
 MAX_RETRY: Final = 2.0
 """Seconds between attempts at a health watch."""
@@ -77,10 +80,12 @@ class Peer:
         "address",
         "breaker",
         "channel",
+        "doubtful",
         "generation",
         "health",
         "in_flight",
         "on_idle",
+        "on_refusal",
         "reason",
         "seen",
         "task",
@@ -101,6 +106,10 @@ class Peer:
         self.breaker = Breaker()
         self.seen = 0.0
         """When DNS last named it, monotonic seconds."""
+        self.doubtful = False
+        """Whether an answer said what health has not said since."""
+        self.on_refusal: Callable[[], None] | None = None
+        """Called when an answer, and not health, said that it drains; the pool's."""
         self.on_idle: Callable[[], None] | None = None
         """Called when the last call in flight ends, once the pool has let the peer go."""
         self.task: asyncio.Task[None] | None = None
@@ -139,9 +148,24 @@ class Peer:
         if not self.in_flight and self.on_idle is not None:
             self.on_idle()
 
+    def refuse(self) -> bool:
+        """
+        Note that it answered DRAINING, and return whether that is news: no new calls.
+
+        Health has the last word: a plugin may have passed on what somebody else answered it.
+        """
+        if self._local or self.health is Health.DRAINING:
+            return False
+        self.mark(Health.DRAINING, "it answered DRAINING")
+        self.doubtful = True
+        if self.on_refusal is not None:
+            self.on_refusal()
+        return True
+
     def mark(self, health: Health, reason: str = "") -> bool:
         """Take note of *health* and return whether that is news."""
         self.reason = reason
+        self.doubtful = False
         if health is self.health:
             return False
         self.health = health
@@ -209,7 +233,11 @@ class AddressPool:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for peer in (*self.peers.values(), *self._leaving):
+        peers = (*self.peers.values(), *self._leaving)
+        for peer in peers:
+            # A call that ends after this finds nobody who would look after a task.
+            peer.on_idle = peer.on_refusal = None
+        for peer in peers:
             await peer.channel.close()
         self.peers.clear()
         self._leaving.clear()
@@ -240,6 +268,10 @@ class AddressPool:
             if not self.failure:
                 _log.warning("addresses kept", target=self.target, reason=str(error))
             self.failure = str(error)
+        except Exception as error:  # noqa: BLE001 - who stops asking never hears of an address again
+            if not self.failure:
+                _log.error("addresses kept", target=self.target, exc_info=error)
+            self.failure = f"looking it up failed: {type(error).__name__}"
         else:
             self.failure = ""
             self._take({join_target(host, self.port) for host in found})
@@ -251,6 +283,7 @@ class AddressPool:
             peer = self.peers.get(address)
             if peer is None:
                 peer = self.peers[address] = Peer(address, self._connect(address), self._clock)
+                peer.on_refusal = partial(self._refused, peer)
                 peer.task = self._spawn(self._watch(peer), f"health {address}")
                 news = True
             peer.seen = now
@@ -266,6 +299,7 @@ class AddressPool:
         """Close a peer's channel when its last call has ended."""
         if peer.task is not None:
             peer.task.cancel()
+        peer.on_refusal = None
         peer.mark(Health.UNREACHABLE, why)
         self._leaving.add(peer)
 
@@ -282,6 +316,26 @@ class AddressPool:
         await peer.channel.close()
         self._leaving.discard(peer)
 
+    def _refused(self, peer: Peer) -> None:
+        self._spawn(self._confirm(peer), f"confirm {peer.address}")
+        self._on_change()
+
+    async def _confirm(self, peer: Peer) -> None:
+        """Ask *peer* for its health while nothing has been heard of it since it answered DRAINING."""
+        while True:
+            await self._clock.sleep(CONFIRM)
+            if not peer.doubtful or self.peers.get(peer.address) is not peer:
+                return
+            call = peer.channel.stream(WATCH, health_pb2.HealthCheckRequest(), deadline=CONFIRM)
+            try:
+                async for answer in call:
+                    self._heard(peer, answer.status)
+                    break
+            except errors.PatchbayError as error:
+                _log.info("no word of health", address=peer.address, reason=error.message)
+            finally:
+                await call.aclose()
+
     async def _watch(self, peer: Peer) -> None:
         """Follow the health of *peer* for ever."""
         pause = FIRST_RETRY
@@ -296,6 +350,9 @@ class AddressPool:
                 health, reason = Health.NO_HEALTH, error.message
             except errors.PatchbayError as error:
                 reason = error.message
+            except Exception as error:  # noqa: BLE001 - who stops watching never hears that it serves
+                reason = f"the watch failed: {type(error).__name__}"
+                _log.error("watch of an address failed", address=peer.address, exc_info=error)
             finally:
                 await call.aclose()
             if peer.mark(health, reason):

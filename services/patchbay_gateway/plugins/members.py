@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from patchbay import tokens
 from patchbay.plugin.v1 import plugin_pb2
-from patchbay_gateway.plugins.addresses import Health, Peer
 from patchbay_gateway.plugins.capabilities import common_executor, common_needs, flags
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from patchbay_gateway.kernel.channels.port import Metadata
     from patchbay_gateway.kernel.clock import Clock
+    from patchbay_gateway.plugins.addresses import Peer
     from patchbay_gateway.plugins.handshake import Registration
     from patchbay_gateway.plugins.snapshot import PluginEntry
 
@@ -130,7 +130,7 @@ class Member:
         if transport_failure:
             self.errors += 1
         self.peer.end(transport_failure)
-        if draining and self.peer.mark(Health.DRAINING, "it answered DRAINING"):
+        if draining and self.peer.refuse():
             self._changed()
 
     def accept(self, registration: Registration, generation: int, host_id: str) -> None:

@@ -14,7 +14,7 @@ from patchbay.plugin.v1 import executor_pb2
 from patchbay.serve import build_servicers
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
-from patchbay_gateway.plugins.addresses import ABSENCE, POLL_EVERY
+from patchbay_gateway.plugins.addresses import ABSENCE, CONFIRM, POLL_EVERY
 from patchbay_gateway.plugins.breaker import FAILURES
 from patchbay_gateway.plugins.dns import StaticResolver
 from patchbay_gateway.plugins.handshake import Host
@@ -51,11 +51,16 @@ class Named(Executor):
         return ExecutorResponse(self.configured[-1])
 
 
+class Other(Named):
+    id = "other"
+
+
 class Process:
     """What listens at an address: a plugin and its health; may die and come back."""
 
-    def __init__(self, key: bytes = KEY) -> None:
+    def __init__(self, key: bytes = KEY, *, several: bool = False) -> None:
         self._key = key
+        self._several = several
         self.alive = True
         self.status = SERVING
         self._changed = asyncio.Event()
@@ -63,7 +68,8 @@ class Process:
 
     def restart(self) -> None:
         self.plugin = Named()
-        self.servicers = build_servicers([self.plugin], {"named": [self._key]})
+        plugins = [self.plugin, Other()] if self._several else [self.plugin]
+        self.servicers = build_servicers(plugins, {p.id: [self._key] for p in plugins})
         self.servicers["grpc.health.v1.Health"] = self
 
     def tell(self, status: Any = SERVING, *, alive: bool = True) -> None:
@@ -89,7 +95,8 @@ class World:
         self.resolver = StaticResolver({"many.test": []})
         self.channels: list[InProcessChannel] = []
         self.limits: list[int] = []
-        self.keys: dict[str, Sequence[bytes]] = {"named": [keys.channel_key(KEY)]}
+        own = [keys.channel_key(KEY)]
+        self.keys: dict[str, Sequence[bytes]] = {"named": own, "other": own}
         self.registry = self.make_registry()
 
     def make_registry(self, **more: Any) -> PluginRegistry:
@@ -261,6 +268,56 @@ async def test_registry_answer_draining_stops_calls_before_health_says_so(world:
     member.begin()
     member.end(draining=True)
     assert world.registry.pick("named") is None
+
+
+async def test_registry_answer_draining_to_one_plugin_holds_for_all_at_the_address(
+    world: World,
+) -> None:
+    """The built-in executors are many plugins of one process."""
+    process = world.add("10.0.0.1:1", Process(several=True))
+    at = (AddressEntry("many.test:1"),)
+    plugins = (PluginEntry(id="named", addresses=at), PluginEntry(id="other", addresses=at))
+    await world.registry.apply(Snapshot(version=1, plugins=plugins))
+    await world.settle()
+    assert world.registry.pick("other") is not None
+    member = world.registry.pick("named")
+    assert member is not None
+    member.begin()
+    member.end(draining=True)
+    assert world.registry.pick("other") is None
+    process.tell(NOT_SERVING)
+    await world.settle()
+    assert world.registry.pick("other") is None
+
+
+async def test_registry_address_that_passed_on_draining_of_somebody_else_serves_again(
+    world: World,
+) -> None:
+    """A plugin may hand on what it was answered itself; its own health never changed."""
+    world.add("10.0.0.1:1")
+    await world.apply()
+    member = world.registry.pick("named")
+    assert member is not None
+    member.begin()
+    member.end(draining=True)
+    await world.settle(CONFIRM / 2)
+    assert addresses(world) == {"10.0.0.1:1": "draining"}
+    await world.settle(CONFIRM)
+    assert addresses(world) == {"10.0.0.1:1": "ready"}
+
+
+async def test_registry_address_whose_health_agrees_that_it_drains_gets_nothing(
+    world: World,
+) -> None:
+    process = world.add("10.0.0.1:1")
+    await world.apply()
+    member = world.registry.pick("named")
+    assert member is not None
+    member.begin()
+    process.status = NOT_SERVING  # said to who asks; the watch has not got it yet
+    member.end(draining=True)
+    await world.settle(10 * CONFIRM)
+    assert addresses(world) == {"10.0.0.1:1": "draining"}
 
 
 async def test_registry_process_that_died_and_came_back_is_registered_again(world: World) -> None:
