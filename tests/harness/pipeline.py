@@ -36,6 +36,7 @@ from patchbay_gateway.plugins.snapshot import (
     ClientKeyEntry,
     CredentialEntry,
     ModelEntry,
+    PluginEntry,
     ProviderEntry,
     RouteEntry,
     SettingsEntry,
@@ -246,6 +247,7 @@ class FakeMember:
     """One address of every plugin."""
 
     address = "here"
+    ready = True
 
     def __init__(self, channel: FakeChannel) -> None:
         self.channel = channel
@@ -383,11 +385,14 @@ class Edge:
         routes: tuple[RouteEntry, ...] = (),
         metrics: Metrics | None = None,
         models: tuple[str, ...] = ("*",),
+        plugins: tuple[PluginEntry, ...] = (),
+        registry: FakeRegistry | None = None,
     ) -> None:
-        """*models* is the allow-list of the client's key."""
+        """*models* is the allow-list of the client's key; *registry* knows more than one address."""
         self.snapshot = Snapshot(
             version=1,
             providers=providers,
+            plugins=plugins,
             routes=routes,
             client_keys=(ClientKeyEntry("k", "digest of test-key", models),),
             settings=settings or SettingsEntry(),
@@ -402,10 +407,10 @@ class Edge:
         )
         self.refreshes = Refreshes(scheduler)
         self.member = FakeMember(FakeChannel(script))
-        registry: Any = FakeRegistry(self.member)
+        known: Any = registry or FakeRegistry(self.member)
         self.pipeline = Pipeline(
             snapshots=holder,
-            registry=registry,
+            registry=known,
             authenticator=Authenticator(lambda key: (f"digest of {key}",), allow_open=False),
             budget=ByteBudget(lambda: 0),
             leases=self.leases,
@@ -415,7 +420,7 @@ class Edge:
             installation="i",
             decider=Decider(Judge(clock), self.refreshes),
             counts=EdgeCounts(metrics or NoMetrics()),
-            plugins=PluginSteps(registry, PluginCalls(registry), native_registry(), dialects()),
+            plugins=PluginSteps(known, PluginCalls(known), native_registry(), dialects()),
             random=lambda: 1.0,
         )
 

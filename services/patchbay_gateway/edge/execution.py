@@ -102,22 +102,19 @@ class Execution:
         request = self._request
         provider = request.provider = request.snapshot.provider_by_name.get(info.provider)
         request.upstream_model = info.upstream_model
-        self._owner.drain = provider.drain if provider is not None else 0.0
-        member = registry.pick_able(info.plugin_id, "executor", avoid_addresses)
-        if member is None:
-            raise errors.Unavailable(
-                "no executor for this model is ready; try again in a moment",
-                reason="NO_EXECUTOR",
-                retry_after=2,
-                sent=errors.Sent.NO,
-            )
-        self.address = member.address
+        member = _pick(registry, info.plugin_id, avoid_addresses)
         if request.number > 1:
             # What an earlier attempt showed says nothing of this one.
             request.state = StreamState()
         asked = self._asked = await asking.ask(  # 7, 8
             request, self._attempt.lease, provider, self._plugins
         )
+        if not member.ready:
+            # It left, or was told to, while plugins looked at the request.
+            member = _pick(registry, info.plugin_id, avoid_addresses)
+        self.address = member.address
+        # From here on an answer may cost tokens; before, a request whose client leaves just ends.
+        self._owner.drain = provider.drain if provider is not None else 0.0
         self._scope = self._attempt.scope = self._plugins.scope(request, info.plugin_id)
         message, self._hide_usage = asked.message, asked.hide_usage
         taken = asked.formats
@@ -402,3 +399,21 @@ class Execution:
         if data:
             request.state.last = chunks[-1]
             await self._answer.write(data)
+
+
+def _pick(registry: PluginRegistry, plugin_id: str, avoid: list[str]) -> Member:
+    """
+    Return an address of the plugin.
+
+    Raises:
+        Unavailable: NO_EXECUTOR, there is none.
+    """
+    member = registry.pick_able(plugin_id, "executor", avoid)
+    if member is None:
+        raise errors.Unavailable(
+            "no executor for this model is ready; try again in a moment",
+            reason="NO_EXECUTOR",
+            retry_after=2,
+            sent=errors.Sent.NO,
+        )
+    return member
