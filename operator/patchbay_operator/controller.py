@@ -343,7 +343,8 @@ class Controller:
     # Status -------------------------------------------------------------------------------------
 
     async def _write_statuses(self) -> None:
-        if self._draft is not None:
+        if self._draft is not None and self._world is not None:
+            documents = self._world.documents
             known = Known(
                 draft=self._draft,
                 held=self._held,
@@ -351,6 +352,7 @@ class Controller:
                 standings=self._standings,
                 refused=self._refused,
                 problem=self.problem,
+                judged={key: _mark(document["metadata"]) for key, document in documents.items()},
             )
             await self._statuses.write(known)
 
@@ -371,7 +373,9 @@ class Controller:
             self._add(STATUS)
             if told != self._told:
                 self._add(SNAPSHOT)
-        if self._published and await self._gateway.version() < self._published:
+        # As it was before Redis is asked: a newer one may be published meanwhile.
+        published = self._published
+        if published and await self._gateway.version() < published:
             _log.warning("Redis has lost the snapshot")
             self._add(SNAPSHOT)
             self._add(ENDPOINTS)
@@ -382,8 +386,8 @@ class Controller:
         # Redis may have lost them, or some: what is not reported anew stays as it was.
         if version == self._reports_seen:
             return False
-        self._reports_seen = version
         told, standings = await self._gateway.reports()
+        self._reports_seen = version
         known = {p.id for p in self._draft.config.plugins} if self._draft is not None else set()
         self._told = {id_: t for id_, t in self._told.items() if id_ in known} | told
         declared = self._world.gathered.credentials if self._world is not None else ()

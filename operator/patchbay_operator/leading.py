@@ -25,6 +25,8 @@ DEADLINE: Final = 10.0
 RETRY: Final = 2.0
 ANSWER: Final = 5.0
 """Seconds that the API server may take."""
+# So often the lease may be written between our reading and writing it, by a call of ours that ends late.
+_WRITTEN: Final = 3
 _FORM: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 _log = logs.get_logger("operator.leading")
 
@@ -50,6 +52,8 @@ class Leadership:
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = float("-inf")
         self.leading = False
+        self._asked = False
+        """Whether the lease may be ours: it was asked for, and nothing since says that it is not."""
         self.problem = ""
         """What keeps the lease from being asked for, for people."""
 
@@ -68,23 +72,34 @@ class Leadership:
             if await self._try():
                 renewed = self._clock.monotonic()
             elif self._clock.monotonic() - renewed > DEADLINE or self._held_by_other():
-                self.leading = False
+                self.leading = self._asked = False
                 _log.error("lost the lease", holder=self._seen[0], why=self.problem)
                 return
 
     async def release(self) -> None:
-        """Let another lead at once, if we do."""
-        if not self.leading:
+        """Let another lead at once, if we do, or would have as soon as the API server had answered."""
+        if not self._asked:
             return
-        self.leading = False
+        self.leading = self._asked = False
         try:
-            lease = await self._api.get("Lease", self._name)
-            if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
-                lease["spec"]["holderIdentity"] = ""
-                lease["spec"]["leaseDurationSeconds"] = 1
-                await self._api.replace(lease)
+            for _ in range(_WRITTEN):
+                if await self._give_back():
+                    return
+            _log.warning("the lease is not released and will expire", why="others write it")
         except PatchbayError as error:
             _log.warning("the lease is not released and will expire", why=error.message)
+
+    async def _give_back(self) -> bool:
+        """Take our name out of the lease; False when it was written meanwhile, perhaps by a call of ours."""
+        lease = await self._api.get("Lease", self._name)
+        if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+            lease["spec"]["holderIdentity"] = ""
+            lease["spec"]["leaseDurationSeconds"] = 1
+            try:
+                await self._api.replace(lease)
+            except Conflicted:
+                return False
+        return True
 
     def _held_by_other(self) -> bool:
         return self._seen[0] not in {"", self._identity}
@@ -104,6 +119,7 @@ class Leadership:
             lease = await self._api.get("Lease", self._name)
             self.problem = ""
             if lease is None:
+                self._asked = True
                 await self._api.create(self._document(None))
                 return True
             spec = (
@@ -117,7 +133,9 @@ class Leadership:
                 spec.get("leaseDurationSeconds") or DURATION
             )
             if holder not in {"", self._identity} and not expired:
+                self._asked = False
                 return False
+            self._asked = True
             await self._api.replace(self._document(lease))
         except Conflicted:
             return False

@@ -187,7 +187,8 @@ class _Parts:
         registry = build_registry(controller, self.queue, self.witness, config, post)
 
         async def compare() -> None:
-            self.witness.compare(await controller.diff())
+            before = self.witness.told()
+            self.witness.compare(await controller.diff(), before)
 
         async def resync() -> None:
             controller.resync()
@@ -200,7 +201,10 @@ class _Parts:
         tasks.start("objects", _every(OBJECTS_EVERY, controller.look_at_objects, clock))
         tasks.start("diff", _every(DIFF_EVERY, compare, clock))
         tasks.start("resync", _every(RESYNC_EVERY, resync, clock))
-        tasks.start("values", _follow_values(settings.config_path, controller, clock))
+        path = settings.config_path
+        if path is not None:
+            # Its mark is taken before it is read: what changes in between is read again.
+            tasks.start("values", _follow_values(path, _mark(path), controller, clock))
         controller.resync()
 
 
@@ -239,6 +243,8 @@ async def _until(work: Awaitable[None], shutdown: lifecycle.Shutdown) -> bool:
     ending = asyncio.ensure_future(shutdown.wait())
     try:
         await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
         return working.done() and not shutdown.draining.is_set()
     finally:
         for task in (working, ending):
@@ -264,11 +270,10 @@ async def _every(seconds: float, look: Callable[[], Awaitable[None]], clock: Clo
                 _log.warning("a look failed", why=error.message)
 
 
-async def _follow_values(path: Path | None, controller: Controller, clock: Clock) -> None:
-    """Have the snapshot made anew when the mounted configuration changes."""
-    if path is None:
-        return
-    seen = await asyncio.to_thread(_mark, path)
+async def _follow_values(
+    path: Path, seen: tuple[str, int], controller: Controller, clock: Clock
+) -> None:
+    """Have the snapshot made anew when the mounted configuration is no longer the one marked *seen*."""
     while True:
         await clock.sleep(OBJECTS_EVERY)
         mark = await asyncio.to_thread(_mark, path)

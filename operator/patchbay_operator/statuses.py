@@ -71,6 +71,8 @@ class Known:
     """Plugin → which of its objects the API server refuses, and why."""
     problem: str = ""
     """Why the last snapshot was not published."""
+    judged: Mapping[tuple[str, str], tuple[str, int]] | None = None
+    """(kind, name) → (uid, generation) that the verdict is about; None where nothing else can be."""
 
 
 class Statuses:
@@ -127,6 +129,10 @@ class Statuses:
         resource = understand(document)
         verdict = known.draft.verdicts.get(resource.key)
         if verdict is None:
+            return
+        mark = resource.uid, resource.generation
+        if known.judged is not None and known.judged.get(resource.key) != mark:
+            # It was changed since, or another took its name: what is said of it comes with the next draft.
             return
         before = document.get("status") or {}
         now = dt.datetime.fromtimestamp(self._clock.now(), dt.UTC)

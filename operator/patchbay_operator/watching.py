@@ -54,10 +54,22 @@ class Witness:
         else:
             self._told[key] = version
 
-    def compare(self, current: Mapping[Key, str]) -> None:
-        """Take note of what there is."""
+    def told(self) -> Mapping[Key, str]:
+        """Return what was told until now, for `compare`."""
+        return dict(self._told)
+
+    def compare(self, current: Mapping[Key, str], before: Mapping[Key, str]) -> None:
+        """
+        Take note of what there is.
+
+        Args:
+            current: What there is.
+            before: What had been told when reading *current* began; what came since may be in it or not.
+        """
         now = self._clock.monotonic()
-        self._told = {key: version for key, version in self._told.items() if key in current}
+        for key, version in before.items():
+            if key not in current and self._told.get(key) == version:
+                del self._told[key]
         untold = [(k, v) for k, v in current.items() if self._told.get(k) != v]
         self._missed = {mark: self._missed.get(mark, now) for mark in untold}
 

@@ -52,7 +52,8 @@ class WorkQueue(Generic[Key]):
         self._active: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
-        self._timers: dict[Key, asyncio.Task[None]] = {}
+        self._timers: dict[Key, tuple[float, asyncio.Task[None]]] = {}
+        """Key → when it comes back, monotonic, and what brings it."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -73,9 +74,15 @@ class WorkQueue(Generic[Key]):
 
     def add_later(self, key: Key, delay: float) -> None:
         """Have *key* worked on after *delay* seconds at the latest."""
-        timer = self._timers.get(key)
-        if timer is None or timer.done():
-            self._timers[key] = asyncio.create_task(self._later(key, delay), name=f"later {key}")
+        at = self._clock.monotonic() + delay
+        kept = self._timers.get(key)
+        if kept is not None and not kept[1].done():
+            if kept[0] <= at:
+                return
+            # A backoff of an earlier failure may be minutes long.
+            kept[1].cancel()
+        timer = asyncio.create_task(self._later(key, delay), name=f"later {key}")
+        self._timers[key] = at, timer
 
     async def run(self, workers: int = 4) -> None:
         """Work until cancelled."""
@@ -84,7 +91,7 @@ class WorkQueue(Generic[Key]):
                 for number in range(workers):
                     group.create_task(self._loop(), name=f"worker-{number}")
         finally:
-            timers = list(self._timers.values())
+            timers = [timer for _, timer in self._timers.values()]
             for timer in timers:
                 timer.cancel()
             await asyncio.gather(*timers, return_exceptions=True)

@@ -19,7 +19,7 @@ from patchbay_gateway.plugins.instances import Instance
 from patchbay_operator.cluster import KINDS, Conflicted, Gone, KubeApi
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from patchbay.errors import PatchbayError
     from patchbay_gateway.plugins.reports import Standing
@@ -166,6 +166,9 @@ class FakeGateway:
         self.standings: dict[str, Standing] = {}
         self.reported = 0
         self.away: PatchbayError | None = None
+        self.reports_away: PatchbayError | None = None
+        self.after_version: Callable[[], Awaitable[None]] | None = None
+        """Happens once the version has been read, and before it is told."""
 
     def report(self, **standings: Standing) -> None:
         """Report as a scheduler does."""
@@ -180,19 +183,25 @@ class FakeGateway:
         if self.away is not None:
             raise self.away
 
+    def _version(self) -> int:
+        return self.published.version if self.published is not None else 0
+
     async def current(self) -> Snapshot | None:
         self._ask()
         return self.published
 
     async def publish(self, draft: Snapshot) -> Snapshot:
         self._ask()
-        version = await self.version() + 1
+        version = self._version() + 1
         self.published = msgspec.structs.replace(draft, version=version)
         return self.published
 
     async def version(self) -> int:
         self._ask()
-        return self.published.version if self.published is not None else 0
+        version = self._version()
+        if self.after_version is not None:
+            await self.after_version()
+        return version
 
     async def set_endpoints(self, endpoints: Mapping[str, Sequence[str]]) -> None:
         self._ask()
@@ -200,7 +209,7 @@ class FakeGateway:
 
     async def instances(self) -> list[Instance]:
         self._ask()
-        return [Instance("edge-1", "edge", await self.version(), ready=True)]
+        return [Instance("edge-1", "edge", self._version(), ready=True)]
 
     async def reports_version(self) -> int:
         self._ask()
@@ -208,4 +217,6 @@ class FakeGateway:
 
     async def reports(self) -> tuple[dict[str, PluginTold], dict[str, Standing]]:
         self._ask()
+        if self.reports_away is not None:
+            raise self.reports_away
         return dict(self.told), dict(self.standings)

@@ -281,3 +281,45 @@ async def test_redis_away_is_told_and_made_good(scene: Scene) -> None:
     await scene.look()
     assert scene.controller.problem == ""
     assert [route.name for route in scene.snapshot.routes] == ["big"]
+
+
+async def test_reports_that_could_not_be_read_are_read_at_the_next_look(scene: Scene) -> None:
+    """Nothing may change in them for days: their version must not count as seen."""
+    scene.kube.secret("openai", **{"api-key": "test-key-one"})
+    scene.kube.put("ProviderCredential", "main", CREDENTIAL)
+    await scene.look()
+    await scene.look()
+    scene.gateway.report(main=Standing("no_material", last_error="401 no"))
+    scene.gateway.reports_away = Unavailable("Redis is away")
+    with pytest.raises(Unavailable):
+        await scene.controller.look_at_gateway()
+    scene.gateway.reports_away = None
+    await scene.look()
+    assert scene.kube.condition("ProviderCredential", "main", "Ready") == ("False", "NoMaterial")
+
+
+async def test_version_that_is_published_while_redis_is_asked_is_not_lost(scene: Scene) -> None:
+    async def published_meanwhile() -> None:
+        scene.gateway.after_version = None
+        scene.kube.put("ModelRoute", "big", {"targets": [{"provider": "echo", "model": "echo"}]})
+        await scene.controller.work(SNAPSHOT)
+
+    scene.gateway.after_version = published_meanwhile
+    await scene.controller.look_at_gateway()
+    assert [route.name for route in scene.snapshot.routes] == ["big"]
+    assert SNAPSHOT not in scene.queue.keys
+
+
+async def test_status_speaks_of_no_generation_that_was_not_drafted(scene: Scene) -> None:
+    """Statuses may be written between an edit and the draft that reads it."""
+    spec = {"targets": [{"provider": "echo", "model": "echo"}]}
+    scene.kube.put("ModelRoute", "big", spec)
+    await scene.look()
+    scene.kube.put("ModelRoute", "big", {"targets": [{"provider": "nobody", "model": "m"}]})
+    await scene.controller.work(STATUS)
+    status = scene.kube.objects["ModelRoute", "big"]["status"]
+    assert status["observedGeneration"] == 1
+    await scene.look()
+    status = scene.kube.objects["ModelRoute", "big"]["status"]
+    assert status["observedGeneration"] == 2
+    assert scene.kube.condition("ModelRoute", "big", "ResolvedRefs")[0] == "False"
