@@ -107,14 +107,17 @@ class Records:
         Raises:
             Unavailable: The store does not answer.
         """
+        before = dict(self._known)
         revisions = await self._durable.revisions()
+        for id_, stored in before.items():
+            # One that was written here while the list was made may be younger than the list.
+            if id_ not in revisions and self._known.get(id_) is stored:
+                self._take(id_, None)
         for id_, revision in revisions.items():
             known = self._known.get(id_)
             if known is None or known.revision != revision:
                 with contextlib.suppress(RecordUnreadable):
                     await self.read(id_)
-        for id_ in [id_ for id_ in self._known if id_ not in revisions]:
-            self._take(id_, None)
 
     async def read(self, credential_id: str) -> Stored | None:
         """
@@ -124,12 +127,13 @@ class Records:
             RecordUnreadable: It cannot be opened.
             Unavailable: The store does not answer.
         """
-        before = self._known.get(credential_id)
         try:
-            stored = await self._durable.read(credential_id)
-            if self._known.get(credential_id) is not before:
-                # Written here while we read: what we got may be older than that.
+            while True:
+                before = self._known.get(credential_id)
                 stored = await self._durable.read(credential_id)
+                if self._known.get(credential_id) is before:
+                    break
+                # Written or read here meanwhile: what we got may be older than that.
         except RecordUnreadable as error:
             if self._broken.get(credential_id) != error.message:
                 self._broken[credential_id] = error.message
@@ -151,9 +155,15 @@ class Records:
             RecordChanged: Somebody else wrote it.
             Unavailable: The store does not answer.
         """
+        before = self._known.get(record.id)
         revision = await self._durable.write(record, expected=expected)
         stored = Stored(record, revision)
-        self._take(record.id, stored)
+        known = self._known.get(record.id)
+        if known is before or (known is not None and known.revision in {expected, revision}):
+            self._take(record.id, stored)
+        else:
+            # Others changed it again before we heard that ours is there, and theirs was read.
+            await self._quietly(record.id)
         self._tell(record.id)
         return stored
 
@@ -198,8 +208,12 @@ class Records:
         """
         stored = await self.read(credential_id)
         if stored is not None:
+            before = self._known.get(credential_id)
             await self._durable.delete(credential_id, expected=stored.revision)
-            self._take(credential_id, None)
+            if self._known.get(credential_id) is before:
+                self._take(credential_id, None)
+            else:
+                await self._quietly(credential_id)  # it is there again, perhaps
             self._tell(credential_id)
 
     async def watch(self) -> None:

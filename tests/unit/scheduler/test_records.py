@@ -174,3 +174,92 @@ async def test_old_content_read_during_a_write_does_not_win(world: World) -> Non
     record = world.one.get("a")
     assert record is not None
     assert record.version == 2
+
+
+def held(method: Any, *events: asyncio.Event) -> Any:
+    """Return *method* of a store whose first answers are made at once and come when *events* are set."""
+    waiting = list(events)
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        answer = await method(*args, **kwargs)
+        if waiting:
+            await waiting.pop(0).wait()
+        return answer
+
+    return late
+
+
+async def test_record_written_while_revisions_are_listed_stays_known(world: World) -> None:
+    """A login's credential would be gone for seconds: the list is older than the record."""
+    heard: list[CredentialRecord | None] = []
+    world.one.on_change(lambda _, record: heard.append(record))
+    listed = asyncio.Event()
+    world.store.revisions = held(world.store.revisions, listed)  # type: ignore[method-assign] # slow
+    looking = asyncio.create_task(world.one.load())
+    await world.settle()
+    await world.one.update("a", lambda _: CredentialRecord("a", version=1))
+    listed.set()
+    await looking
+    assert world.one.get("a") is not None
+    assert None not in heard
+
+
+async def test_record_read_twice_is_never_taken_back_to_what_was_read_first(world: World) -> None:
+    await world.store.write(CredentialRecord("a", version=1), expected=None)
+    first, second = asyncio.Event(), asyncio.Event()
+    slowest = held(world.store.read, first, second)
+    quick, world.store.read = world.store.read, slowest  # type: ignore[method-assign] # a slow disk
+    versions: list[int] = []
+    world.one.on_change(lambda _, record: versions.append(record.version if record else -1))
+
+    async def others_write(version: int) -> None:
+        stored = await quick("a")
+        assert stored is not None
+        await world.store.write(CredentialRecord("a", version=version), expected=stored.revision)
+        world.store.read = quick  # type: ignore[method-assign] # this one is quick
+        await world.one.read("a")
+        world.store.read = slowest  # type: ignore[method-assign] # and the others slow again
+
+    reading = asyncio.create_task(world.one.read("a"))
+    await world.settle()
+    await others_write(2)
+    first.set()
+    await world.settle()
+    await others_write(3)
+    second.set()
+    await reading
+    assert versions == [2, 3]
+
+
+async def test_write_heard_of_late_does_not_hide_what_others_wrote_after_it(world: World) -> None:
+    stored = await world.one.update("a", lambda _: CredentialRecord("a", version=1))
+    assert stored is not None
+    written = asyncio.Event()
+    write = world.store.write
+    world.store.write = held(write, written)  # type: ignore[method-assign] # a slow answer
+    writing = asyncio.create_task(
+        world.one.write(CredentialRecord("a", version=2), expected=stored.revision)
+    )
+    await world.settle()
+    second = await world.store.read("a")
+    assert second is not None
+    await write(CredentialRecord("a", version=3), expected=second.revision)
+    await world.one.read("a")
+    written.set()
+    await writing
+    record = world.one.get("a")
+    assert record is not None
+    assert record.version == 3
+
+
+async def test_removal_heard_of_late_does_not_hide_what_came_after_it(world: World) -> None:
+    await world.one.update("a", lambda _: CredentialRecord("a", version=1))
+    removed = asyncio.Event()
+    world.store.delete = held(world.store.delete, removed)  # type: ignore[method-assign] # slow
+    removing = asyncio.create_task(world.one.delete("a"))
+    await world.settle()
+    await world.store.write(CredentialRecord("a", version=2), expected=None)
+    await world.one.read("a")
+    removed.set()
+    await removing
+    assert world.one.get("a") is not None
