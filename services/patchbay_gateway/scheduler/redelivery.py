@@ -18,7 +18,6 @@ Not here: what is sent for whom (booking.py), the file (kernel/appendlog.py).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from typing import TYPE_CHECKING, Final
 
@@ -204,8 +203,8 @@ class Redelivery:
         finally:
             for task in (sleeping, waking):
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            # Not by suppressing their CancelledError: our own, which may come just now, would go with it.
+            await asyncio.gather(sleeping, waking, return_exceptions=True)
 
 
 def _run_id(info: bytes) -> str:
