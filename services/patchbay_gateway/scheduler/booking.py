@@ -304,9 +304,15 @@ class LeaseBook:
             if special.ends:
                 self._on_alone(special.ends)
             self._answer(batch, None)
-        except BaseException:
+        except BaseException as error:
             # The worker ends; nobody else would tell those who wait.
-            self._journal.fall_behind()
+            if isinstance(error, asyncio.CancelledError):
+                # Whether Redis has heard is unknown. Ends and events do nothing twice: `flush` sends them.
+                self._journal.give_back(parcel)
+                self._ends = ends + self._ends
+                self._special_ends = special.ends + self._special_ends
+            else:
+                self._journal.fall_behind()
             for wanted in batch:
                 wanted.done.cancel()
             raise

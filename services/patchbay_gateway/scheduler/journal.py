@@ -209,7 +209,7 @@ class Journal:
     # -- for those who bring events to Redis ------------------------------------------------------
 
     def take(self, limit: int) -> Parcel:
-        """Take up to *limit* events out of memory, oldest first; then `delivered` or `fall_behind`."""
+        """Take up to *limit* events, oldest first; then `delivered`, `give_back` or `fall_behind`."""
         pending = self._pending
         if not pending:
             # Not `last`: behind, the file has what memory has not.
@@ -225,6 +225,11 @@ class Journal:
         """Redis has *parcel* and all before it; unless `rewind` has said otherwise since."""
         if parcel.generation == self._generation:
             self._sent = max(self._sent, parcel.last)
+
+    def give_back(self, parcel: Parcel) -> None:
+        """Whether Redis has *parcel* is unknown: it waits in memory again, before all others."""
+        if self._live and parcel.generation == self._generation:
+            self._pending.extendleft(reversed(parcel.events))
 
     def rewind(self, sequence: int) -> None:
         """Redis has, or needs, nothing above *sequence*: all above it is to be sent again."""

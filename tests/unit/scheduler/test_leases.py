@@ -264,6 +264,32 @@ async def test_end_of_the_worker_ends_those_who_wait(clock):
         await rig.book.take([("d", "v")])
 
 
+async def test_worker_that_ends_in_the_middle_of_a_call_leaves_what_it_carried_to_the_last_one(
+    clock,
+):
+    """A process that stops under load would take ends and events with it, and its file perhaps too."""
+    rig = Rig(clock)
+    task = asyncio.create_task(rig.book.run())
+    await asyncio.sleep(0)
+    await rig.book.take([("a", "v"), ("b", "v")])
+    rig.store.gate.clear()
+    for uid in "ab":
+        rig.record(uid)
+    rig.book.end(["a"])
+    taking = asyncio.create_task(rig.book.take([("c", "v")]))
+    while len(rig.store.calls) < 2:  # noqa: ASYNC110 - a few turns of the loop
+        await asyncio.sleep(0)
+    rig.record("c")
+    rig.book.end(["b"])
+    task.cancel()
+    await asyncio.gather(task, taking, return_exceptions=True)
+    rig.store.gate.set()
+    await rig.book.flush()
+    assert rig.store.leases == {}
+    assert rig.sequences() == [1, 2, 3]
+    assert rig.journal.sent == 3
+
+
 async def test_full_file_refuses(rig):
     rig.log.full = True
     with pytest.raises(ResourceExhausted):
