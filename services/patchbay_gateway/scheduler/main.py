@@ -200,6 +200,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             ),
             parsed=parsed.view,
             away=lambda: parsed.away,
+            grown=keeper.on_change if publish and secrets is None else lambda _: None,
         )
         await configuration.start(config)
 
@@ -280,7 +281,6 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
                 "scheduler-auth-files",
                 parsed.run(lambda: configuration.offered, configuration.reparsed),
             )
-            keeper.on_change(configuration.extended)
         if secrets is not None:
             reporter = Reporter(
                 Reports(store),

@@ -13,6 +13,7 @@ Not here: reading YAML (kernel/config), what a snapshot is made of (publish.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class Configuration:
         extend: Adds what the file does not know to a draft, given the snapshot before it.
         parsed: What plugins made of auth files so far.
         away: Plugins that may know a type of file and are not registered.
+        grown: Told, before the first draft is made, whom to call when what extends drafts has changed.
     """
 
     def __init__(
@@ -125,7 +127,9 @@ class Configuration:
         extend: Callable[[Snapshot, Snapshot | None], Snapshot] = lambda draft, _: draft,
         parsed: Callable[[], Mapping[str, Parsed]] = dict,
         away: Callable[[], Sequence[str]] = tuple,
+        grown: Callable[[Callable[[], None]], None] = lambda _: None,
     ) -> None:
+        self._grown = grown
         self._extend = extend
         self._parsed = parsed
         self._away = away
@@ -139,16 +143,20 @@ class Configuration:
         self._store = store
         self._clock = clock
         self._read: _Read | None = None
-        self._seen: tuple[object, ...] = ()
+        self._loaded: Config | None = None
+        """The newest that could be read, used or not: its files are looked at."""
+        self._seen: tuple[tuple[str, object], ...] = ()
+        """What they were like before they were read."""
         self._auth_files: tuple[object, ...] = ()
+        self._asked = False
         self._unpublished = False
         self._looked_for = asyncio.Event()
-        self._problem = ""
+        self._unused = self._unsent = ""
 
     @property
     def problems(self) -> list[str]:
         """Why what is in the file is not what is served; empty when it is."""
-        return [self._problem] if self._problem else []
+        return [problem for problem in (self._unused, self._unsent) if problem]
 
     @property
     def auth_dir(self) -> Path | None:
@@ -202,7 +210,8 @@ class Configuration:
         Raises:
             ConfigError: A secret or prices file that it names cannot be used.
         """
-        self._seen = self._signature(config)
+        self._grown(self.extended)
+        self._note(config)
         await self._take(config)
         if self._publisher is not None and self._holder.current is None:
             # Redis is away and nothing is on disk: serve from the file alone until it is back.
@@ -212,7 +221,7 @@ class Configuration:
 
     def look(self) -> None:
         """Look at the file now (SIGHUP)."""
-        self._seen = ()
+        self._asked = True
         self._looked_for.set()
 
     def glance(self) -> None:
@@ -227,39 +236,63 @@ class Configuration:
 
     async def _follow(self) -> None:
         assert self._read is not None
-        seen = self._signature(self._read.config)
+        assert self._loaded is not None
+        # Before the files are read: what is written or asked for meanwhile is seen at the next look.
+        asked, self._asked = self._asked, False
+        seen = self._signature(self._loaded)
         auth_dir = self._read.config.auth_dir
         auth_files = await asyncio.to_thread(signature_of, auth_dir) if auth_dir else ()
-        if seen != self._seen or auth_files != self._auth_files:
+        if asked or seen != self._seen or auth_files != self._auth_files:
             self._seen, self._auth_files = seen, auth_files
-            try:
-                config = await asyncio.to_thread(self._source.load)
-                await self._take(config)
-            except PatchbayError as error:
-                self._problem = f"the configuration is not used: {error.message}"
-                _log.error("the configuration is not used; the former stays", why=error.message)
-            else:
-                # The files that it names may be others now.
-                self._seen = self._signature(config)
-                self._problem = ""
+            if await self._use():
                 _log.info("configuration taken")
             return
-        if self._reparsed or self._read.published != self._published(self._read.planted):
-            await self._take(self._read.plain)
+        if self._reparsed or self._read.published != self._published(
+            self._read.planted, self._holder.current
+        ):
+            if not await self._use(self._read.plain):
+                self._reparsed = True
             return
         if self._unsown:
             await self._sow_seeds()
         if self._unpublished:
             await self._publish()
 
+    async def _use(self, known: Config | None = None) -> bool:
+        """Take *known*, else what the file says; what cannot be used is told, and the former stays."""
+        try:
+            await self._take(known if known is not None else await self._load())
+        except PatchbayError as error:
+            problem = f"the configuration is not used: {error.message}"
+            if known is None or problem != self._unused:
+                _log.error("the configuration is not used; the former stays", why=error.message)
+            self._unused = problem
+            return False
+        self._unused = ""
+        return True
+
+    async def _load(self) -> Config:
+        config = await asyncio.to_thread(self._source.load)
+        self._note(config)
+        return config
+
+    def _note(self, config: Config) -> None:
+        """Look at the files of *config* from now on, for changes since before they are read."""
+        before = dict(self._seen)
+        self._loaded = config
+        self._seen = tuple((p, before.get(p, stat)) for p, stat in self._signature(config))
+
     async def _take(self, config: Config) -> None:
-        # Before they are asked for: what changes meanwhile is taken next.
+        # Before they are asked for: what changes meanwhile is taken next. Not in the thread: they would
+        # change while it looks.
         self._reparsed = False
-        before, self._read = self._read, await asyncio.to_thread(self._complete, config)
+        parsed, snapshot = self._parsed(), self._holder.current
+        read = await asyncio.to_thread(self._complete, config, parsed, snapshot)
+        before, self._read = self._read, read
         # As it was when they were read: what is written since then is seen at the next look.
-        self._auth_files = self._read.auth_files.signature
-        _tell(self._read, before)
-        self._credentials.replace(self._read.material)
+        self._auth_files = read.auth_files.signature
+        _tell(read, before)
+        self._credentials.replace(read.material)
         await self._sow_seeds()
         self._unpublished = self._publisher is not None
         await self._publish()
@@ -274,19 +307,20 @@ class Configuration:
         else:
             self._unsown = False
 
-    def _complete(self, config: Config) -> _Read:
+    def _complete(
+        self, config: Config, parsed: Mapping[str, Parsed], snapshot: Snapshot | None
+    ) -> _Read:
         source = self._source
         found, former = AuthFiles(), self._read
         if config.auth_dir is not None:
             same = former is not None and former.config.auth_dir == config.auth_dir
             found = read_auth_dir(config.auth_dir, former.auth_files if former and same else None)
-        parsed = self._parsed()
-        by_plugins = read_by_plugins(config, found, parsed, self._holder.current)
+        by_plugins = read_by_plugins(config, found, parsed, snapshot)
         planted = plant(config, found.without(by_plugins.keys()), source.environ)
         taken = (c.id for provider in planted.config.providers for c in provider.credentials)
         grown = grow(config, found, by_plugins, parsed, taken)
         seeds = read_seeds(config, source.environ)
-        published = self._published(planted)
+        published = self._published(planted, snapshot)
         # Who only follows does not know what plugins make of files: publishers say which are read here.
         of_files = planted.seeds if self._publisher is not None else _those(planted, published)
         return _Read(
@@ -302,9 +336,8 @@ class Configuration:
             published=published,
         )
 
-    def _published(self, planted: Planted) -> frozenset[str]:
-        """Return what the snapshot has of auth files, for a follower; nothing for a publisher."""
-        snapshot = self._holder.current
+    def _published(self, planted: Planted, snapshot: Snapshot | None) -> frozenset[str]:
+        """Return what *snapshot* has of auth files, for a follower; nothing for a publisher."""
         if self._publisher is not None or snapshot is None or not self._has_files():
             return frozenset()
         known = snapshot.credential_by_id
@@ -348,13 +381,18 @@ class Configuration:
                 self._unpublished = False
                 published = await publisher.publish(self._build(previous))
             finally:
-                await self._store.script(_UNLOCK, [lock], [token])
+                # One that stays ends by itself; a failure must not hide that we are cancelled.
+                with contextlib.suppress(Unavailable):
+                    await self._store.script(_UNLOCK, [lock], [token])
         except PatchbayError as error:
             self._unpublished = True
             if not isinstance(error, (Unavailable, Aborted)):
-                self._problem = f"the snapshot is not published: {error.message}"
-                _log.error("the snapshot is not published", why=error.message)
+                problem = f"the snapshot is not published: {error.message}"
+                if problem != self._unsent:
+                    _log.error("the snapshot is not published", why=error.message)
+                self._unsent = problem
             return
+        self._unsent = ""
         self._holder.set(published)
 
     async def _pause(self) -> None:
@@ -368,7 +406,7 @@ class Configuration:
                 task.cancel()
             await asyncio.gather(sleeping, waking, return_exceptions=True)
 
-    def _signature(self, config: Config) -> tuple[object, ...]:
+    def _signature(self, config: Config) -> tuple[tuple[str, object], ...]:
         """Return what tells a changed file from an unchanged one, for all files concerned."""
         paths = [self._source.path, *_named(config)]
         return tuple(_stat(path) for path in paths if path is not None)
