@@ -71,6 +71,8 @@ _log = logs.get_logger("scheduler")
 
 # Calls take milliseconds; what is not done by then hangs on Redis and is answered by its timeout.
 _DRAIN: Final = 5.0
+# For events that wait in the file when the process ends.
+_LAST_WORDS: Final = 2.0
 # Clients connect anew now and then, so that added schedulers get their share.
 _CONNECTION_AGE: Final = 300.0
 
@@ -303,6 +305,11 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             forget()
             leasing.close()
         await tasks.aclose()
+        if not journal.live:
+            # The file may go with this process; the ledger would call what is only there lost.
+            with contextlib.suppress(PatchbayError, EpochChanged, TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await redelivery.look()
         await core.book.flush()
         with contextlib.suppress(PatchbayError, EpochChanged):
             await core.pool.sync()  # the last counters

@@ -11,7 +11,7 @@ from tests.integration.scheduler.conftest import acquire, events, eventually, re
 
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay.usage.v1 import journal_pb2
-from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.clock import ManualClock, SystemClock
 from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatcher
 
 if TYPE_CHECKING:
@@ -256,3 +256,25 @@ async def test_lease_renewed_after_a_flush_stands_again(own_gateway: Gateway):
         await eventually(stands)
         again = await scheduler.Acquire(acquire(holder.current.version, "R-1"))
         assert again.results[0].lease.attempt.credential_id == lease.attempt.credential_id
+
+
+async def test_scheduler_that_stops_brings_what_waits_in_its_file(
+    own_gateway: Gateway, own_valkey: ValkeyProcess
+) -> None:
+    """The file may go with the process, and with it the ends of attempts."""
+    own_gateway.timeout = 1.0  # the last look is the only one
+    # Nothing is looked at again by itself on a clock that stands.
+    async with own_gateway.scheduler(clock=ManualClock()) as (scheduler, holder):
+        assert holder.current is not None
+        own_valkey.signal(signal.SIGSTOP)
+        try:
+            await attempt(scheduler, holder.current.version, "a-1")
+            await attempt(scheduler, holder.current.version, "b-1")
+        finally:
+            own_valkey.signal(signal.SIGCONT)
+
+        async def back() -> bool:
+            return own_gateway.stores[-1].available
+
+        await eventually(back)
+    assert await journaled(own_gateway.store()) == expected(["a-1", "b-1"])
