@@ -7,6 +7,7 @@ It counts questions, can fail, be silent, answer late, or cut UDP answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,14 @@ class DnsServer:
         self._tcp: asyncio.Server | None = None
 
     async def start(self) -> None:
+        # A port that is free for TCP may be somebody's for UDP: another resolver's question, for one.
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                await self._listen()
+                return
+        raise AssertionError("no port is free for both")
+
+    async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self._tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", 0)
         self.port = self._tcp.sockets[0].getsockname()[1]
@@ -45,9 +54,13 @@ class DnsServer:
             def datagram_received(self, data: bytes, addr: Any) -> None:
                 server._on_datagram(data, lambda answer: self.transport.sendto(answer, addr))
 
-        self._transport, _ = await loop.create_datagram_endpoint(
-            Datagrams, local_addr=("127.0.0.1", self.port)
-        )
+        try:
+            self._transport, _ = await loop.create_datagram_endpoint(
+                Datagrams, local_addr=("127.0.0.1", self.port)
+            )
+        except OSError:
+            self._tcp.close()
+            raise
 
     async def stop(self) -> None:
         self._transport.close()

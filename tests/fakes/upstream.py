@@ -462,7 +462,7 @@ async def introspecting(url: str) -> AsyncIterator[Callable[[str], Awaitable[boo
     """Give what asks an identity server whether an access token lives (RFC 7662)."""
     import httpx  # noqa: PLC0415 - only where it is wanted; it takes a while to load
 
-    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as client:
 
         async def lives(token: str) -> bool:
             answer = await client.get(url, params={"token": token})

@@ -106,7 +106,7 @@ async def hosting(
     )
     try:
         await registry.apply(snapshot)
-        missing = await registry.wait_ready(keys, 10)
+        missing = await registry.wait_ready(keys, 60)
         assert not missing, registry.states()
         yield Hosted(registry, Hooks(registry), PluginCalls(registry), snapshot)
     finally:

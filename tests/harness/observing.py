@@ -8,8 +8,10 @@ and killing (processes.py).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tests.harness.processes import Process
     from tests.harness.topology import Services, Up
 
 # No test here calls a provider: nothing listens there.
@@ -78,6 +81,13 @@ def connections(pid: int, port: int) -> int:
         with contextlib.suppress(OSError):
             count += os.readlink(descriptor) in held  # noqa: PTH115 - no path, a name in brackets
     return count
+
+
+def registrations(process: Process) -> Counter[str]:
+    """Return plugin id → how often *process* says that it has registered with an address of it."""
+    lines = process.log.read_bytes().splitlines() if process.log.exists() else []
+    found = (line for line in lines if line.endswith(b"}") and b'"plugin registered"' in line)
+    return Counter(json.loads(line)["plugin"] for line in found)
 
 
 def write_config(gateway: Up | Services, config: dict[str, Any] | str) -> None:

@@ -41,7 +41,19 @@ def running_postgres() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
         lack("postgres", f"it cannot make a database here: {made.stderr.strip()[-200:]}")
     options = f"-k {home} -c listen_addresses='' -c fsync=off"
-    start = [pg_ctl, "-D", str(data), "-o", options, "-l", str(home / "log"), "-w", "start"]
+    start = [
+        pg_ctl,
+        "-D",
+        str(data),
+        "-o",
+        options,
+        "-l",
+        str(home / "log"),
+        "-w",
+        "-t",
+        "180",
+        "start",
+    ]
     subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **owner)
     try:
         yield f"postgresql://ledger@/postgres?host={home}"

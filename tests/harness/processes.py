@@ -132,7 +132,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL and reap."""
         self.signal(signal.SIGKILL)
-        self.wait(5)
+        self.wait(60)
 
     def stop(self, limit: float = 60.0) -> int:
         """SIGTERM, wait, and SIGKILL after *limit* seconds; return the exit status."""

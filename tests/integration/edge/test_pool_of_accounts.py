@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from tests.harness.observing import until
 from tests.harness.topology import Up
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -90,6 +91,8 @@ EXTRA: dict[str, dict[str, Any]] = {
     "rule": {
         "errors": [{"status": 418, "match": ["moon"], "action": "continue-and-cooldown"}],
     },
+    # Longer than a busy machine takes to ask again.
+    "garbage-wait": {"cooldown": {"backoff": "30s"}},
 }
 
 
@@ -191,21 +194,32 @@ def ask(client: httpx.Client, model: str, *, stream: bool = False) -> httpx.Resp
     return client.post("/v1/chat/completions", json=body)
 
 
-def settled(provider: Provider, case: str, calls: int) -> None:
-    """Wait until the reports of *calls* are surely in Redis: they follow the answer within a tick."""
-    assert len(provider.calls[case]) == calls
-    time.sleep(0.3)
+def resting(gateway: Up, *credentials: str) -> None:
+    """Wait until *credentials* of one case rest, which reports tell that come after the answer."""
+    case = credentials[0].rpartition("-")[0]
+
+    def rest() -> bool:
+        found = httpx.get(
+            f"{gateway.management_url}/v0/management/credentials?provider={case}",
+            headers={"authorization": f"Bearer {gateway.management_key}"},
+            timeout=60,
+            verify=False,
+        ).json()
+        states = {c["id"]: {m["state"] for m in c["models"]} for c in found}
+        return all("cooling" in states[credential] for credential in credentials)
+
+    until(rest, 60, f"{credentials} do not rest")
 
 
 @pytest.mark.parametrize("case", ["next", "rule"])
 def test_failing_account_is_followed_by_the_next(
-    client: httpx.Client, provider: Provider, case: str
+    client: httpx.Client, gateway: Up, provider: Provider, case: str
 ) -> None:
     answer = ask(client, case)
     assert answer.status_code == 200
     assert answer.headers["x-patchbay-attempts"] == "2"
     assert [account for account, _ in provider.calls[case]] == ["a", "b"]
-    settled(provider, case, 2)
+    resting(gateway, f"{case}-a")
     assert ask(client, case).headers["x-patchbay-attempts"] == "1", "the first one rests now"
 
 
@@ -215,7 +229,8 @@ def test_stream_that_fails_before_content_is_another_accounts(
 ) -> None:
     answer = ask(client, case, stream=True)
     assert answer.status_code == 200
-    assert answer.content == ROLE + TEXT + END
+    # On a busy machine the first one's failure takes longer than the silence that is allowed.
+    assert answer.content.replace(b": keep-alive\n\n", b"") == ROLE + TEXT + END
     assert [account for account, _ in provider.calls[case]] == ["a", "b"]
 
 
@@ -230,37 +245,41 @@ def test_request_fault_is_told_and_held_against_nobody(
 
 
 def test_all_resting_is_429_with_the_earliest_recovery_in_each_dialect(
-    client: httpx.Client, provider: Provider
+    client: httpx.Client, gateway: Up, provider: Provider
 ) -> None:
+    began = time.monotonic()
     first = ask(client, "all-rest")
     assert first.status_code == 429
-    settled(provider, "all-rest", 2)
+    resting(gateway, "all-rest-a", "all-rest-b")
     second = ask(client, "all-rest")
     assert second.status_code == 429
-    assert 15 <= int(second.headers["retry-after"]) <= 20
+    passed = time.monotonic() - began
+    assert 19 - passed <= int(second.headers["retry-after"]) <= 20
     assert second.json()["error"]["code"] == "model_cooldown"
     assert len(provider.calls["all-rest"]) == 2, "nobody was asked"
 
 
 @pytest.mark.parametrize(
-    ("case", "least", "most"), [("ten-days", 3000, 3600), ("garbage-wait", 0, 2)]
+    ("case", "least", "most"), [("ten-days", 3000, 3600), ("garbage-wait", 0, 30)]
 )
 def test_wait_of_a_provider_is_capped_and_garbage_is_none(
-    client: httpx.Client, provider: Provider, case: str, least: int, most: int
+    client: httpx.Client, gateway: Up, provider: Provider, case: str, least: int, most: int
 ) -> None:
     assert ask(client, case).status_code == 429
-    settled(provider, case, 1)
+    resting(gateway, f"{case}-a")
     answer = ask(client, case)
     assert answer.status_code == 429
-    assert least <= int(answer.headers.get("retry-after", "0")) <= most
+    assert answer.json()["error"]["code"] == "model_cooldown"
+    assert least < int(answer.headers["retry-after"]) <= most
+    assert len(provider.calls[case]) == 1
 
 
 def test_upstream_520_stays_520_and_is_named_while_its_account_rests(
-    client: httpx.Client, provider: Provider
+    client: httpx.Client, gateway: Up
 ) -> None:
     first = ask(client, "origin-down")
     assert (first.status_code, first.json()["error"]["message"]) == (520, "origin down")
-    settled(provider, "origin-down", 1)
+    resting(gateway, "origin-down-a")
     second = ask(client, "origin-down")
     assert second.status_code == 429
     assert "520" in second.json()["error"]["message"]
@@ -268,18 +287,20 @@ def test_upstream_520_stays_520_and_is_named_while_its_account_rests(
 
 
 def test_provider_bad_for_one_model_still_serves_the_others(
-    client: httpx.Client, provider: Provider
+    client: httpx.Client, gateway: Up, provider: Provider
 ) -> None:
     assert ask(client, "one-model").status_code == 429
-    settled(provider, "one-model", 1)
+    resting(gateway, "one-model-a")
     assert ask(client, "one-model").status_code == 429
     assert ask(client, "one-well").status_code == 200
     assert [model for _, model in provider.calls["one-model"]] == ["sick", "well"]
 
 
-def test_spent_account_rests_for_all_its_models(client: httpx.Client, provider: Provider) -> None:
+def test_spent_account_rests_for_all_its_models(
+    client: httpx.Client, gateway: Up, provider: Provider
+) -> None:
     assert ask(client, "spent").status_code == 429
-    settled(provider, "spent", 1)
+    resting(gateway, "spent-a")
     assert ask(client, "spent-other").status_code == 429
     assert len(provider.calls["spent"]) == 1
 
@@ -304,8 +325,15 @@ def test_round_waits_with_keepalives_until_the_account_has_recovered(client: htt
 
 def test_metrics_count_requests_and_attempts(client: httpx.Client, gateway: Up) -> None:
     ask(client, "counted")
-    time.sleep(0.1)  # the answer is whole before it is counted
-    page = httpx.get(f"{gateway.management_url}/metrics", verify=False).text
-    assert 'patchbay_edge_requests_total{dialect="openai",operation="chat",status="200"}' in page
-    assert 'patchbay_edge_attempts_total{outcome="succeeded",provider="counted"}' in page
-    assert "patchbay_edge_open_streams 0.0" in page
+    wanted = (
+        'patchbay_edge_requests_total{dialect="openai",operation="chat",status="200"}',
+        'patchbay_edge_attempts_total{outcome="succeeded",provider="counted"}',
+        "patchbay_edge_open_streams 0.0",
+    )
+
+    def missing() -> list[str]:
+        page = httpx.get(f"{gateway.management_url}/metrics", timeout=60, verify=False).text
+        return [line for line in wanted if line not in page]
+
+    # The answer is whole before it is counted.
+    until(lambda: not missing(), 60, "not all is counted")

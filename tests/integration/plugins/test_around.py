@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.harness.observing import until
 from tests.harness.plugin_process import PluginProcess, new_root
 from tests.harness.topology import Services, Up, make_config
 from tests.harness.upstream import Upstream
@@ -34,7 +35,15 @@ def around(
     log = directory / "usage.jsonl"
     plugin = PluginProcess("around", AROUND, root, directory, {"SAMPLE_LOG": str(log)})
     config = make_config(upstream.url)
-    config["plugins"] = [{"id": "around", "address": plugin.address, "public": True}]
+    config["plugins"] = [
+        {
+            "id": "around",
+            "address": plugin.address,
+            "public": True,
+            # On a busy machine too; a choice that comes late fails its request.
+            "timeouts": {"scheduler": "20s", "usage_plugin": "60s"},
+        }
+    ]
     kind = Up if request.param == "up" else Services
     gateway = kind(directory, config, {"PATCHBAY_PLUGINS_KEY": root.hex()})
     world = World(gateway, plugin, upstream, log)
@@ -48,10 +57,13 @@ def around(
 
 
 def wait_ready(world: World) -> None:
-    """Wait until the edge has the plugin, the scheduler asks it, and it hears of usage."""
+    """Wait until the edge has the plugin and its routes, the scheduler asks it, and it hears of usage."""
     deadline = time.monotonic() + 60
     while (
-        not world.plugins()["around"]["ready"] or not chosen_last(world) or not world.log.exists()
+        not world.plugins()["around"]["ready"]
+        or not world.plugins()["around"]["menus"]
+        or not chosen_last(world)
+        or not world.log.exists()
     ):
         assert time.monotonic() < deadline, world.plugin.tail()
         time.sleep(0.05)  # polls other processes
@@ -87,61 +99,60 @@ def test_scheduler_plugin_that_fails_fails_the_request(around: World) -> None:
 
 
 def test_usage_plugin_hears_of_every_attempt(around: World) -> None:
-    answer = around.chat("counted")
-    assert answer.status_code == 200
-    heard = lines_until(around, answer.headers["x-request-id"])
-    assert heard[-1]["outcome"] == "succeeded"
-    assert heard[-1]["auth"] == "second"
-    uids = [line["uid"] for line in heard]
-    assert len(set(uids)) == len(uids)
+    """Once: what it had taken when a test killed it, it may hear again, so that only these count."""
+    answers = [around.chat("counted") for _ in range(4)]
+    assert {answer.status_code for answer in answers} == {200}
+    asked = [answer.headers["x-request-id"] for answer in answers]
 
+    def heard() -> list[dict[str, Any]]:
+        return [line for line in around.lines() if line["request"] in asked]
 
-def lines_until(world: World, request: str) -> list[dict[str, Any]]:
-    """Return what the usage plugin wrote, up to the line of *request*, once that is there."""
-    deadline = time.monotonic() + 60
-    while True:
-        text = world.log.read_text()
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        for at, line in enumerate(lines):
-            if line["request"] == request:
-                return lines[: at + 1]
-        assert time.monotonic() < deadline, lines
-        time.sleep(0.05)  # polls another process
+    until(lambda: {line["request"] for line in heard()} == set(asked), 60, "it hears of all four")
+    assert {(line["outcome"], line["auth"]) for line in heard()} == {("succeeded", "second")}
+    assert len({line["uid"] for line in heard()}) == len(heard()) == 4
 
 
 def test_pages_and_routes_are_served(around: World) -> None:
     management = around.gateway.management_url
-    page = httpx.get(management + PAGE, headers=key(around), verify=False)
+    page = httpx.get(management + PAGE, headers=key(around), timeout=60, verify=False)
     assert (page.status_code, page.text) == (200, f"GET {PAGE} ")
-    public = httpx.get(around.gateway.base_url + PAGE, verify=False)
+    public = httpx.get(around.gateway.base_url + PAGE, timeout=60, verify=False)
     assert (public.status_code, public.text) == (200, f"GET {PAGE} ")
     assert public.headers["content-security-policy"].startswith("sandbox")
-    assert httpx.get(around.gateway.base_url + PAGE + "/x", verify=False).status_code == 404
-    assert httpx.get(management + PAGE, verify=False).status_code == 401
+    unknown = httpx.get(around.gateway.base_url + PAGE + "/x", timeout=60, verify=False)
+    assert unknown.status_code == 404
+    assert httpx.get(management + PAGE, timeout=60, verify=False).status_code == 401
     posted = httpx.post(
         f"{management}/v0/management/around/echo",
         headers=key(around),
         content=b"hello",
+        timeout=60,
         verify=False,
     )
     assert posted.text == "POST /v0/management/around/echo hello"
 
 
 def test_plugin_that_dies_is_a_502_and_comes_back(around: World) -> None:
-    url = f"{around.gateway.management_url}/v0/management/around/echo"
-    answer = httpx.post(url, headers=key(around), content=b"please die", verify=False)
-    assert answer.status_code == 502
-    assert around.plugin.wait(10) == 1
+    def post(content: bytes) -> int:
+        url = f"{around.gateway.management_url}/v0/management/around/echo"
+        return httpx.post(
+            url, headers=key(around), content=content, timeout=60, verify=False
+        ).status_code
+
+    assert post(b"please die") == 502
+    assert around.plugin.wait(60) == 1
+    until(lambda: not around.plugins()["around"]["ready"], 60, "the edge knows that it is gone")
     around.plugin.start()
     wait_ready(around)
-    assert httpx.post(url, headers=key(around), content=b"x", verify=False).status_code == 200
+    assert post(b"x") == 200
 
 
 def test_plugin_list_tells_everything(around: World) -> None:
     found = json.loads(patchbay(around, "plugin", "list", "--json").stdout)
     (plugin,) = [p for p in found if p["id"] == "around"]
     assert {"scheduler", "usage_plugin", "management_api"} <= set(plugin["capabilities"])
-    assert plugin["policy"]["scheduler"]["deadline"] == 0.5
+    assert plugin["policy"]["scheduler"]["deadline"] == 20
+    assert plugin["policy"]["management_api"]["deadline"] == 30
     assert plugin["menus"][0]["path"] == PAGE
     text = patchbay(around, "plugin", "list").stdout
     assert "around 1.0.0  registered" in text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.harness.observing import until, write_config
 from tests.harness.plugin_process import PluginProcess, new_root
 from tests.harness.topology import Up, make_config
 from tests.harness.upstream import Upstream
@@ -29,8 +30,8 @@ PICKER = PLUGIN.with_name("picker.py")
 def addresses(up: Up) -> set[str]:
     """Return where the gateway's processes say that plugins may call back."""
     found = set()
-    for line in up.processes["up"].log.read_text().splitlines():
-        if "plugins may call back" in line:
+    for line in up.processes["up"].log.read_text().splitlines(keepends=True):
+        if "plugins may call back" in line and line.endswith("\n"):
             found.add(str(json.loads(line)["address"]))
     return found
 
@@ -88,10 +89,11 @@ def test_each_data_process_is_called_back_at_a_port_of_its_own(
     up = Up(directory, config, {"PATCHBAY_PLUGINS_KEY": root.hex()}, workers=2)
     try:
         up.start()
+        # Two of each data process, for its edge and its scheduler, and the control process's scheduler.
+        until(lambda: len(addresses(up)) >= 5, 60, "each process says where it listens")
         for _ in range(8):  # a connection each: the kernel spreads them
             (found,) = ask(up, {"op": "model", "model": "echo"})
             assert found["status"] == 200
-        # Two of each data process, for its edge and its scheduler, and the control process's scheduler.
         assert len(addresses(up)) == 5
     finally:
         up.stop()
@@ -109,13 +111,14 @@ def test_no_port_is_open_while_nobody_is_granted_anything(
         assert found["reason"] == "HOST_NOT_REACHABLE"
         assert addresses(up) == set()
         config["plugins"][0]["host_access"] = access
-        up.config_path.write_text(json.dumps(config))  # JSON is YAML
+        write_config(up, config)
         deadline = time.monotonic() + 60
         while found.get("status") != 200:
             (found,) = ask(up, {"op": "model", "model": "echo"})
             assert time.monotonic() < deadline, found
             time.sleep(0.1)  # polls another process
-        assert len(addresses(up)) == 2
+        # The edge's, which was asked, and the scheduler's.
+        until(lambda: len(addresses(up)) == 2, 60, "the scheduler listens, too")
     finally:
         up.stop()
 
@@ -128,6 +131,7 @@ async def test_scheduler_knows_plugins_by_their_keys_and_runs_no_models(
     body = b'{"model":"echo","messages":[]}'
     try:
         await asyncio.to_thread(up.start)
+        await asyncio.to_thread(until, lambda: len(addresses(up)) == 2)
         reached = []
         for address in sorted(addresses(up)):
             own = HostConnections({"alpha": [plugin_key(root, "alpha")]}, host_address=address)
@@ -166,7 +170,7 @@ def test_plugin_that_a_scheduler_asks_calls_the_scheduler_back(tmp_path: Path) -
             "id": "picker",
             "address": picker.address,
             "capabilities": ["scheduler"],
-            "timeouts": {"scheduler": "5s"},
+            "timeouts": {"scheduler": "20s"},
             "host_access": {"models": True, "auths": "all"},
         }
     ]
@@ -175,7 +179,7 @@ def test_plugin_that_a_scheduler_asks_calls_the_scheduler_back(tmp_path: Path) -
     try:
         up.start()
         deadline = time.monotonic() + 60
-        while not log.exists():
+        while not log.exists() or "\n" not in log.read_text():
             answer = httpx.post(
                 f"{up.base_url}/v1/chat/completions",
                 headers=up.headers(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.harness.observing import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def test_interceptor_answers_in_the_providers_place(world: World) -> None:
     assert answer.json() == {"refused": True}
     assert answer.headers["x-sample"] == "refused"
     assert len(world.upstream.records()) == before
-    (end,) = world.completions(1)
+    (end,) = world.ends(answer)
     assert (end["outcome"], end["status"]) == ("rejected", 451)
 
 
@@ -47,7 +48,7 @@ def test_interceptor_ends_the_request_after_a_credential_was_chosen(
     answer = world.chat("please stop late", model=model, stream=stream)
     assert (answer.status_code, answer.json()) == (452, {"stopped": True})
     assert len(world.upstream.records()) == before
-    (end,) = world.completions(1)
+    (end,) = world.ends(answer)
     assert (end["outcome"], end["status"]) == ("rejected", 452)
 
 
@@ -78,8 +79,10 @@ def test_interceptor_that_fails_hangs_or_garbles_is_passed_by(world: World, text
 
 def test_interceptor_that_dies_costs_no_request_and_comes_back(world: World) -> None:
     assert world.chat("please die").status_code == 200
-    assert world.plugin.wait(10) == 1
+    assert world.plugin.wait(60) == 1
+    until(lambda: not world.plugins()["sample"]["ready"], 60, "the edge knows that it is gone")
     assert world.chat("my secret, nobody looks").status_code == 200
+    assert "secret" in last_body(world)
     world.plugin.start()
     world.wait_registered()
     assert world.chat("my secret").status_code == 200
@@ -103,7 +106,7 @@ def test_failures_are_shown_to_no_interceptor(world: World, *, stream: bool) -> 
     assert answer.status_code == 400
     assert "x-sample" not in answer.headers
     assert "no cat here" in answer.text
-    (end,) = world.completions(1)
+    (end,) = world.ends(answer)
     assert (end["outcome"], end["status"]) == ("failed", 400)
     assert end["error"]
 
@@ -133,7 +136,7 @@ def test_stream_of_which_nothing_is_left_is_no_failure_of_the_provider(world: Wo
     answer = world.chat("drop everything", stream=True)
     assert (answer.status_code, answer.text) == (200, "")
     assert len(world.upstream.records()) - before == 1
-    (end,) = world.completions(1)
+    (end,) = world.ends(answer)
     assert (end["outcome"], end["status"]) == ("succeeded", 200)
 
 
@@ -199,19 +202,26 @@ def test_claude_client_reaches_an_openai_provider(world: World) -> None:
 
 
 def test_lifecycle_plugin_hears_of_each_end_once(world: World) -> None:
-    assert world.chat("hi", model="echo").status_code == 200
-    assert world.chat("hi", model="nobody").status_code == 404
-    assert world.chat("please refuse").status_code == 451
-    ends = world.completions(2)
+    answers = [
+        world.chat("hi", model="nobody"),
+        world.chat("hi", model="echo"),
+        world.chat("please refuse"),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 200, 451]
+    # What no provider has reached no interceptor, and so has no end to hear of.
+    unknown, *heard = answers
+    ends = world.ends(*heard)
     assert sorted((e["outcome"], e["status"]) for e in ends) == [
         ("rejected", 451),
         ("succeeded", 200),
     ]
+    assert unknown.headers["x-request-id"] not in {line["request"] for line in world.lines()}
 
 
 def test_lifecycle_plugin_hears_of_a_stream_at_its_end(world: World) -> None:
-    assert world.chat("hi there", model="echo", stream=True).status_code == 200
-    (end,) = world.completions(1)
+    answer = world.chat("hi there", model="echo", stream=True)
+    assert answer.status_code == 200
+    (end,) = world.ends(answer)
     assert (end["outcome"], end["status"]) == ("succeeded", 200)
 
 
@@ -225,7 +235,7 @@ def test_lifecycle_plugin_hears_that_a_client_left(world: World) -> None:
         http.stream("POST", "/v1/chat/completions", json=body) as answer,
     ):
         assert next(answer.iter_bytes())
-    (end,) = world.completions(1)
+    (end,) = world.ends(answer)
     assert (end["outcome"], end["status"]) == ("canceled", 0)
 
 

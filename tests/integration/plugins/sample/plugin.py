@@ -181,6 +181,7 @@ class Sample(
         """Write each end to a file that the test reads."""
         line = json.dumps(
             {
+                "request": completion.request_id,
                 "outcome": completion.outcome,
                 "status": completion.status_code,
                 "model": completion.requested_model,
