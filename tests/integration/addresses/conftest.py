@@ -73,7 +73,7 @@ class Executors:
 
     async def ended(self, address: str) -> int:
         """Wait for the exit status."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self._processes[address].wait()
 
     async def stop(self) -> None:
@@ -101,7 +101,7 @@ async def executors(dns: DnsServer, free_port: int) -> AsyncIterator[Executors]:
 
 @pytest.fixture
 def resolver(dns: DnsServer, tmp_path: Path) -> DnsResolver:
-    settings = DnsSettings((("127.0.0.1", dns.port),), timeout=0.5)
+    settings = DnsSettings((("127.0.0.1", dns.port),), timeout=5.0)
     return DnsResolver(settings, HostsFile(tmp_path / "hosts"))
 
 

@@ -43,7 +43,7 @@ class Pinger(Executor):
 
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         if request.payload == b"slow":
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(60)
         return ExecutorResponse(self._address.encode())
 
     async def execute_stream(self, request: ExecutorRequest) -> AsyncGenerator[StreamItem, None]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tests.fakes.dns_server import DnsServer
 
 
-def resolver_of(dns: DnsServer, tmp_path: Path, *search: str) -> DnsResolver:
-    settings = DnsSettings((("127.0.0.1", dns.port),), search, timeout=0.1)
+def resolver_of(dns: DnsServer, tmp_path: Path, *search: str, timeout: float = 5.0) -> DnsResolver:
+    settings = DnsSettings((("127.0.0.1", dns.port),), search, timeout=timeout)
     return DnsResolver(settings, HostsFile(tmp_path / "hosts"))
 
 
@@ -52,14 +52,14 @@ async def test_server_that_fails_raises(dns: DnsServer, resolver: DnsResolver, r
 async def test_silent_server_raises(dns: DnsServer, tmp_path: Path) -> None:
     dns.silent = True
     with pytest.raises(LookupFailed, match="did not answer"):
-        await resolver_of(dns, tmp_path).resolve("a.test")
+        await resolver_of(dns, tmp_path, timeout=0.1).resolve("a.test")
 
 
 async def test_second_server_is_asked_when_the_first_is_away(
     dns: DnsServer, tmp_path: Path, free_port: int
 ) -> None:
     dns.records["a.test"] = ["10.0.0.1"]
-    settings = DnsSettings((("127.0.0.1", free_port), ("127.0.0.1", dns.port)), timeout=0.5)
+    settings = DnsSettings((("127.0.0.1", free_port), ("127.0.0.1", dns.port)), timeout=2.0)
     resolver = DnsResolver(settings, HostsFile(tmp_path / "hosts"))
     assert await resolver.resolve("a.test") == {"10.0.0.1"}
 

@@ -51,7 +51,7 @@ async def start(tmp_path: Path, **environ: str) -> tuple[asyncio.subprocess.Proc
 
 async def until_listening(channel: RemoteChannel) -> handshake.Registration:
     """Register as soon as the process is there."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await handshake.register(
@@ -73,7 +73,7 @@ async def test_program_serves_until_sigterm_and_ends_with_status_zero(tmp_path: 
     )
     assert answer.payload == b"HELLO"
     process.terminate()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await process.wait() == 0
     await channel.close()
 

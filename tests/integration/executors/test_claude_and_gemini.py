@@ -60,9 +60,12 @@ async def executor(request: pytest.FixtureRequest) -> AsyncIterator[Tested]:
     await executor.aclose()
     await upstream.aclose()
     # Only the test and the fixture's own task remain: nothing of a call is left behind.
-    await asyncio.sleep(0)
-    left = [t for t in asyncio.all_tasks() if "_answer" not in repr(t)]
-    assert len(left) <= 2, left
+    for _ in range(100):
+        await asyncio.sleep(0)
+        left = [t for t in asyncio.all_tasks() if "_answer" not in repr(t)]
+        if len(left) <= 2:
+            return
+    raise AssertionError(left)
 
 
 def make_request(
@@ -76,7 +79,7 @@ def make_request(
     headers: dict[str, str] | None = None,
     model: str = "m",
     alt: str = "",
-    idle: float = 5,
+    idle: float = 60,
     **fake: Any,
 ) -> ExecutorRequest:
     body = dict(BODIES[executor.id]) | {"fake": fake}
@@ -295,9 +298,10 @@ async def test_usage_so_far_never_falls(executor: Tested, fake: FakeUpstream) ->
     items, _ = await collect(executor, request)
     told = [i.usage_so_far for i in items if isinstance(i, StreamBatch) and i.usage_so_far]
     outputs = [dict(u.items)["output_tokens"] for u in told]
-    assert len(outputs) >= 20
+    # One a chunk, unless the machine is so busy that several chunks arrive as one.
+    assert len(outputs) >= 10
     assert all(dict(u.items)["cache_read_tokens"] == 3 for u in told)
-    assert outputs[10] >= 10
+    assert outputs[-2] >= 18
     assert outputs[:-1] == sorted(outputs[:-1])
 
 
@@ -450,7 +454,7 @@ async def test_stall_after_the_last_word_is_no_failure(
     executor: Tested, fake: FakeUpstream
 ) -> None:
     """A provider that says all and keeps the connection open costs a wait, not the answer."""
-    request = make_request(executor, base(fake), stream=True, idle=0.3, stall="end")
+    request = make_request(executor, base(fake), stream=True, idle=1, stall="end")
     items, error = await collect(executor, request)
     assert error is None
     tail = items[-1]

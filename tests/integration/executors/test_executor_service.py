@@ -117,24 +117,30 @@ async def test_upstream_error_arrives_whole(channel: Channel, fake: FakeUpstream
 async def test_cancel_reaches_the_provider_within_100_ms(
     channel: Channel, fake: FakeUpstream, stall: str
 ) -> None:
-    call = channel.stream(
-        methods.EXECUTE_STREAM,
-        make_request(fake.url, stall=stall),
-        deadline=None,
-        metadata=metadata(OPENAI),
-    )
-    reading = asyncio.create_task(_read(call))
-    await fake.until(
-        lambda: bool(fake.records) and fake.last.chunks_sent == int(stall != "head") * 2
-    )
-    await asyncio.sleep(0.05)
-    left_at = time.time()
-    reading.cancel()
-    await asyncio.wait([reading])
-    await fake.until(lambda: fake.last.aborted)
-    await call.aclose()
-    # The promise is 100 ms; a busy machine gets some more.
-    assert fake.last.ended_at - left_at < 0.3
+    took: list[float] = []
+    # A busy machine may spoil some of them, not all.
+    while len(took) < 5 and min(took, default=1.0) >= 0.1:
+        asked = len(fake.records)
+        call = channel.stream(
+            methods.EXECUTE_STREAM,
+            make_request(fake.url, stall=stall),
+            deadline=None,
+            metadata=metadata(OPENAI),
+        )
+        reading = asyncio.create_task(_read(call))
+        await fake.until(
+            lambda asked=asked: (  # type: ignore[misc]
+                len(fake.records) > asked and fake.last.chunks_sent == int(stall != "head") * 2
+            )
+        )
+        await asyncio.sleep(0.05)
+        left_at = time.time()
+        reading.cancel()
+        await asyncio.wait([reading])
+        await fake.until(lambda: fake.last.aborted)
+        await call.aclose()
+        took.append(fake.last.ended_at - left_at)
+    assert min(took) < 0.1, took
 
 
 async def test_caller_that_stops_reading_holds_the_provider_back_and_can_leave(
@@ -189,13 +195,13 @@ async def test_request_as_large_as_the_configured_body_arrives() -> None:
             message = make_request("http://unused.invalid/v1", stream=False)
             message.payload = orjson.dumps({"messages": [], "padding": "x" * (40 << 20)})
             response = await channel.unary(
-                methods.EXECUTE, message, deadline=20, metadata=metadata("echo")
+                methods.EXECUTE, message, deadline=90, metadata=metadata("echo")
             )
             assert response.status in {0, 200}
             message.payload = b"x" * (limit + 1)
             with pytest.raises(errors.ResourceExhausted) as caught:
                 await channel.unary(
-                    methods.EXECUTE, message, deadline=20, metadata=metadata("echo")
+                    methods.EXECUTE, message, deadline=90, metadata=metadata("echo")
                 )
             assert caught.value.reason == "MESSAGE_TOO_LARGE"
         finally:

@@ -65,7 +65,7 @@ async def channel(executors: Process) -> AsyncIterator[RemoteChannel]:
 
 
 async def refresh(
-    channel: RemoteChannel, identity: Identity, token: str, *, deadline: float = 10.0
+    channel: RemoteChannel, identity: Identity, token: str, *, deadline: float = 60.0
 ) -> dict[str, str]:
     sealed = secrets.seal(
         keys.sealing_key(KEY),
@@ -73,11 +73,11 @@ async def refresh(
         "team",
         1,
         [identity.url],
-        time.time() + 30,
+        time.time() + 300,
         {"refresh_token": token},
     )
     config = orjson.dumps({"token_url": identity.token_url, "client_id": "c"})
-    call_token = mint(keys.channel_key(KEY), "oauth2", "test", int(time.time()) + 60)
+    call_token = mint(keys.channel_key(KEY), "oauth2", "test", int(time.time()) + 300)
     answer = await channel.unary(
         methods.REFRESH_AUTH,
         auth_provider_pb2.AuthRefreshRequest(auth_id="team", secret=sealed, config=config),
@@ -94,7 +94,7 @@ async def misbehave(identity: Identity, **behaviour: Any) -> None:
 
 async def presented(identity: Identity, token: str, *, ended: bool = False) -> dict[str, Any]:
     """Return the presentation of *token* as soon as the server has it, or has ended it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             for found in await asyncio.to_thread(identity.presentations):
                 if found["token"] == token and (found["ended_at"] or not ended):
