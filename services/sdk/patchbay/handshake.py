@@ -9,6 +9,7 @@ idempotent. Layouts of the proofs: proto/README.md "Without our SDK". Not here: 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import hashlib
 import hmac
@@ -88,6 +89,7 @@ class Configurations:
         self._pristine = {id_: copy.copy(plugin) for id_, plugin in self._plugins.items()}
         self._kept: dict[str, dict[str, Plugin]] = {id_: {} for id_ in self._plugins}
         self._retired: list[Plugin] = []
+        self._configuring = {id_: asyncio.Lock() for id_ in self._plugins}
         self._closed = False
 
     @property
@@ -148,15 +150,17 @@ class Configurations:
         """Make *config* the newest configuration of a plugin; one that is kept already stays as it is."""
         self.plugin(plugin_id)
         kept, name = self._kept[plugin_id], config_hash(config)
-        found = kept.pop(name, None)
-        if found is None:
-            found = self._plugins[plugin_id]
-            if kept:
-                found = copy.copy(self._pristine[plugin_id])
-            await found.configure(config)
-        kept[name] = found
-        if len(kept) > _KEPT_CONFIGURATIONS:
-            self._retired.append(kept.pop(next(iter(kept))))
+        # Each process of a gateway registers by itself, and often all at once.
+        async with self._configuring[plugin_id]:
+            found = kept.pop(name, None)
+            if found is None:
+                found = self._plugins[plugin_id]
+                if kept:
+                    found = copy.copy(self._pristine[plugin_id])
+                await found.configure(config)
+            kept[name] = found
+            if len(kept) > _KEPT_CONFIGURATIONS:
+                self._retired.append(kept.pop(next(iter(kept))))
         return found
 
     async def aclose(self) -> None:
