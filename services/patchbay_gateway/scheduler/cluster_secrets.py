@@ -205,6 +205,9 @@ class ClusterMaterial:
         """Credential id → fingerprint that it was read for."""
         self._seeds: dict[str, Seed] = {}
         self._from_file = Seeds()
+        self._sowing = asyncio.Lock()
+        self._unsown = False
+        """Whether seeds of Secrets were read that did not get on."""
         self._complaint = ""
 
     async def sow(self, seeds: Seeds) -> None:
@@ -236,7 +239,7 @@ class ClusterMaterial:
             del self._held[gone]
             self._seeds.pop(gone, None)
             self._credentials.forget(gone)
-        done, seeded = True, False
+        done = True
         for provider, entry in entries:
             if not entry.fingerprint or self._held.get(entry.id) == entry.fingerprint:
                 continue
@@ -248,7 +251,7 @@ class ClusterMaterial:
                 continue
             if entry.kind == "oauth2":
                 self._seeds[entry.id] = _seed(values)
-                seeded = True
+                self._unsown = True
             else:
                 self._credentials.put(
                     entry.id,
@@ -256,15 +259,26 @@ class ClusterMaterial:
                     source_of(provider, entry),
                 )
             self._held[entry.id] = entry.fingerprint
-        if seeded:
-            await self._sow_all()
+        if self._unsown:
+            try:
+                await self._sow_all()
+            except PatchbayError as error:
+                done = False
+                self._complain(f"tokens of Secrets: {error.message}")
         if done:
             self._complaint = ""
         return done
 
     async def _sow_all(self) -> None:
-        both = {**self._from_file.of, **self._seeds}
-        await self._sow(Seeds(both, self._from_file.broken - set(self._seeds)))
+        # One after the other: an older seed that gets on after a newer one would count as the newer one.
+        async with self._sowing:
+            both = {**self._from_file.of, **self._seeds}
+            self._unsown = False
+            try:
+                await self._sow(Seeds(both, self._from_file.broken - set(self._seeds)))
+            except BaseException:
+                self._unsown = True
+                raise
 
     async def _read(self, entry: CredentialEntry) -> dict[str, str]:
         found = {}

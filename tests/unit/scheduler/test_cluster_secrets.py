@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 from tests.fakes.secrets_api import FakeSecrets
 
+from patchbay.errors import Unavailable
 from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.snapshot import CredentialEntry, ProviderEntry, Snapshot
@@ -38,6 +40,10 @@ class Scene:
         self.holder = SnapshotHolder()
         self.credentials = Credentials((b"p" * 32,), clock=ManualClock())
         self.sown: list[Seeds] = []
+        self.steps: list[str] = []
+        self.away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.material = ClusterMaterial(
             self.api,
             credentials=self.credentials,
@@ -47,7 +53,12 @@ class Scene:
         )
 
     async def sow(self, seeds: Seeds) -> None:
+        if self.away:
+            raise Unavailable("the durable store is away")
+        self.steps.append("begin")
+        await self.gate.wait()
         self.sown.append(seeds)
+        self.steps.append("end")
 
     def usable(self, credential: CredentialEntry, url: str = "https://api.example") -> bool:
         provider = ProviderEntry("openai", "echo", url, credentials=(credential,))
@@ -151,3 +162,40 @@ async def test_refresh_token_is_sown_beside_the_seeds_of_the_file(
     await scene.material.look()
     assert set(scene.sown[-1].of) == {"file", "main"}
     assert scene.sown[-1].of["main"].material == {"refresh_token": "test-refresh"}
+
+
+async def test_records_that_cannot_be_written_end_nothing_and_are_written_later(
+    make: Callable[[], Scene],
+) -> None:
+    """The API server was there for the Secret and away for the record: the process went down."""
+    scene = make()
+    scene.api.put("s", refresh_token="test-refresh")
+    scene.holder.set(snapshot(1, entry("f1", "oauth2")))
+    scene.away = True
+    assert not await scene.material.look()
+    scene.away = False
+    assert await scene.material.look()
+    assert set(scene.sown[-1].of) == {"main"}
+    assert scene.api.reads == ["s"]
+
+
+async def test_seed_of_a_secret_that_changes_while_the_file_is_sown_is_sown_last(
+    make: Callable[[], Scene],
+) -> None:
+    scene = make()
+    scene.api.put("s", refresh_token="test-old")
+    scene.holder.set(snapshot(1, entry("f1", "oauth2")))
+    await scene.material.look()
+    scene.gate.clear()
+    from_file = asyncio.create_task(scene.material.sow(Seeds()))
+    await asyncio.sleep(0)
+    scene.api.put("s", refresh_token="test-new")
+    scene.holder.set(snapshot(2, entry("f2", "oauth2")))
+    looking = asyncio.create_task(scene.material.look())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    scene.gate.set()
+    await asyncio.gather(from_file, looking)
+    # What began with the old one has ended before the new one begins.
+    assert scene.steps == ["begin", "end"] * 3
+    assert scene.sown[-1].of["main"].material == {"refresh_token": "test-new"}
