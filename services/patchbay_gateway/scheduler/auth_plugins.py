@@ -53,11 +53,13 @@ class AuthPlugins:
         self._clock = clock
         self._told: dict[str, tuple[tuple[Any, ...], str]] = {}
         self._again: dict[str, float] = {}
+        self._keys = 0
+        """Grows with each key that was told, for whomever it was asked."""
 
     @property
     def generation(self) -> int:
         """Grows whenever another answer of `look` is possible, time aside."""
-        return self._plugins.registry.generation
+        return self._plugins.registry.generation + self._keys
 
     @property
     def pending(self) -> bool:
@@ -115,4 +117,5 @@ class AuthPlugins:
             )
             return
         self._again.pop(hook.plugin_id, None)
+        self._keys += 1
         self._told[hook.plugin_id] = (registered, answer.identifier.strip().lower())
