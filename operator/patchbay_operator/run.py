@@ -237,7 +237,7 @@ def _build(
     return _Parts(controller, queue, Witness(clock), clock)
 
 
-async def _until(work: Awaitable[None], shutdown: lifecycle.Shutdown) -> bool:
+async def _until(work: Awaitable[object], shutdown: lifecycle.Shutdown) -> bool:
     """Wait for *work*; False when the process is to end first."""
     working = asyncio.ensure_future(work)
     ending = asyncio.ensure_future(shutdown.wait())
