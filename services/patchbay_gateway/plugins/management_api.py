@@ -130,8 +130,9 @@ class ManagementPlugins:
         if entry is None or (public and not entry.public):
             return None
         for hook in await self._current(plugin_id):
-            known = self._known[plugin_id]
-            if hook.plugin_id == plugin_id and path.rstrip("/") in known.registered.pages:
+            if hook.plugin_id != plugin_id:
+                continue
+            if path.rstrip("/") in self._known[plugin_id].registered.pages:
                 return hook
         return None
 
@@ -168,10 +169,8 @@ class ManagementPlugins:
 
     async def _current(self, only: str = "") -> Sequence[Hook]:
         """Return the plugins with the capability, what they register known as well as it can be."""
-        snapshot = self._snapshot()
-        hooks = self._hooks.of(snapshot, CAPABILITY) if snapshot is not None else ()
         now = self._timer()
-        for hook in hooks:
+        for hook in self._having():
             if only not in {"", hook.plugin_id} or hook.plugin_id in self._asking:
                 continue
             if self._stale(hook):
@@ -179,11 +178,17 @@ class ManagementPlugins:
                 self._asking[hook.plugin_id] = task, now
                 task.add_done_callback(partial(self._asked, hook.plugin_id))
         await self._wait_for_answers(only, now)
+        # Not those of before: who came meanwhile is known by its own question.
+        hooks = self._having()
         for gone in self._known.keys() - {h.plugin_id for h in hooks}:
             del self._known[gone]
         for hook in hooks:
             self._known.setdefault(hook.plugin_id, _Known())
         return hooks
+
+    def _having(self) -> Sequence[Hook]:
+        snapshot = self._snapshot()
+        return self._hooks.of(snapshot, CAPABILITY) if snapshot is not None else ()
 
     async def _wait_for_answers(self, only: str, now: float) -> None:
         """Wait for the plugin that is asked for; for all of them no longer than a quick one takes."""

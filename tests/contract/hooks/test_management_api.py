@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
@@ -23,6 +25,7 @@ from patchbay.management import (
     ManagementRoute,
     ResourceRoute,
 )
+from patchbay.plugin.v1 import management_api_pb2
 from patchbay_gateway.edge.management.access import Access
 from patchbay_gateway.edge.management.app import build_management_app
 from patchbay_gateway.edge.management.pool import Pool
@@ -31,6 +34,7 @@ from patchbay_gateway.kernel.health import HealthApp
 from patchbay_gateway.kernel.telemetry import NoMetrics
 from patchbay_gateway.plugins.command_line import CommandLines, Flag, parse
 from patchbay_gateway.plugins.management_api import ManagementPlugins
+from patchbay_gateway.plugins.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,6 +192,65 @@ async def test_public_pages_are_those_of_public_plugins() -> None:
         )
         assert await pages.page(path.format("pages"), public=True) is None
         assert await pages.page(path.format("rival"), public=True) is not None
+
+
+class Commands(CommandLinePlugin):
+    id: ClassVar = "commands"
+    name: ClassVar = "Commands"
+    version: ClassVar = "1"
+    author: ClassVar = "tests"
+
+
+async def test_plugin_without_pages_has_none_beside_one_with() -> None:
+    async with hosting([Pages(), Commands()]) as hosted, manage(hosted) as http:
+        answer = await http.get("/v0/resource/plugins/commands/status")
+    assert answer.status_code == 404
+
+
+class Registering:
+    """Plugins that answer what they register when a test lets them: registry, hooks and calls in one."""
+
+    generation = 0
+
+    def __init__(self, *ids: str) -> None:
+        self.answers = {id_: asyncio.Event() for id_ in ids}
+        self.asked = {id_: asyncio.Event() for id_ in ids}
+        self.here: list[str] = []
+
+    def of(self, snapshot: Any, capability: str) -> tuple[Any, ...]:
+        return tuple(SimpleNamespace(plugin_id=id_) for id_ in self.here)
+
+    def declaring(self, plugin_id: str, capability: str) -> tuple[str, ...]:
+        return (plugin_id,)
+
+    async def unary(self, hook: Any, *_: Any, **__: Any) -> Any:
+        self.asked[hook.plugin_id].set()
+        await self.answers[hook.plugin_id].wait()
+        answer = management_api_pb2.ManagementRegistrationResponse()
+        answer.routes.add(path=f"{hook.plugin_id}/items")
+        return answer
+
+
+async def test_route_of_a_plugin_that_came_while_another_was_asked_is_found() -> None:
+    plugins: Any = Registering("one", "two")
+    pages = ManagementPlugins(
+        plugins, plugins, plugins, lambda: Snapshot(version=1), patience=float(60)
+    )
+    plugins.here = ["one"]
+    async with asyncio.timeout(60):
+        before = asyncio.create_task(pages.route("GET", "/v0/management/nobody"))
+        await plugins.asked["one"].wait()
+        plugins.here = ["one", "two"]
+        after = asyncio.create_task(pages.route("GET", "/v0/management/two/items"))
+        await plugins.asked["two"].wait()
+        plugins.answers["two"].set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        plugins.answers["one"].set()
+        found = await after
+        assert await before is None
+    assert found is not None
+    assert found.plugin_id == "two"
 
 
 async def test_list_tells_menus_policies_and_breaker() -> None:
