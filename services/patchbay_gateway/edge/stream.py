@@ -157,9 +157,14 @@ class Answer:
         self._silence = 0.0
 
     async def _after_side(self) -> None:
-        """Let an early head or a keep-alive that is under way go out first."""
+        """Let an early head or a keep-alive under way go out first; that, too, is the client's time."""
         if self._side is not None and not self._side.done():
-            await asyncio.wait([self._side])
+            self._sending = True
+            try:
+                await asyncio.wait([self._side])
+            finally:
+                self._sending = False
+                self._heard = self._loop.time()
 
     async def aclose(self) -> None:
         """Stop timer and keep-alives."""

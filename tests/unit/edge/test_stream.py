@@ -193,6 +193,27 @@ def test_answer_slow_client_is_not_the_executors_silence() -> None:
     assert virtual_time.run(scenario()) is False
 
 
+def test_answer_client_slow_to_take_a_keepalive_is_not_the_executors_silence() -> None:
+    """The answer waits for the early head and its keep-alive to be taken first."""
+
+    async def scenario() -> tuple[bool, list[tuple[float, object]]]:
+        exchange = FakeExchange()
+        exchange.slow = 100.0
+        answer = make_answer(exchange, idle_timeout=5.0)
+        answer.begin_attempt()
+        await asyncio.sleep(25)
+        answer.heard()
+        await answer.commit_headers(200, [])
+        exchange.slow = 0.0
+        await answer.write(b"data")
+        await answer.aclose()
+        return answer.timed_out, exchange.sent
+
+    timed_out, sent = virtual_time.run(scenario())
+    assert timed_out is False
+    assert sent == [(20, 200), (120, b": ka\n\n"), (120, b"data")]
+
+
 def test_answer_whole_waits_for_the_body_too() -> None:
     """A non-streamed answer may take first byte and idle time; nothing is heard in between."""
 
