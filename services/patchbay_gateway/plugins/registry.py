@@ -122,11 +122,18 @@ class PluginRegistry:
         """Plugin id → what went to addresses that are gone."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
+        self._closed = False
         self.generation = 0
         """Grows whenever what `pick` may answer changes."""
 
     async def apply(self, snapshot: Snapshot) -> None:
-        """Take the plugins of *snapshot*; returns before they are registered (`wait_ready`)."""
+        """
+        Take the plugins of *snapshot*; returns before they are registered (`wait_ready`).
+
+        A closed registry takes none: a snapshot may come while its process ends.
+        """
+        if self._closed:
+            return
         self._message_limit = message_limit_for(snapshot.settings.body_limit)
         wanted = snapshot.plugin_by_id
         for plugin_id in [id_ for id_ in self._plugins if id_ not in wanted]:
@@ -213,6 +220,7 @@ class PluginRegistry:
 
     async def aclose(self) -> None:
         """Forget every plugin and close the channels that were made here; local ones are their owner's."""
+        self._closed = True
         for plugin in self._plugins.values():
             for member in plugin.members.values():
                 self._dismiss(member)
@@ -326,12 +334,21 @@ class PluginRegistry:
                         reasons=reasons,
                     )
                 member.reasons = reasons
-                self._changed(plugin)
-                await self._pause(member, min(pause, longest))
-                pause = min(pause * 2, longest)
+            except Exception as error:  # noqa: BLE001 - one that is left alone would never be registered
+                _log.error(
+                    "handshake crashed",
+                    plugin=member.plugin_id,
+                    address=member.address,
+                    exc_info=error,
+                )
+                member.reasons = (f"the handshake crashed: {type(error).__name__}",)
             else:
                 _log.info("plugin registered", plugin=member.plugin_id, address=member.address)
                 self._changed(plugin)
+                continue
+            self._changed(plugin)
+            await self._pause(member, min(pause, longest))
+            pause = min(pause * 2, longest)
 
     async def _shake(self, member: Member, keys: Sequence[bytes]) -> None:
         generation, config = member.peer.generation, member.config

@@ -1,0 +1,107 @@
+"""What keeps a registry going, and what ends it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.plugins.test_registry import World
+
+from patchbay_gateway.plugins.snapshot import AddressEntry, PluginEntry, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from patchbay_gateway.kernel.clock import ManualClock
+
+ENTRY = PluginEntry(id="named", addresses=(AddressEntry("many.test:1"),))
+
+
+@pytest.fixture
+async def world(
+    clock: ManualClock,
+    no_leaked_tasks: Callable[[], object],  # noqa: ARG001 - looks after the registry is closed
+) -> Any:
+    made = World(clock)
+    made.add("10.0.0.1:1")
+    yield made
+    await made.registry.aclose()
+
+
+async def ready_after(world: World, seconds: float) -> bool:
+    for _ in range(int(seconds)):
+        await world.settle(1.0)
+    return world.registry.pick("named") is not None
+
+
+async def test_name_whose_look_up_crashed_is_looked_up_again(world: World) -> None:
+    resolve = world.resolver.resolve
+
+    async def crash(host: str) -> frozenset[str]:
+        world.resolver.resolve = resolve  # type: ignore[method-assign]
+        raise ValueError(host)
+
+    world.resolver.resolve = crash  # type: ignore[method-assign]
+    await world.apply()
+    assert "ValueError" in world.registry.states()["named"]
+    assert await ready_after(world, 3)
+
+
+async def test_address_whose_handshake_crashed_is_registered_later(world: World) -> None:
+    found = world.keys
+
+    class Broken(dict[str, "Sequence[bytes]"]):
+        def get(self, plugin_id: str, *_: Any) -> Any:
+            raise ValueError(plugin_id)
+
+    world.keys = Broken()
+    await world.apply()
+    assert "ValueError" in world.registry.states()["named"]
+    world.keys = found
+    assert await ready_after(world, 5)
+
+
+async def test_address_whose_watch_crashed_is_watched_again(world: World) -> None:
+    connect = world.connect
+
+    def broken(address: str, message_limit: int) -> Any:
+        channel: Any = connect(address, message_limit)
+        stream = channel.stream
+
+        def crash(*args: Any, **more: Any) -> Any:
+            channel.stream = stream
+            return Crashing(stream(*args, **more))
+
+        channel.stream = crash
+        return channel
+
+    world.registry = world.make_registry()
+    world.connect = broken  # type: ignore[method-assign]
+    world.registry = world.make_registry()
+    await world.apply()
+    assert world.registry.pick("named") is None
+    assert await ready_after(world, 5)
+
+
+class Crashing:
+    """A stream that ends as none should."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        raise ValueError("not an error of ours")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+async def test_snapshot_that_comes_after_the_end_opens_nothing(world: World) -> None:
+    await world.registry.aclose()
+    await world.registry.apply(Snapshot(version=2, plugins=(ENTRY,)))
+    await world.settle(2.0)
+    assert world.channels == []
+    assert world.registry.status() == []
