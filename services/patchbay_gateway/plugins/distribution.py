@@ -270,6 +270,7 @@ class SnapshotWatcher:
         self._kept = 0
         """Version that is on disk."""
         self._looking = asyncio.Lock()
+        self._keeping = asyncio.Lock()
         self._refreshed = float("-inf")
 
     async def boot(self) -> None:
@@ -349,13 +350,16 @@ class SnapshotWatcher:
         _log.info("snapshot", version=snapshot.version)
 
     async def _keep(self) -> None:
-        """Write the current snapshot to disk, wherever it came from."""
-        current = self._holder.current
-        if self._path is None or current is None or current.version == self._kept:
+        """Write the current snapshot to disk, wherever it came from; one at a time, for it is one file."""
+        if self._path is None:
             return
-        try:
-            await asyncio.to_thread(write_file, self._path, current)
-        except OSError as error:
-            _log.warning("the snapshot cannot be kept on disk", why=str(error))
-        # A disk that is full now is tried again with the next snapshot.
-        self._kept = current.version
+        async with self._keeping:
+            current = self._holder.current
+            if current is None or current.version == self._kept:
+                return
+            try:
+                await asyncio.to_thread(write_file, self._path, current)
+            except OSError as error:
+                _log.warning("the snapshot cannot be kept on disk", why=str(error))
+            # A disk that is full now is tried again with the next snapshot.
+            self._kept = current.version
