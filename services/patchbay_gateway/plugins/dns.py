@@ -182,7 +182,7 @@ class DnsResolver:
             try:
                 async with asyncio.timeout(self._settings.timeout):
                     answer = await _over_udp(server, query)
-                    if answer[2:4] and struct.unpack("!H", answer[2:4])[0] & _TRUNCATED:
+                    if int.from_bytes(answer[2:4], "big") & _TRUNCATED:
                         answer = await _over_tcp(server, query)
                 return parse_answer(answer, query, kind)
             except LookupFailed as error:
@@ -199,8 +199,11 @@ def build_query(query_id: int, name: str, kind: int) -> bytes:
     Raises:
         LookupFailed: *name* is no domain name.
     """
-    labels = name.encode("idna" if not name.isascii() else "ascii").split(b".")
-    if not all(0 < len(label) <= _MAX_LABEL for label in labels):
+    try:
+        labels = name.encode("idna" if not name.isascii() else "ascii").split(b".")
+    except UnicodeError:
+        labels = []
+    if not labels or not all(0 < len(label) <= _MAX_LABEL for label in labels):
         raise LookupFailed(f"{name!r} is no domain name")
     question = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
     # Flags: recursion desired.
