@@ -137,6 +137,8 @@ class HttpProtocol(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self.idle_since = self._shared.loop.time()
+        # Accepted as the listener closed: its first answer is its last, and says so.
+        self.keep_alive = not self._shared.draining
         self._shared.open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -30,6 +30,8 @@ _AFTER_CUT: Final = 5.0
 _IDLE_PERIOD: Final = 5.0
 # A request may be on its way on a connection that looks idle: it is answered, and told that it is the last.
 _NOTICE: Final = 1.0
+# A connection that was accepted as the listener closed shows after so many turns of the loop.
+_ACCEPTED: Final = 3
 
 
 class Connection(Protocol):
@@ -195,7 +197,7 @@ class EdgeServer:
         self._idle_timer = loop.call_later(_IDLE_PERIOD, self._close_idle, loop)
 
     def _connection_closed(self) -> None:
-        if self._accepted is not None and self._accepted.draining and not self._accepted.open:
+        if self._accepted is not None and not self._accepted.open:
             self._idle.set()
 
     async def drain(self, grace: float) -> int:
@@ -219,15 +221,15 @@ class EdgeServer:
             self._idle_timer.cancel()
         for server in self._servers:
             server.close()
+        for _ in range(_ACCEPTED):
+            await asyncio.sleep(0)
         for connection in list(accepted.open):
             connection.retire()
-        if not accepted.open:
-            self._idle.set()
         notice = min(_NOTICE, grace)
-        await self._ended(notice)
+        await self._ended(accepted, notice)
         for connection in list(accepted.open):
             connection.shutdown()
-        await self._ended(grace - notice)
+        await self._ended(accepted, grace - notice)
         left = list(accepted.open)
         for connection in left:
             connection.transport.abort()
@@ -235,11 +237,13 @@ class EdgeServer:
         self._sweeper.close()
         return len(left)
 
-    async def _ended(self, within: float) -> None:
+    async def _ended(self, accepted: ConnectionSet, within: float) -> None:
         """Return when no connection is left, or after *within* seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                await self._idle.wait()
+                while accepted.open:
+                    self._idle.clear()
+                    await self._idle.wait()
 
     @staticmethod
     async def _finish_tasks(accepted: ConnectionSet) -> None:
