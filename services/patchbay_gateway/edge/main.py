@@ -54,6 +54,7 @@ from patchbay_gateway.kernel.management_token import ensure_token
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.kernel.uid import UidSource
+from patchbay_gateway.plugins.callbacks.serving import wanted as called_back
 from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.command_line import CommandLines
 from patchbay_gateway.plugins.counting import PluginCounts
@@ -124,6 +125,7 @@ class RunningEdge:
         return {
             "snapshot": lambda: None if self.holder.current else "no configuration yet",
             "executors": self._executors,
+            "callbacks": self._callbacks,
             "draining": lambda: "the process is ending" if self.draining else None,
         }
 
@@ -146,6 +148,12 @@ class RunningEdge:
             return None
         reasons = [f"{plugin}: {states.get(plugin, 'not configured')}" for plugin in absent]
         return "executors are not registered; " + "; ".join(reasons)
+
+    def _callbacks(self) -> str | None:
+        """Say whether a plugin would be called without what it is granted to call back."""
+        if self.scopes.address or not called_back(self.holder.current):
+            return None
+        return "plugins cannot call back yet"
 
     def instance(self) -> Instance:
         """Return what the heartbeat says."""
@@ -300,8 +308,11 @@ async def running_edge(
         waiting = metrics.gauge("edge_outbox_reports", "Reports that no scheduler has taken yet.")
         metrics.before_page(lambda: waiting.set(outbox.waiting))
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
-        tasks.start("edge-heartbeat", heartbeat.run())
+        beating = tasks.start("edge-heartbeat", heartbeat.run())
         yield edge
+        # First the beat ends: another one would bring back what is taken back here.
+        beating.cancel()
+        await asyncio.wait([beating])
         with contextlib.suppress(errors.PatchbayError):
             await heartbeat.beat(alive=False)
     finally:

@@ -51,8 +51,8 @@ class Late:
 async def test_connection_accepted_as_the_listener_closes_is_answered_and_not_cut() -> None:
     made: list[Late] = []
 
-    def adapter(*args: Any) -> Any:
-        made.append(Late(*args))
+    def adapter(serve: Any, sweeper: Any, closed: Callable[[], None]) -> Late:
+        made.append(Late(serve, sweeper, closed))
         return made[0]
 
     async def serve(_: Any) -> None: ...
