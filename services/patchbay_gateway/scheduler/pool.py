@@ -142,19 +142,21 @@ class Pool:
 
     def want_switched(self, credential_id: str, *, off: bool) -> None:
         """As `switch`, with the next look."""
-        if self._view.disabled(credential_id) != off:
+        waiting = self._orders.get(("switch", credential_id, ""))
+        will_be = waiting[0] == "off" if waiting is not None else self._view.disabled(credential_id)
+        if will_be != off:
             self._wait(["off" if off else "on", credential_id])
             self._due.set()
 
     def _wait(self, order: list[str | int]) -> None:
-        name = "switch" if order[0] in {"on", "off"} else str(order[0])
-        # What is held against one model is forgotten besides what is held against another.
-        model = str(order[2]) if name == "reset" else ""
-        self._orders[(name, str(order[1]), model)] = order
+        self._orders[_name(order)] = order
         if len(self._orders) > _WAITING:
             del self._orders[next(iter(self._orders))]
 
     async def _order(self, *order: str | int) -> None:
+        # What waits is older: it must not come after this.
+        name = _name(order)
+        self._orders.pop(name, None)
         try:
             await self._change(order)
         except (Unavailable, EpochChanged) as error:
@@ -164,6 +166,9 @@ class Pool:
                 "Redis is away: this scheduler knows, the others will when it is back",
                 reason="REDIS_UNAVAILABLE",
             ) from error
+        except asyncio.CancelledError:
+            self._orders.setdefault(name, list(order))  # whether it was heard is unknown
+            raise
 
     async def _change(self, order: Sequence[str | int]) -> None:
         reply = await self._store.script(
@@ -245,6 +250,8 @@ class Pool:
         async with self._lock:
             await self._settle_epoch()
             for name, order in list(self._orders.items()):
+                if self._orders.get(name) is not order:
+                    continue  # a newer one took its place meanwhile
                 await self._change(order)
                 if self._orders.get(name) is order:
                     del self._orders[name]
@@ -341,3 +348,12 @@ class Pool:
             for task in (sleeping, waking):
                 task.cancel()
             await asyncio.gather(sleeping, waking, return_exceptions=True)
+
+
+def _name(order: Sequence[str | int]) -> tuple[str, str, str]:
+    """Return what an order is about: of two with one name the newer is enough."""
+    what = "switch" if order[0] in {"on", "off"} else str(order[0])
+    # What is held against one model is forgotten besides what is held against another, and a version that
+    # lifts all is not the same as a newer one that lifts little.
+    more = {"reset": 2, "version": 3}.get(what)
+    return what, str(order[1]), "" if more is None else str(order[more])
