@@ -7,7 +7,10 @@ consumer holds entries, no writer announces a backlog, and there was no outage l
 need a moment to announce one. A settlement that comes all the same corrects the ledger.
 
 A lease that lives saves an attempt that is silent in the journal: where there is no new usage, renewing
-writes no event. Not here: what lost means for a row (reduce.py).
+writes no event. When such an attempt ends, its lease goes and its settlement comes in one moment; so a lease
+that is found gone counts only at a later sweep, when the consumer has read past that moment.
+
+Not here: what lost means for a row (reduce.py).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 500
 _SLOWEST: Final = 15.0
+# Soon after an attempt was found without a lease: a consumer that rests reads each second.
+_CONFIRM: Final = 1.5
 
 _log = logs.get_logger("usage.sweeper")
 
@@ -61,11 +66,13 @@ class Sweeper:
         self.lost = 0
         """Attempts that it marked so far."""
         self._pause = min(_SLOWEST, max(0.2, lease_grace / 2))
+        self._gone: dict[str, float] = {}
+        """Attempt → Unix seconds by which its lease was gone."""
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
-            await self._clock.sleep(self._pause)
+            await self._clock.sleep(min(self._pause, _CONFIRM) if self._gone else self._pause)
             try:
                 if lost := await self.sweep():
                     _log.warning("attempts ended without a report", lost=lost)
@@ -86,10 +93,17 @@ class Sweeper:
             return 0
         before = int((read_to - self._silence) * 1e6)
         uids = await self._ledger.silent_since(before, _AT_ONCE)
-        if not uids or await self._stream.backlog() or await self._stream.held_by_others():
+        if not uids:
+            self._gone = {}
+            return 0
+        if await self._stream.backlog() or await self._stream.held_by_others():
             return 0
         alive = await self._stream.leased(uids)
-        dead = [uid for uid in uids if uid not in alive]
+        now, gone = self._clock.now(), self._gone
+        self._gone = {uid: gone.get(uid, now) for uid in uids if uid not in alive}
+        dead = [uid for uid, since in self._gone.items() if since < read_to]
         marked = await self._ledger.mark_lost(dead, before) if dead else 0
+        for uid in dead:
+            del self._gone[uid]
         self.lost += marked
         return marked

@@ -321,6 +321,12 @@ async def test_sweep_waits_for_calm_after_an_outage(scene: Scene, sweeper: Sweep
     scene.stream.nudge()
     await scene.rest()
     scene.stream.leases = {"b"}
+    assert await sweeper.sweep() == 0
+    await scene.rest(1)
+    scene.stream.nudge()
+    await scene.rest()
+    scene.stream.nudge()
+    await scene.rest()
     assert await sweeper.sweep() == 1
     read_to = scene.consumer.caught_up_at
     assert read_to is not None
@@ -336,7 +342,17 @@ async def test_sweep_holds_while_something_may_be_on_its_way(
         await scene.rest(40)
         scene.stream.nudge()
         await scene.rest()
+    assert await sweeper.sweep() == 0
+    for _ in range(2):
+        await scene.rest(1)
+        scene.stream.nudge()
+        await scene.rest()
+    scene.ledger.silent = ["a", "b"]
     assert await sweeper.sweep() == 1
+    for _ in range(2):
+        await scene.rest(1)
+        scene.stream.nudge()
+        await scene.rest()
     if reason == "backlog":
         scene.stream.behind = 3
     elif reason == "others":
@@ -346,3 +362,26 @@ async def test_sweep_holds_while_something_may_be_on_its_way(
         scene.stream.nudge()
         await scene.rest()
     assert await sweeper.sweep() == 0
+
+
+async def test_attempt_that_ends_between_two_looks_is_not_lost(
+    scene: Scene, sweeper: Sweeper
+) -> None:
+    """Long and silent, then its lease goes and its settlement comes: in the stream, not yet in the ledger."""
+    for _ in range(3):
+        await scene.rest(40)
+        scene.stream.nudge()
+        await scene.rest()
+    scene.ledger.silent = ["a"]
+    scene.stream.new = [Entry(b"1-1", events(1)[0])]  # nobody has told the consumer
+    assert await sweeper.sweep() == 0
+    scene.stream.nudge()
+    await scene.rest(1)
+    assert scene.ledger.recorded
+    scene.ledger.silent = []
+    for _ in range(2):
+        await scene.rest(1)
+        scene.stream.nudge()
+        await scene.rest()
+        assert await sweeper.sweep() == 0
+    assert scene.ledger.lost == []
