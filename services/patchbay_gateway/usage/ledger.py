@@ -55,6 +55,8 @@ class Ledger:
         self._database = database
         self._statements: Statements | None = None
         self.book = book
+        self._unkept: dict[int, str] = {}
+        """Prices that hold and that the database does not have yet."""
         self.deliveries = Deliveries(database)
 
     @classmethod
@@ -142,10 +144,15 @@ class Ledger:
             Unavailable: The database is away; the prices hold in this process all the same.
         """
         if self.book.add(version, entries):
-            rows = [(version, orjson.dumps([_price_json(e) for e in entries]).decode())]
-            await self._database.write(
-                lambda connection: self._prepared(connection).prices.run(connection, rows)
-            )
+            self._unkept[version] = orjson.dumps([_price_json(e) for e in entries]).decode()
+        if not self._unkept:
+            return
+        rows = list(self._unkept.items())
+        await self._database.write(
+            lambda connection: self._prepared(connection).prices.run(connection, rows)
+        )
+        for kept, _ in rows:
+            self._unkept.pop(kept, None)
 
     async def skip_gaps(self, writers: Mapping[str, int]) -> dict[str, Progress]:
         """

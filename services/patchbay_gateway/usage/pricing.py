@@ -68,6 +68,7 @@ class PriceBook:
         self._books = dict(books)
         self._versions = sorted(self._books)
         self._found: dict[tuple[int, str, str], Mapping[str, int]] = {}
+        """By the version whose list it is, which never changes."""
 
     @property
     def newest(self) -> int:
@@ -81,9 +82,9 @@ class PriceBook:
             return False
         if version in self._books:
             return False  # a version never changes its content; what was billed by it stays
-        self._versions.insert(at, version)
+        # In this order, and a new list: the ledger's thread may be looking for a price.
         self._books[version] = entries
-        self._found.clear()
+        self._versions = [*self._versions[:at], version, *self._versions[at:]]
         return True
 
     def price(self, info: Info, usage: Usage) -> int:
@@ -94,11 +95,12 @@ class PriceBook:
         return cost_nano(prices, usage) if prices else 0
 
     def _prices(self, version: int, provider: str, model: str) -> Mapping[str, int]:
-        if not self._versions:
+        versions = self._versions
+        if not versions:
             return {}
         # Older than all we know: the oldest is nearest.
-        at = max(0, bisect.bisect_right(self._versions, version) - 1)
-        key = (at, provider, model)
+        book = versions[max(0, bisect.bisect_right(versions, version) - 1)]
+        key = (book, provider, model)
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= _REMEMBERED:
@@ -106,7 +108,7 @@ class PriceBook:
             found = self._found[key] = next(
                 (
                     entry.per_million
-                    for entry in self._books[self._versions[at]]
+                    for entry in self._books[book]
                     if fnmatchcase(provider, entry.provider) and fnmatchcase(model, entry.model)
                 ),
                 {},

@@ -145,6 +145,26 @@ async def test_prices_are_kept_for_those_who_come_later(tmp_path: Path) -> None:
     await second.aclose()
 
 
+async def test_prices_that_could_not_be_kept_are_kept_with_the_next_ones(tmp_path: Path) -> None:
+    """Attempts that come late, after a restart, would be priced by an older list."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    first = await Ledger.open(url)
+    write = first._database.write
+
+    async def away(_: object) -> None:
+        raise Unavailable("locked")
+
+    first._database.write = away  # type: ignore[method-assign, assignment] # for a moment
+    with pytest.raises(Unavailable):
+        await first.add_prices(100, PRICES)
+    first._database.write = write  # type: ignore[method-assign] # it is back
+    await first.add_prices(100, PRICES)
+    await first.aclose()
+    second = await Ledger.open(url)
+    assert second.book.newest == 100
+    await second.aclose()
+
+
 # -- reports --------------------------------------------------------------------------------------
 
 

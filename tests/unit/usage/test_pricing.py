@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,9 @@ from patchbay_gateway.plugins.prices import load_prices, parse_prices
 from patchbay_gateway.plugins.snapshot import PriceEntry
 from patchbay_gateway.usage.events import Usage
 from patchbay_gateway.usage.pricing import PriceBook, cost_nano
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 GPT = {"input_tokens": 2_500_000_000, "output_tokens": 10_000_000_000}
 
@@ -71,6 +76,35 @@ def test_book_prices_an_attempt_by_its_snapshot() -> None:
     for version, cost in ((50, 10), (100, 10), (199, 10), (200, 20), (900, 20)):
         info = make_event("opened", version=version).info
         assert book.price(info, Usage(10)) == cost
+
+
+def test_book_prices_rightly_at_every_step_of_taking_another_list() -> None:
+    """The sweeper's rows are priced in the ledger's thread while the loop adds what a snapshot brought."""
+
+    def cents(count: int) -> tuple[PriceEntry, ...]:
+        return (PriceEntry("*", "*", {"input_tokens": count * 10**6}),)
+
+    book = PriceBook([(100, cents(1)), (300, cents(3))])
+    infos = {version: make_event("opened", version=version).info for version in (100, 300, 500)}
+    seen: list[list[int]] = []
+
+    def look(frame: FrameType, *_: object) -> Any:
+        if frame.f_code is PriceBook.add.__code__:
+            seen.append([book.price(info, Usage(1)) for info in infos.values()])
+            return look
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        book.add(200, cents(2))
+        book.add(500, cents(5))
+    finally:
+        sys.settrace(before)
+    assert len(seen) > 4
+    assert {tuple(costs[:2]) for costs in seen} == {(1, 3)}
+    assert {costs[2] for costs in seen} == {3, 5}
+    assert [book.price(info, Usage(1)) for info in infos.values()] == [1, 3, 5]
 
 
 def test_book_takes_the_first_entry_that_matches() -> None:
