@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, delete, func, select, update
 
+from patchbay.errors import PatchbayError
 from patchbay_gateway.usage.schema import ATTEMPTS, DELIVERIES, USAGE_PLUGINS
 from patchbay_gateway.usage.statements import Values, row_of
 
@@ -86,8 +87,8 @@ class Deliveries:
         Raises:
             Unavailable: The database is away; nothing changed.
         """
-        wanted = tuple(sorted(plugins))
-        if wanted == self.plugins:
+        before, wanted = self.plugins, tuple(sorted(plugins))
+        if wanted == before:
             return
 
         def work(connection: Connection) -> None:
@@ -95,9 +96,14 @@ class Deliveries:
             if wanted:
                 connection.execute(USAGE_PLUGINS.insert(), [{"plugin_id": p} for p in wanted])
             connection.execute(delete(DELIVERIES).where(DELIVERIES.c.plugin_id.not_in(wanted)))
+            # Here, and not when we hear of it: the next transaction may have begun by then.
+            self.plugins = wanted
 
-        await self._database.write(work)
-        self.plugins = wanted
+        try:
+            await self._database.write(work)
+        except PatchbayError:
+            self.plugins = before
+            raise
 
     async def due(self, plugin_id: str, now: int, limit: int) -> list[Delivery]:
         """Return rows that *plugin_id* is to be asked to take at *now*, microseconds, oldest first."""

@@ -197,9 +197,12 @@ class FanOut:
                     refused.append((delivery, int((self._clock.now() + wait) * 1e6)))
                 else:
                     taken.append(delivery)
-        finally:
-            # Also when this ends meanwhile: what was taken need not be told again.
-            await asyncio.shield(self._deliveries.settle(hook.plugin_id, taken, refused))
+        except BaseException:
+            # What was taken need not be told again. A database that is away must not hide that this ends.
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(self._deliveries.settle(hook.plugin_id, taken, refused))
+            raise
+        await asyncio.shield(self._deliveries.settle(hook.plugin_id, taken, refused))
         return answered, len(due) >= BATCH
 
     def _kind(self, credential_id: str) -> str:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from tests.fakes.journal_events import make_event
 
+from patchbay.errors import Unavailable
 from patchbay.plugin.v1 import usage_plugin_pb2
-from patchbay_gateway.usage.fan_out import record_of
+from patchbay_gateway.kernel.clock import ManualClock
+from patchbay_gateway.plugins.distribution import SnapshotHolder
+from patchbay_gateway.plugins.hooks import Hook
+from patchbay_gateway.plugins.policy import policy
+from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
+from patchbay_gateway.usage.deliveries import Deliveries
+from patchbay_gateway.usage.fan_out import FanOut, record_of
 
 if TYPE_CHECKING:
     from patchbay_gateway.usage.ledger import Ledger
 
+PLUGIN = PluginEntry("a")
 LATER = 1 << 60
 TOKENS = {"input_tokens": 10, "output_tokens": 5, "images": 2}
 
@@ -88,6 +98,75 @@ async def test_what_waits_for_a_plugin_that_went_is_forgotten(ledger: Ledger) ->
     await end(ledger, 1)
     await ledger.deliveries.follow(["b"])
     assert await ledger.deliveries.waiting() == {"b": 1}
+
+
+async def test_row_recorded_right_after_a_plugin_is_followed_waits_for_it(ledger: Ledger) -> None:
+    """The ledger's thread goes on before this loop hears that the plugin is followed."""
+    written = threading.Event()
+    following = [
+        asyncio.create_task(ledger.deliveries.follow(["a"])),
+        asyncio.create_task(end(ledger, 1)),
+        asyncio.create_task(ledger._database.write(lambda _: written.set())),
+    ]
+    await asyncio.sleep(0)
+    written.wait()
+    await asyncio.gather(*following)
+    assert await ledger.deliveries.waiting() == {"a": 1}
+
+
+class Hung:
+    """A usage plugin that never answers, known to everybody who asks."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+
+    async def unary(self, *_: object) -> None:
+        self.called.set()
+        await asyncio.Event().wait()
+
+    def of(self, *_: object) -> list[Hook]:
+        return [Hook("a", "usage_plugin", PLUGIN, policy("usage_plugin"))]
+
+    def declared(self, _: str) -> frozenset[str]:
+        return frozenset()
+
+
+async def test_fan_out_that_is_cancelled_while_the_database_is_away_has_ended(
+    ledger: Ledger,
+) -> None:
+    """A process that stops would wait ten seconds for it."""
+
+    class Away(Deliveries):
+        async def settle(self, *_: object) -> None:
+            raise Unavailable("the ledger's database is away")
+
+    async def leads() -> bool:
+        return True
+
+    plugin, holder, away = Hung(), SnapshotHolder(), Away(ledger._database)
+    holder.set(Snapshot(version=1, plugins=(PLUGIN,)))
+    await ledger.deliveries.follow(["a"])
+    await end(ledger, 1)
+    await away.load()
+    fan_out = FanOut(
+        away,
+        registry=cast("Any", plugin),
+        hooks=cast("Any", plugin),
+        calls=cast("Any", plugin),
+        snapshots=holder,
+        leads=leads,
+        clock=ManualClock(2e9),
+    )
+    running = asyncio.create_task(fan_out.run())
+    async with asyncio.timeout(60):
+        await plugin.called.wait()
+    running.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    ended = running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert ended
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
