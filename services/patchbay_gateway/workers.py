@@ -64,8 +64,8 @@ _REFRESH: Final = 5.0
 _BACKOFF: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 # A process that lived this long has not failed at its start; the next restart is quick again.
 _HEALTHY: Final = 10.0
-# Drain of a data process (edge/main.py) and what comes after it.
-_END: Final = 35.0
+# What a data process does after its drain: requests that were cut, last reports, last words to plugins.
+_AFTER_DRAIN: Final = 15.0
 _PR_SET_PDEATHSIG: Final = 1
 
 _log = logs.get_logger("workers")
@@ -104,9 +104,14 @@ async def _supervise(
         ]
         greet()
         await shutdown.wait()
-        await asyncio.wait(data, timeout=_END)
+        await asyncio.wait(data, timeout=_patience(settings))
         last.set()
-        await asyncio.wait([control], timeout=_END)
+        await asyncio.wait([control], timeout=_AFTER_DRAIN)
+
+
+def _patience(settings: ProcessSettings) -> float:
+    """Return the seconds that data processes get to end; what is left then is killed."""
+    return settings.drain + _AFTER_DRAIN
 
 
 async def _keep(

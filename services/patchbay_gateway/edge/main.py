@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +38,7 @@ from patchbay_gateway.edge.pipeline import Pipeline
 from patchbay_gateway.edge.refreshes import Refreshes
 from patchbay_gateway.edge.routes.pages import PublicPages
 from patchbay_gateway.edge.routes.router import Router
+from patchbay_gateway.edge.running import PATIENCE, RunningEdge
 from patchbay_gateway.edge.schedulers import PooledCalls
 from patchbay_gateway.edge.server import EdgeServer, listen
 from patchbay_gateway.edge.steps import PluginSteps
@@ -54,7 +53,6 @@ from patchbay_gateway.kernel.management_token import ensure_token
 from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import NoMetrics, make_metrics
 from patchbay_gateway.kernel.uid import UidSource
-from patchbay_gateway.plugins.callbacks.serving import wanted as called_back
 from patchbay_gateway.plugins.calls import PluginCalls
 from patchbay_gateway.plugins.command_line import CommandLines
 from patchbay_gateway.plugins.counting import PluginCounts
@@ -62,7 +60,7 @@ from patchbay_gateway.plugins.distribution import SnapshotHolder, SnapshotWatche
 from patchbay_gateway.plugins.dns import DnsResolver, named_settings
 from patchbay_gateway.plugins.endpoints import EndpointsResolver
 from patchbay_gateway.plugins.handshake import Host
-from patchbay_gateway.plugins.instances import Heartbeat, Instance
+from patchbay_gateway.plugins.instances import Heartbeat
 from patchbay_gateway.plugins.management_api import ManagementPlugins
 from patchbay_gateway.plugins.registry import PluginRegistry, remote
 from patchbay_gateway.plugins.scopes import ScopeTable
@@ -73,7 +71,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from patchbay_gateway.edge.clients import SchedulerCalls
-    from patchbay_gateway.edge.translation import Translation
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.config import Config, ProcessSettings
@@ -85,95 +82,7 @@ if TYPE_CHECKING:
 SCHEDULER: Final = "patchbay.scheduler.v1.SchedulerService"
 USAGE: Final = "patchbay.usage.v1.UsageService"
 
-# So long a starting edge waits for the last of the executors that its models need.
-_PATIENCE: Final = 10.0
-# Reports that wait at the end get this long; the rest stays in the outbox file.
-_LAST_REPORTS: Final = 3.0
 _NO_METRICS: Final = NoMetrics()
-
-
-@dataclass(slots=True)
-class RunningEdge:
-    """An edge that accepts clients."""
-
-    edge_id: str
-    registry: PluginRegistry
-    server: EdgeServer
-    outbox: Outbox
-    holder: SnapshotHolder
-    clock: Clock
-    started: float
-    """Monotonic seconds."""
-    drain_seconds: float
-    """How long open streams may go on when this ends."""
-    pipeline: Pipeline
-    """For callbacks: the way of a request that has no client connection."""
-    scopes: ScopeTable
-    """What plugins may call back in; its address is set by whoever serves callbacks."""
-    translation: Translation
-    """For callbacks: what plugins translate."""
-    pages: ManagementPlugins
-    """Routes and pages of plugins."""
-    command_lines: CommandLines
-    """Their commands."""
-    draining: bool = False
-    complete: bool = False
-    """Every executor of the snapshot was registered once."""
-
-    def checks(self) -> dict[str, Callable[[], str | None]]:
-        """Return what readiness looks at."""
-        return {
-            "snapshot": lambda: None if self.holder.current else "no configuration yet",
-            "executors": self._executors,
-            "callbacks": self._callbacks,
-            "draining": lambda: "the process is ending" if self.draining else None,
-        }
-
-    def _executors(self) -> str | None:
-        """
-        Say what is missing for the models of the snapshot.
-
-        At the start the edge waits for all their executors, but not for ever: one that never comes must
-        not keep the others' models from clients.
-        """
-        states = self.registry.states()
-        current = self.holder.current
-        wanted = {p.plugin for p in current.providers} if current is not None else set(states)
-        absent = sorted(plugin for plugin in wanted if states.get(plugin) != "ready")
-        if not absent:
-            self.complete = True
-            return None
-        late = self.clock.monotonic() - self.started > _PATIENCE
-        if (self.complete or late) and len(absent) < len(wanted):
-            return None
-        reasons = [f"{plugin}: {states.get(plugin, 'not configured')}" for plugin in absent]
-        return "executors are not registered; " + "; ".join(reasons)
-
-    def _callbacks(self) -> str | None:
-        """Say whether a plugin would be called without what it is granted to call back."""
-        if self.scopes.address or not called_back(self.holder.current):
-            return None
-        return "plugins cannot call back yet"
-
-    def instance(self) -> Instance:
-        """Return what the heartbeat says."""
-        current = self.holder.current
-        return Instance(
-            id=self.edge_id,
-            kind="edge",
-            snapshot=current.version if current is not None else 0,
-            ready=not any(check() for check in self.checks().values()),
-            plugins=self.registry.states(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            parent=os.getppid(),
-        )
-
-    async def drain(self) -> None:
-        """Stop accepting, let answers end, hand over the last reports."""
-        self.draining = True
-        await self.server.drain(self.drain_seconds)
-        await self.outbox.drain(_LAST_REPORTS)
 
 
 @contextlib.asynccontextmanager
@@ -204,7 +113,8 @@ async def running_edge(
         clock: Time.
         shutdown: Told when a part crashes.
         outbox_dir: Default `outbox` in the data directory; no two processes share one.
-        reuse_port: Several processes share the client port.
+        reuse_port: Several processes share the client port, so it is opened when this one has executors for
+            the models of its snapshot.
         metrics: Where requests are counted.
 
     Raises:
@@ -288,6 +198,9 @@ async def running_edge(
         tasks.start("edge-outbox", outbox.run())
         tasks.start("edge-leases", leases.run())
         tasks.start("edge-registry", _follow(holder, registry))
+        if reuse_port:
+            # The kernel gives it its share of the connections from then on, whatever it can do with them.
+            await _able(holder, registry, shutdown)
         await edge_server.start()
         edge = RunningEdge(
             edge_id,
@@ -324,6 +237,22 @@ async def running_edge(
         await tasks.aclose()
         await registry.aclose()
         log.close()
+
+
+async def _able(holder: SnapshotHolder, registry: PluginRegistry, shutdown: Shutdown) -> None:
+    """Return when all executors of the snapshot are registered, patience has run out, or the end has come."""
+
+    async def registered() -> None:
+        snapshot = await holder.first()
+        await registry.wait_ready({p.plugin for p in snapshot.providers}, PATIENCE)
+
+    waits = [asyncio.ensure_future(registered()), asyncio.ensure_future(shutdown.wait())]
+    try:
+        await asyncio.wait(waits, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 async def _follow(holder: SnapshotHolder, registry: PluginRegistry) -> None:

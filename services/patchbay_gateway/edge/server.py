@@ -92,7 +92,8 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     Args:
         host: Name or address.
         port: 0 lets the system choose.
-        reuse_port: Several processes bind the same port and the kernel spreads connections.
+        reuse_port: Several processes bind the same port and the kernel spreads connections, over those
+            whose server has started.
 
     Raises:
         OSError: The address is taken or not ours.
@@ -109,7 +110,8 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        if not reuse_port:
+            sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
@@ -215,6 +217,8 @@ class EdgeServer:
         """
         accepted = self._accepted
         if accepted is None:
+            for sock in self._sockets:
+                sock.close()
             return 0
         accepted.draining = True
         if self._idle_timer is not None:

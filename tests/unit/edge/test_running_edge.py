@@ -9,18 +9,30 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from patchbay.errors import Unavailable
-from patchbay_gateway.edge.main import RunningEdge, running_edge
+from patchbay.keys import channel_key
+from patchbay.scheduler.v1 import scheduler_pb2
+from patchbay.serve import build_servicers
+from patchbay_gateway.edge.main import running_edge
+from patchbay_gateway.executors.echo import EchoExecutor
+from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.config import ProcessSettings
 from patchbay_gateway.kernel.keys import Roots
 from patchbay_gateway.kernel.lifecycle import Shutdown
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.instances import BEAT_EVERY
-from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
+from patchbay_gateway.plugins.snapshot import PluginEntry, ProviderEntry, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from patchbay_gateway.edge.running import RunningEdge
+
+
+KEY = b"a test's plugin key, 32 bytes..."
+ECHO = PluginEntry("echo", builtin=True)
 
 
 class Beats:
@@ -47,29 +59,49 @@ class Beats:
         return 1
 
 
-class NoScheduler:
-    """One that never answers."""
+class Keys:
+    """A scheduler that knows keys of plugins, once it is told that it may say them."""
 
-    async def call(self, *_: object, **__: object) -> Any:
-        raise Unavailable("no scheduler", reason="NO_SCHEDULER")
+    def __init__(self) -> None:
+        self.known = asyncio.Event()
+
+    async def call(self, method: Any, request: Any, **_: object) -> Any:
+        if method is not methods.LIST_CHANNEL_KEYS:
+            raise Unavailable("no scheduler", reason="NO_SCHEDULER")
+        await self.known.wait()
+        answer = scheduler_pb2.ListChannelKeysResponse()
+        for plugin_id in request.plugin_ids:
+            answer.keys.add(plugin_id=plugin_id, key=channel_key(KEY))
+        return answer
 
 
 @contextlib.asynccontextmanager
 async def edge(
-    path: Path, beats: Beats, holder: SnapshotHolder, clock: ManualClock
+    path: Path,
+    beats: Beats,
+    holder: SnapshotHolder,
+    clock: ManualClock,
+    *,
+    port: int = 0,
+    keys: Keys | None = None,
+    shutdown: Shutdown | None = None,
 ) -> AsyncIterator[RunningEdge]:
-    settings = ProcessSettings(data_dir=path, host="127.0.0.1", port=0)
+    """Run one; on a *port*, as one of several processes that share it."""
+    settings = ProcessSettings(data_dir=path, host="127.0.0.1", port=port)
+    executors = InProcessChannel(build_servicers([EchoExecutor()], {"echo": [KEY]}))
     async with running_edge(
         settings,
         store=cast("Any", beats),
         holder=holder,
-        scheduler=NoScheduler(),
-        local={},
+        scheduler=keys or Keys(),
+        local={"echo": executors},
         roots=Roots((), (), (b"c" * 32,)),
         clock=clock,
-        shutdown=Shutdown(),
+        shutdown=shutdown or Shutdown(),
+        reuse_port=port > 0,
     ) as running:
         yield running
+    await executors.close()
 
 
 async def test_edge_that_has_said_goodbye_is_not_heard_again(tmp_path: Path) -> None:
@@ -91,3 +123,43 @@ async def test_edge_is_not_ready_before_plugins_can_call_back(tmp_path: Path) ->
         assert ready() is not None
         running.scopes.address = "127.0.0.1:7000"
         assert ready() is None
+
+
+async def connects(port: int) -> bool:
+    """Whether somebody listens on *port*."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_edge_that_shares_its_port_takes_no_connections_before_it_can_serve(
+    tmp_path: Path, free_port: int
+) -> None:
+    """The other processes serve meanwhile; what the kernel gave to this one would be refused."""
+    clock, holder, keys = ManualClock(), SnapshotHolder(), Keys()
+    holder.set(Snapshot(version=1, plugins=(ECHO,), providers=(ProviderEntry("p", "echo"),)))
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        shared = edge(tmp_path, Beats(clock), holder, clock, port=free_port, keys=keys)
+        starting = asyncio.create_task(stack.enter_async_context(shared))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not await connects(free_port)
+        keys.known.set()
+        running = await starting
+        assert running.checks()["executors"]() is None
+        assert await connects(free_port)
+
+
+async def test_edge_that_is_told_to_end_before_it_can_serve_does_not_wait(
+    tmp_path: Path, free_port: int
+) -> None:
+    clock, shutdown = ManualClock(), Shutdown()
+    shutdown.drain()
+    async with asyncio.timeout(60):
+        async with edge(
+            tmp_path, Beats(clock), SnapshotHolder(), clock, port=free_port, shutdown=shutdown
+        ) as running:
+            assert running.server.active == 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from patchbay_gateway.edge.clients import SchedulerCalls
-    from patchbay_gateway.edge.main import RunningEdge
+    from patchbay_gateway.edge.running import RunningEdge
     from patchbay_gateway.kernel.channels.port import Channel
     from patchbay_gateway.kernel.config import ProcessSettings
 
