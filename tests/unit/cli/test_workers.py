@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("drain", [0.0, 25.0, 600.0])
+@pytest.mark.parametrize("drain", [1.0, 25.0, 600.0])
 def test_data_processes_get_their_drain_and_more_before_the_rest_ends(
     tmp_path: Path, drain: float
 ) -> None:
