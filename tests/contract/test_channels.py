@@ -239,6 +239,17 @@ async def test_stream_yields_in_order_and_ends(wire: Wire) -> None:
     await stream.aclose()
 
 
+async def test_unary_begun_as_the_channel_closes_ends(wire: Wire) -> None:
+    """Its servicer never ran, and nobody else would tell the caller."""
+    calling = asyncio.ensure_future(wire.channel.unary(UNARY, Bytes(value=b"hang"), deadline=None))
+    await asyncio.sleep(0)
+    await wire.channel.close()
+    done, _ = await asyncio.wait({calling}, timeout=SOON)
+    calling.cancel()
+    assert done
+    assert isinstance(calling.exception(), errors.PatchbayError)
+
+
 async def test_stream_never_iterated_sends_nothing(wire: Wire) -> None:
     stream = wire.channel.stream(STREAM, Bytes(value=b"three"), deadline=SOON)
     await stream.aclose()

@@ -46,12 +46,14 @@ CLOSE_GRACE: Final = 1.0
 class _Context:
     """The servicer's view of one call (port.CallContext), and what the channel keeps of it."""
 
-    __slots__ = ("_metadata", "deadline", "task")
+    __slots__ = ("_metadata", "deadline", "task", "waiter")
 
     def __init__(self, metadata: Metadata, deadline: float | None) -> None:
         self._metadata = metadata
         self.deadline = deadline
         self.task: asyncio.Task[None] | None = None
+        self.waiter: asyncio.Future[Any] | None = None
+        """Where the caller of a unary call waits."""
 
     def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
         """Return the caller's metadata."""
@@ -111,7 +113,7 @@ class InProcessChannel:
         task = loop.create_task(
             self._run(path, handler, request, context, waiter), context=contextvars.Context()
         )
-        context.task = task
+        context.task, context.waiter = task, waiter
         self._running.add(context)
         timer = None if deadline is None else loop.call_later(deadline, self._expire, path, waiter)
         try:
@@ -152,11 +154,17 @@ class InProcessChannel:
         """Cancel what runs and wait for it. Idempotent."""
         self._closed = True
         self._handlers.clear()
-        tasks = [context.task for context in self._running if context.task is not None]
+        running = list(self._running)
+        tasks = [context.task for context in running if context.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for context in running:
+            self._running.discard(context)
+            # A task cancelled before its first step has told nobody.
+            if context.waiter is not None and not context.waiter.done():
+                context.waiter.set_exception(errors.Cancelled("the servicer gave the call up"))
 
     async def _run(
         self,
