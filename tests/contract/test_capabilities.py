@@ -152,7 +152,7 @@ async def test_every_field_arrives_both_ways(wire_to: Wire, name: str) -> None:
     row = ROWS[name]
     request, answer = fill(row.method.request()), prepared(row)
     wire_to.plugin.answer = result_of(row, answer)
-    got = await wire_to.channel.unary(row.method, request, deadline=5, metadata=metadata())
+    got = await wire_to.channel.unary(row.method, request, deadline=60, metadata=metadata())
     assert got == answer
     back = row.method.request()
     wire.write(wire_to.plugin.seen, back)
@@ -171,7 +171,7 @@ async def test_an_error_keeps_its_details(wire_to: Wire, name: str) -> None:
     row = ROWS[name]
     with pytest.raises(errors.ResourceExhausted, match="come back later") as caught:
         await wire_to.channel.unary(
-            row.method, row.method.request(), deadline=5, metadata=metadata()
+            row.method, row.method.request(), deadline=60, metadata=metadata()
         )
     assert (caught.value.reason, caught.value.retry_after) == ("TOO_BUSY", 1.5)
     assert caught.value.metadata == {"limit": "3"}
@@ -187,7 +187,7 @@ async def test_unknown_fields_and_values_are_ignored(wire_to: Wire, name: str) -
     for field in request.DESCRIPTOR.fields:
         if field.enum_type is not None:
             setattr(request, field.name, 99)
-    await wire_to.channel.unary(row.method, request, deadline=5, metadata=metadata())
+    await wire_to.channel.unary(row.method, request, deadline=60, metadata=metadata())
     for field in request.DESCRIPTOR.fields:
         if field.enum_type is not None:
             assert getattr(wire_to.plugin.seen, field.name).name == "UNSPECIFIED"
@@ -198,7 +198,7 @@ async def test_a_plugin_without_the_capability_says_so(wire_to: Wire, name: str)
     row = ROWS[name]
     with pytest.raises(errors.NotFound) as caught:
         await wire_to.channel.unary(
-            row.method, row.method.request(), deadline=5, metadata=metadata("only-auth")
+            row.method, row.method.request(), deadline=60, metadata=metadata("only-auth")
         )
     assert caught.value.reason == "CAPABILITY_NOT_SERVED"
 
@@ -209,7 +209,7 @@ async def test_several_plugins_share_an_address(wire_to: Wire) -> None:
     told = {
         plugin_id: (
             await wire_to.channel.unary(
-                methods.AUTHENTICATE, asked, deadline=5, metadata=metadata(plugin_id)
+                methods.AUTHENTICATE, asked, deadline=60, metadata=metadata(plugin_id)
             )
         ).principal
         for plugin_id in ("everything", "only-auth")
@@ -226,7 +226,7 @@ async def test_none_is_an_empty_answer(wire_to: Wire, name: str) -> None:
     row = ROWS[name]
     wire_to.plugin.answer = None
     got = await wire_to.channel.unary(
-        row.method, row.method.request(), deadline=5, metadata=metadata()
+        row.method, row.method.request(), deadline=60, metadata=metadata()
     )
     assert got == row.call.answer()
 
@@ -246,7 +246,7 @@ async def test_values_are_what_an_author_expects(wire_to: Wire) -> None:
     asked = frontend_auth_provider_pb2.FrontendAuthRequest(method="POST", path="/x", body=b"{}")
     asked.headers["x-token"].values.extend(["one", "two"])
     asked.query["key"].values.append("v")
-    got = await wire_to.channel.unary(methods.AUTHENTICATE, asked, deadline=5, metadata=metadata())
+    got = await wire_to.channel.unary(methods.AUTHENTICATE, asked, deadline=60, metadata=metadata())
     seen = wire_to.plugin.seen
     assert seen.headers == [(b"x-token", b"one"), (b"x-token", b"two")]
     assert seen.query == [("key", "v")]
@@ -266,7 +266,7 @@ async def test_host_configuration_is_told(wire_to: Wire) -> None:
     asked.host.force_model_prefix = True
     asked.host.oauth_model_alias["openai"].aliases.add(name="gpt-5.5", alias="big")
     asked.host.excluded_models["openai"].values.extend(["o1", "o2"])
-    await wire_to.channel.unary(methods.STATIC_MODELS, asked, deadline=5, metadata=metadata())
+    await wire_to.channel.unary(methods.STATIC_MODELS, asked, deadline=60, metadata=metadata())
     host = wire_to.plugin.seen.host
     assert (host.auth_dir, host.force_model_prefix) == ("/auths", True)
     assert [(a.name, a.alias) for a in host.oauth_model_alias["openai"]] == [("gpt-5.5", "big")]
@@ -286,7 +286,7 @@ async def test_material_is_opened_and_goes_back_sealed_for_the_scheduler(wire_to
         auth_update=AuthData(id="team", storage={"account": "test-account"}, label="me@x.example")
     )
     got = await wire_to.channel.unary(
-        methods.MODELS_FOR_AUTH, model_request(), deadline=5, metadata=metadata()
+        methods.MODELS_FOR_AUTH, model_request(), deadline=60, metadata=metadata()
     )
     seen = wire_to.plugin.seen
     assert isinstance(seen, AuthModelRequest)
@@ -306,7 +306,7 @@ async def test_material_is_opened_and_goes_back_sealed_for_the_scheduler(wire_to
 async def test_a_secret_of_another_plugin_is_refused(wire_to: Wire) -> None:
     with pytest.raises(errors.FailedPrecondition) as caught:
         await wire_to.channel.unary(
-            methods.MODELS_FOR_AUTH, model_request("mixed"), deadline=5, metadata=metadata()
+            methods.MODELS_FOR_AUTH, model_request("mixed"), deadline=60, metadata=metadata()
         )
     assert caught.value.reason == "SECRET_FOREIGN"
 

@@ -88,7 +88,7 @@ def named(plugin_id: str, config: bytes | None = None) -> tuple[tuple[str, str],
 
 async def execute(channel: Channel, metadata: Any) -> bytes:
     answer = await channel.unary(
-        methods.EXECUTE, executor_pb2.ExecutorRequest(), deadline=5, metadata=metadata
+        methods.EXECUTE, executor_pb2.ExecutorRequest(), deadline=60, metadata=metadata
     )
     return bytes(answer.payload)
 
@@ -160,7 +160,7 @@ async def test_plugin_refuses_a_host_that_does_not_know_its_key(channel: Channel
     challenge = await channel.unary(
         methods.CHALLENGE,
         plugin_pb2.ChallengeRequest(plugin_id="one", host_id="h", host_nonce=bytes(16)),
-        deadline=5,
+        deadline=60,
     )
     request = plugin_pb2.RegisterRequest(
         plugin_id="one",
@@ -171,10 +171,10 @@ async def test_plugin_refuses_a_host_that_does_not_know_its_key(channel: Channel
         proof=bytes(32),
     )
     with pytest.raises(errors.Unauthenticated) as caught:
-        await channel.unary(methods.REGISTER, request, deadline=5)
+        await channel.unary(methods.REGISTER, request, deadline=60)
     assert caught.value.reason == "PROOF_INVALID"
     with pytest.raises(errors.Unauthenticated) as caught:
-        await channel.unary(methods.REGISTER, request, deadline=5)
+        await channel.unary(methods.REGISTER, request, deadline=60)
     assert caught.value.reason == "CHALLENGE_UNKNOWN", "a nonce is good for one attempt"
 
 
@@ -182,7 +182,7 @@ async def test_configuration_must_be_the_one_that_was_proved(channel: Channel) -
     challenge = await channel.unary(
         methods.CHALLENGE,
         plugin_pb2.ChallengeRequest(plugin_id="one", host_id="h", host_nonce=bytes(16)),
-        deadline=5,
+        deadline=60,
     )
     proved = handshake.config_hash(b"mine")
     request = plugin_pb2.RegisterRequest(
@@ -197,7 +197,7 @@ async def test_configuration_must_be_the_one_that_was_proved(channel: Channel) -
         ),
     )
     with pytest.raises(errors.InvalidRequest) as caught:
-        await channel.unary(methods.REGISTER, request, deadline=5)
+        await channel.unary(methods.REGISTER, request, deadline=60)
     assert caught.value.reason == "CONFIG_HASH_MISMATCH"
 
 
@@ -207,7 +207,7 @@ async def test_protocol_that_the_plugin_does_not_know_is_answered_with_its_own(
     challenge = await channel.unary(
         methods.CHALLENGE,
         plugin_pb2.ChallengeRequest(plugin_id="one", host_id="h", host_nonce=bytes(16)),
-        deadline=5,
+        deadline=60,
     )
     config_hash = handshake.config_hash(b"")
     proof = handshake.host_proof(
@@ -223,7 +223,7 @@ async def test_protocol_that_the_plugin_does_not_know_is_answered_with_its_own(
             plugin_nonce=challenge.plugin_nonce,
             proof=proof,
         ),
-        deadline=5,
+        deadline=60,
     )
     assert response.protocol_version == handshake.PROTOCOL_VERSIONS[0]
 

@@ -277,7 +277,7 @@ async def test_a_request_carries_the_way_back(host: tuple[FakeHost, str], tmp_pa
     answer = await channel.unary(
         methods.HANDLE_MANAGEMENT,
         management_api_pb2.ManagementRequest(method="GET", path="/status"),
-        deadline=5,
+        deadline=60,
         metadata=(("patchbay-plugin", "caller"), *granted, *token),
     )
     assert (answer.body, answer.status_code) == (b"ok", 200)

@@ -146,7 +146,7 @@ async def run(
     channel: Channel, *messages: pb.StreamChunkInterceptRequest
 ) -> list[pb.StreamChunkInterceptResponse]:
     call = channel.bidi(
-        methods.INTERCEPT_STREAM_CHUNK, sent(messages), deadline=10, metadata=metadata()
+        methods.INTERCEPT_STREAM_CHUNK, sent(messages), deadline=60, metadata=metadata()
     )
     try:
         return [answer async for answer in call]
@@ -244,7 +244,7 @@ async def test_a_cancelled_stream_is_freed(channel: Channel, plugin: Streams) ->
         await never.wait()
 
     call = channel.bidi(
-        methods.INTERCEPT_STREAM_CHUNK, unfinished(), deadline=10, metadata=metadata()
+        methods.INTERCEPT_STREAM_CHUNK, unfinished(), deadline=60, metadata=metadata()
     )
     assert (await call.__anext__()).chunk_index == -1
     await call.aclose()
@@ -268,7 +268,7 @@ async def test_chunks_of_an_answer_are_translated_one_by_one(channel: Channel) -
             )
 
     call = channel.bidi(
-        methods.TRANSLATE_RESPONSE_STREAM, chunks(), deadline=10, metadata=metadata()
+        methods.TRANSLATE_RESPONSE_STREAM, chunks(), deadline=60, metadata=metadata()
     )
     assert [answer.body async for answer in call] == [b"1:{}:a", b"", b"3:{}:c"]
     await call.aclose()

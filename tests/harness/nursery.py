@@ -72,8 +72,10 @@ class Forked:
             subprocess.TimeoutExpired: Not within *timeout* seconds.
         """
         if self._ended is None:
-            ready, _, _ = select.select([self._status], [], [], timeout)
-            if not ready:
+            # Not `select`: a run that holds a thousand ports has descriptors beyond what that can name.
+            waiting = select.poll()
+            waiting.register(self._status, select.POLLIN)
+            if not waiting.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(list(self._argv), timeout or 0)
             # Nothing: the nursery was killed, and what it had forked is nobody's.
             self._ended = int(os.read(self._status, 16) or -signal.SIGKILL)

@@ -84,7 +84,7 @@ class OperatorProcess:
         """End it as Kubernetes does; return its exit status."""
         assert self.process is not None
         self.process.terminate()
-        status = self.process.wait(timeout=20)
+        status = self.process.wait(timeout=90)
         self.process = None
         return status
 

@@ -11,7 +11,7 @@ import selectors
 from typing import Any
 
 
-class _Selector(selectors.SelectSelector):
+class _Selector(selectors.DefaultSelector):
     """Returns at once and moves the loop's clock by what it was asked to wait."""
 
     loop: VirtualTimeLoop

@@ -354,7 +354,7 @@ async def test_chunks_pass_the_chain_and_history_holds_what_was_delivered(channe
         ]
         await chain.aclose()
         # Seen with the last chunk: what was delivered before it, as the client got it.
-        assert await asyncio.wait_for(censor.closed.get(), 30) == [b"XB", b"XY"]
+        assert await asyncio.wait_for(censor.closed.get(), 60) == [b"XB", b"XY"]
         assert censor.closed.empty()
         assert Shouter.indexes == [0, 2, 3]
 
@@ -453,7 +453,7 @@ async def test_every_lifecycle_plugin_hears_of_an_end_once(channel: str) -> None
         execution = hosted.execution()
         assert lifecycle.wanted(execution)
         lifecycle.complete(execution, Completion(request_id="r", status_code=200))
-        heard = await asyncio.wait_for(listener.heard.get(), 30)
+        heard = await asyncio.wait_for(listener.heard.get(), 60)
         assert heard.request_id == "r"
         await lifecycle.aclose()
         assert listener.heard.empty()

@@ -114,7 +114,7 @@ class Asking:
 
     async def found(self, *wanted: set[str]) -> list[set[str]]:
         """Return the models of each provider, once they are as *wanted*."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 snapshot = self.models.add(self.holder.current, None)
                 found = [{m.name for m in p.models} for p in snapshot.providers]

@@ -38,7 +38,7 @@ class Chooser(SchedulerPlugin):
     async def pick(self, request: SchedulerPickRequest) -> SchedulerPickResponse | None:
         self.seen.append(request)
         if self.answer == "hang":
-            await asyncio.sleep(30)
+            await asyncio.sleep(300)
         if isinstance(self.answer, Exception):
             raise self.answer
         assert self.answer is None or isinstance(self.answer, SchedulerPickResponse)
