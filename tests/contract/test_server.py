@@ -82,6 +82,13 @@ async def test_call_without_a_token_is_refused_and_with_one_served() -> None:
     await served.stop()
 
 
+async def asking(served: Served) -> None:
+    """Call again and again: nothing tells when the notice is over."""
+    while True:
+        await served.channel.unary(UNARY, Bytes(value=b"a"), deadline=60)
+        await asyncio.sleep(0.05)
+
+
 async def test_health_is_told_before_calls_are_refused_and_calls_in_flight_finish(
     served: Served,
 ) -> None:
@@ -97,10 +104,7 @@ async def test_health_is_told_before_calls_are_refused_and_calls_in_flight_finis
     # During the notice calls are still served: their callers could not know.
     assert (await served.channel.unary(UNARY, Bytes(value=b"a"), deadline=60)).value == b"echo a"
     with pytest.raises(errors.Unavailable) as caught:
-        async with asyncio.timeout(60):
-            while True:  # until the notice is over, of which nothing tells
-                await served.channel.unary(UNARY, Bytes(value=b"a"), deadline=60)
-                await asyncio.sleep(0.05)
+        await asyncio.wait_for(asking(served), 60)
     assert (caught.value.reason, caught.value.sent) == ("DRAINING", errors.Sent.NO)
     assert not call.done(), "it may go on"
     assert not draining.done(), "calls are in flight"

@@ -30,7 +30,7 @@ def test_sound_server_is_fine_and_its_clock_is_ours(tmp_path: Path, own_valkey: 
 
 
 async def test_server_that_evicts_is_a_failure_with_the_remedy(tmp_path: Path, own_valkey: Any):
-    store = Store(own_valkey.url, installation="t", clock=SystemClock(), timeout=2.0)
+    store = Store(own_valkey.url, installation="t", clock=SystemClock(), timeout=20.0)
     await store.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     await store.aclose()
 

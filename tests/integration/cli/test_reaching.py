@@ -32,14 +32,14 @@ def test_closed_port_is_told(free_port: int) -> None:
 
 
 def test_silent_servers_are_given_up_together(listener: str) -> None:
-    urls = [f"https://{listener}/{i}" for i in range(16)]
+    urls = [f"https://{listener}/{i}" for i in range(60)]
     began = time.monotonic()
 
     found = unreachable(urls, 0.5)
 
     assert set(found) == set(urls)
     assert all(why == "no answer within 0.5 s" for why in found.values())
-    assert time.monotonic() - began < 5, "one after the other it would be 8 s"
+    assert time.monotonic() - began < 25, "one after the other it would be 30 s"
 
 
 def test_name_that_does_not_exist_is_told() -> None:

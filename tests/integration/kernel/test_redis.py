@@ -16,6 +16,21 @@ from patchbay_gateway.kernel.redis import CommandRefused, Script, Store, ensure_
 ECHO = Script("return {KEYS[1], ARGV[1], 7, false}")
 
 
+@pytest.fixture
+async def alone(own_valkey):
+    """A Store that has its server to itself; as patient as `store`."""
+    made = Store(own_valkey.url, installation="x", clock=SystemClock(), timeout=20.0)
+    yield made
+    await made.aclose()
+
+
+async def until_blocked(store: Store) -> None:
+    """Wait until a reader of a group waits in the server."""
+    async with asyncio.timeout(60):
+        while b"flags=b" not in await store.call("CLIENT", "LIST"):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+
+
 async def test_call_returns_bytes_ints_none_lists_and_dicts(store):
     key = store.key("h")
     assert await store.call("HSET", key, "a", 1, "b", b"\xff\r\n") == 2
@@ -76,10 +91,9 @@ async def test_cancelled_calls_never_give_a_reply_to_another(store):
     assert await store.call("ECHO", "end") == b"end"
 
 
-async def test_calls_of_one_turn_share_one_connection(store):
-    before = await _clients(store)
-    await asyncio.gather(*(store.call("ECHO", "x") for _ in range(200)))
-    assert await _clients(store) == before
+async def test_calls_of_one_turn_share_one_connection(alone):
+    await asyncio.gather(*(alone.call("ECHO", "x") for _ in range(200)))
+    assert await _clients(alone) == 1
 
 
 async def _clients(store: Store) -> int:
@@ -108,12 +122,13 @@ async def test_read_group_makes_the_group_reads_and_reads_again_what_was_not_ack
     assert await store.read_group(stream, "ledger", "c1", 10, 0, after="0") == [(ids[1], {})]
 
 
-async def test_read_group_waits_longer_than_the_timeout_of_calls(valkey, store):
-    quick = Store(valkey.url, installation="quick", clock=SystemClock(), timeout=0.2)
-    stream = store.key("journal")
-    reading = asyncio.create_task(quick.read_group(stream, "g", "c", 1, 2000))
-    await asyncio.sleep(0.4)  # longer than the timeout of calls
-    await store.call("XADD", stream, "*", "e", "late")
+async def test_read_group_waits_longer_than_the_timeout_of_calls(own_valkey, alone):
+    quick = Store(own_valkey.url, installation="x", clock=SystemClock(), timeout=1.0)
+    stream = alone.key("journal")
+    reading = asyncio.create_task(quick.read_group(stream, "g", "c", 1, 60_000))
+    await until_blocked(alone)
+    await asyncio.sleep(1.2)  # longer than the timeout of calls
+    await alone.call("XADD", stream, "*", "e", "late")
     assert (await reading)[0][1] == {b"e": b"late"}
     await quick.aclose()
 
@@ -129,16 +144,15 @@ async def test_read_group_stream_gone_is_made_anew(store):
     ]
 
 
-async def test_read_group_cancelled_takes_nothing_afterwards(store):
-    stream = store.key("journal")
-    await store.read_group(stream, "g", "c", 1, 10)
-    reading = asyncio.create_task(store.read_group(stream, "g", "c", 1, 5000))
-    await asyncio.sleep(0.05)
+async def test_read_group_cancelled_takes_nothing_afterwards(alone):
+    store, stream = alone, alone.key("journal")
+    reading = asyncio.create_task(store.read_group(stream, "g", "c", 1, 60_000))
+    await until_blocked(store)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
     # The server learns of the end a moment later.
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while b"flags=b" in await store.call("CLIENT", "LIST"):  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.01)
     await store.call("XADD", stream, "*", "e", 1)
@@ -165,13 +179,11 @@ async def test_subscribe_slow_reader_is_told_that_it_missed_some(store):
         assert None in received
 
 
-async def test_check_server_evicting_policy_is_refused_with_the_remedy(own_valkey):
-    own = Store(own_valkey.url, installation="x", clock=SystemClock())
-    await own.check_server()
-    await own.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+async def test_check_server_evicting_policy_is_refused_with_the_remedy(alone):
+    await alone.check_server()
+    await alone.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     with pytest.raises(FailedPrecondition, match="CONFIG SET maxmemory-policy noeviction"):
-        await own.check_server()
-    await own.aclose()
+        await alone.check_server()
 
 
 async def test_check_server_that_is_slow_to_answer_is_asked_again(own_valkey):
@@ -190,7 +202,7 @@ async def test_check_server_that_is_slow_to_answer_is_asked_again(own_valkey):
 
 
 async def test_closed_store_refuses_calls(valkey):
-    closed = Store(valkey.url, installation="x", clock=SystemClock())
+    closed = Store(valkey.url, installation="x", clock=SystemClock(), timeout=20.0)
     await closed.call("PING")
     await closed.aclose()
     await closed.aclose()
@@ -200,32 +212,41 @@ async def test_closed_store_refuses_calls(valkey):
 
 
 @pytest.mark.usefixtures("no_leaked_tasks")
-async def test_aclose_ends_readers_and_subscribers(valkey):
-    made = Store(valkey.url, installation="x", clock=SystemClock())
+async def test_aclose_ends_readers_and_subscribers(own_valkey):
+    made = Store(own_valkey.url, installation="x", clock=SystemClock(), timeout=20.0)
+    subscribed = asyncio.Event()
 
-    async def listen() -> int:
-        return len([message async for message in made.subscribe(made.key("c"))])
+    async def listen() -> None:
+        async for _ in made.subscribe(made.key("c")):
+            subscribed.set()
 
     listening = asyncio.create_task(listen())
     reading = asyncio.create_task(made.read_group(made.key("s"), "g", "c", 1, 60_000))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        await subscribed.wait()
+    await until_blocked(made)
     await made.aclose()
-    assert await listening == 1
+    await listening
     with pytest.raises(Unavailable):
         await reading
 
 
 async def test_logins_and_databases_of_the_url(own_valkey):
-    admin = Store(own_valkey.url, installation="x", clock=SystemClock())
+    admin = Store(own_valkey.url, installation="x", clock=SystemClock(), timeout=20.0)
     await admin.call("ACL", "SETUSER", "gate", "on", ">test-pass@word", "~*", "&*", "+@all")
     address = own_valkey.url.removeprefix("redis://")
     user = Store(
-        f"redis://gate:test-pass%40word@{address}/3", installation="x", clock=SystemClock()
+        f"redis://gate:test-pass%40word@{address}/3",
+        installation="x",
+        clock=SystemClock(),
+        timeout=20.0,
     )
     await user.call("SET", user.key("a"), "3")
     assert b"user=gate" in await user.call("CLIENT", "LIST")
     assert b"db=3" in await user.call("CLIENT", "LIST")
-    wrong = Store(f"redis://gate:test-wrong@{address}", installation="x", clock=SystemClock())
+    wrong = Store(
+        f"redis://gate:test-wrong@{address}", installation="x", clock=SystemClock(), timeout=20.0
+    )
     with pytest.raises(Unavailable, match="WRONGPASS") as caught:
         await wrong.call("PING")
     assert "test-wrong" not in str(caught.value)

@@ -39,8 +39,12 @@ def spawn(tmp_path: Path):
 
 
 async def answer(store: Store, *command: str, until: Callable[[Any], bool] = lambda _: True) -> Any:
-    """The reply, once it is as wanted, of a server that may be starting or changing its role."""
-    async with asyncio.timeout(30):
+    """
+    The reply, once it is as wanted, of a server that may be starting or changing its role.
+
+    A Sentinel that was kept from the processor for two seconds does nothing for the next thirty.
+    """
+    async with asyncio.timeout(120):
         while True:
             with contextlib.suppress(Unavailable):
                 reply = await store.call(*command)
@@ -63,16 +67,20 @@ async def test_master_is_found_and_followed_over_a_failover(
         f"port {sentinel}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {first} 1\n"
         "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
     )
-    replica = Store(f"redis://127.0.0.1:{second}", installation="x", clock=SystemClock())
+    replica = Store(
+        f"redis://127.0.0.1:{second}", installation="x", clock=SystemClock(), timeout=5.0
+    )
     await answer(replica, "INFO", "replication", until=lambda text: b"link_status:up" in text)
     spawn(str(configuration), "--sentinel")
 
     # The first Sentinel named does not answer: the next is asked.
     url = f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{sentinel}/main"
-    store = Store(url, installation="x", clock=SystemClock(), timeout=1)
+    store = Store(url, installation="x", clock=SystemClock(), timeout=5.0)
     await answer(store, "SET", "a", "1")
     # Sentinel reads the list of replicas from the master every ten seconds, the first time at once.
-    watching = Store(f"redis://127.0.0.1:{sentinel}", installation="x", clock=SystemClock())
+    watching = Store(
+        f"redis://127.0.0.1:{sentinel}", installation="x", clock=SystemClock(), timeout=5.0
+    )
     await answer(watching, "SENTINEL", "REPLICAS", "main", until=bool)
     await answer(replica, "GET", "a", until=lambda value: value == b"1")
     master.kill()
@@ -92,7 +100,12 @@ async def test_unknown_service_is_named():
         writer.close()
 
     server = await asyncio.start_server(sentinel, "127.0.0.1", port)
-    store = Store(f"redis+sentinel://127.0.0.1:{port}/other", installation="x", clock=SystemClock())
+    store = Store(
+        f"redis+sentinel://127.0.0.1:{port}/other",
+        installation="x",
+        clock=SystemClock(),
+        timeout=5.0,
+    )
     with pytest.raises(Unavailable, match="does not know other"):
         await store.call("PING")
     await store.aclose()

@@ -67,7 +67,7 @@ def start_orphan(directory: Path) -> subprocess.Popen[bytes]:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while is_running(pid):  # noqa: ASYNC110 - somebody else's child tells nobody
             await asyncio.sleep(0.01)
 
@@ -75,7 +75,7 @@ async def gone(pid: int) -> None:
 async def test_start_serves_and_keeps_its_data_over_a_stop(data_dir):
     server = EmbeddedValkey(data_dir, SystemClock())
     for expected in (None, b"1"):
-        store = Store(await server.start(), installation="x", clock=SystemClock())
+        store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=20.0)
         await store.check_server()
         assert await store.call("GET", "a") == expected
         await store.call("SET", "a", "1")
@@ -90,7 +90,7 @@ async def test_start_serves_and_keeps_its_data_over_a_stop(data_dir):
 @pytest.mark.requires("linux")  # PR_SET_PDEATHSIG
 async def test_parent_killed_takes_the_server_along_and_the_next_start_has_the_data(data_dir):
     parent, url, pid = start_parent(data_dir)
-    store = Store(url, installation="x", clock=SystemClock())
+    store = Store(url, installation="x", clock=SystemClock(), timeout=20.0)
     for n in range(500):
         await store.call("SET", f"k{n}", n)
     parent.kill()
@@ -98,7 +98,7 @@ async def test_parent_killed_takes_the_server_along_and_the_next_start_has_the_d
     await store.aclose()
     # No pause: the next start must cope with a server that is still dying.
     server = EmbeddedValkey(data_dir, SystemClock())
-    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=2)
+    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=20.0)
     await gone(pid)
     assert await store.call("DBSIZE") == 500
     await store.aclose()
@@ -107,7 +107,7 @@ async def test_parent_killed_takes_the_server_along_and_the_next_start_has_the_d
 
 async def test_server_killed_alone_restarts_on_a_torn_file(data_dir):
     server = EmbeddedValkey(data_dir, SystemClock())
-    store = Store(await server.start(), installation="x", clock=SystemClock())
+    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=20.0)
     await store.call("SET", "a", "1")
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ async def test_server_killed_alone_restarts_on_a_torn_file(data_dir):
     (aof,) = (data_dir / "valkey" / "appendonlydir").glob("*.incr.aof")
     with aof.open("ab") as file:
         file.write(b"*3\r\n$3\r\nSET\r\n$1\r\nb")
-    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=2)
+    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=20.0)
     assert await store.call("KEYS", "*") == [b"a"]
     await store.aclose()
     await server.stop()
@@ -124,12 +124,12 @@ async def test_server_killed_alone_restarts_on_a_torn_file(data_dir):
 
 async def test_keep_starts_a_killed_server_again_at_the_same_url(data_dir):
     server = EmbeddedValkey(data_dir, SystemClock())
-    store = Store(await server.start(), installation="x", clock=SystemClock())
+    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=20.0)
     keeping = asyncio.create_task(server.keep())
     await store.call("SET", "a", "1")
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await get_or_none(store, "a") != b"1":  # noqa: ASYNC110 - it comes back by itself
             await asyncio.sleep(0.05)
     keeping.cancel()
@@ -154,7 +154,7 @@ async def test_orphan_of_a_killed_parent_is_ended_by_the_next_start(data_dir):
     reaping = asyncio.create_task(asyncio.to_thread(orphan.wait))
     server = EmbeddedValkey(data_dir, SystemClock())
     await server.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await reaping
     await server.stop()
 
@@ -171,7 +171,7 @@ async def test_data_directory_in_use_is_refused_with_its_name_and_a_remedy(data_
 
 async def test_long_data_directory_gets_a_socket_elsewhere(tmp_path):
     server = EmbeddedValkey(tmp_path / ("d" * 120), SystemClock())
-    store = Store(await server.start(), installation="x", clock=SystemClock())
+    store = Store(await server.start(), installation="x", clock=SystemClock(), timeout=20.0)
     assert await store.call("PING") == b"PONG"
     await store.aclose()
     await server.stop()
