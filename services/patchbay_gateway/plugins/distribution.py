@@ -294,12 +294,21 @@ class SnapshotWatcher:
                 await self._pause()
 
     async def refresh(self) -> None:
-        """Look now, for somebody who knows of a newer version; at most ten times a second."""
+        """
+        Look, for somebody who knows of a newer version; returns after a look that began since.
+
+        At most ten times a second, so it may take a tenth of one longer.
+        """
+        asked = self._clock.monotonic()
         async with self._looking:
-            now = self._clock.monotonic()
-            if now - self._refreshed >= _REFRESH_EVERY:
-                self._refreshed = now
-                await self._look()
+            if self._refreshed > asked:
+                return
+            # What the last one found may be older than what is asked for.
+            pause = self._refreshed + _REFRESH_EVERY - self._clock.monotonic()
+            if pause > 0:
+                await self._clock.sleep(pause)
+            self._refreshed = self._clock.monotonic()
+            await self._look()
 
     async def _listen(self) -> None:
         async for _ in self._store.subscribe(self._store.key("snapshot")):

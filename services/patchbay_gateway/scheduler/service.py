@@ -110,13 +110,19 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             Unavailable: The disk failed.
         """
         _limit(request.items, _ACQUIRES)
-        if any(self._holder.get(v) is None for v in _versions(request)):
+        if self._newer(_versions(request)):
             # The edge may have been told of a new one a moment before this scheduler.
             await self._refresh()
         response = scheduler_pb2.AcquireResponse()
         results = [response.results.add() for _ in request.items]
         await self._acquiring.acquire(request.items, results)
         return response
+
+    def _newer(self, versions: set[int]) -> bool:
+        """Whether one of *versions* is not known here and not older than all that is."""
+        current = self._holder.current
+        known = current.version if current is not None else 0
+        return any(version > known for version in versions)
 
     async def Renew(  # noqa: N802 - the method's name in the contract
         self, request: scheduler_pb2.RenewRequest, context: Any = None

@@ -46,6 +46,33 @@ class Nothing:
         return None
 
 
+class Counting(Nothing):
+    """Counts who looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    async def call(self, *_: object) -> None:
+        self.looks += 1
+
+
+async def test_who_knows_of_a_newer_one_waits_for_a_look_of_its_own() -> None:
+    """A look of a moment ago cannot have found it: the request would be refused for its version."""
+    clock, redis = ManualClock(), Counting()
+    watcher = SnapshotWatcher(cast("Any", redis), SnapshotHolder(), None, clock)
+    await watcher.refresh()
+    assert redis.looks == 1
+    await clock.advance(0.05)
+    waiting = [asyncio.create_task(watcher.refresh()) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert redis.looks == 1
+    await clock.advance(0.05)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*waiting)
+    assert redis.looks == 2
+
+
 async def test_one_at_a_time_writes_the_file_and_the_newest_stays(tmp_path: Path) -> None:
     """Both would write the same draft of it; half of one and half of the other is no snapshot."""
     gate, holder, path = Gate(), SnapshotHolder(), tmp_path / "snapshot.json"
