@@ -223,11 +223,7 @@ async def running_edge(
         heartbeat = Heartbeat(store, clock=clock, describe=edge.instance)
         beating = tasks.start("edge-heartbeat", heartbeat.run())
         yield edge
-        # First the beat ends: another one would bring back what is taken back here.
-        beating.cancel()
-        await asyncio.wait([beating])
-        with contextlib.suppress(errors.PatchbayError):
-            await heartbeat.beat(alive=False)
+        await edge.leave(heartbeat, beating)
     finally:
         await edge_server.drain(0)
         await leases.aclose()

@@ -6,11 +6,14 @@ Not here: how its parts are put together (main.py).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from patchbay import errors
 from patchbay_gateway.plugins.callbacks.serving import wanted as called_back
 from patchbay_gateway.plugins.instances import Instance
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.command_line import CommandLines
     from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.instances import Heartbeat
     from patchbay_gateway.plugins.management_api import ManagementPlugins
     from patchbay_gateway.plugins.registry import PluginRegistry
     from patchbay_gateway.plugins.scopes import ScopeTable
@@ -61,6 +65,8 @@ class RunningEdge:
     draining: bool = False
     complete: bool = False
     """Every executor of the snapshot was registered once."""
+    handed_over: bool = False
+    """Schedulers took all reports that there were when this had drained."""
 
     def checks(self) -> dict[str, Callable[[], str | None]]:
         """Return what readiness looks at."""
@@ -115,4 +121,24 @@ class RunningEdge:
         """Stop accepting, let answers end, hand over the last reports."""
         self.draining = True
         await self.server.drain(self.drain_seconds)
-        await self.outbox.drain(LAST_REPORTS)
+        await self.hand_over()
+
+    async def hand_over(self) -> None:
+        """Give schedulers the reports that wait; what they do not take in time stays in the file."""
+        self.handed_over = await self.outbox.drain(LAST_REPORTS)
+
+    async def leave(self, heartbeat: Heartbeat, beating: asyncio.Task[object]) -> None:
+        """
+        Take back what was said of this edge, and hand over what came after the drain.
+
+        Args:
+            heartbeat: Says it.
+            beating: Does so again and again; it ends first, or another beat would bring it back.
+        """
+        beating.cancel()
+        await asyncio.wait([beating])
+        with contextlib.suppress(errors.PatchbayError):
+            await heartbeat.beat(alive=False)
+        if self.handed_over:
+            # Model calls of plugins, which are no connections, are cut after the drain.
+            await self.hand_over()

@@ -60,12 +60,18 @@ class Beats:
 
 
 class Keys:
-    """A scheduler that knows keys of plugins, once it is told that it may say them."""
+    """A scheduler that takes reports, and knows keys of plugins once it is told that it may say them."""
 
     def __init__(self) -> None:
         self.known = asyncio.Event()
+        self.reports: list[str] = []
 
-    async def call(self, method: Any, request: Any, **_: object) -> Any:
+    async def call(self, method: Any, request: Any, **more: object) -> Any:
+        if method is methods.REPORT:
+            for _ in range(500):  # turns of the loop, as of a scheduler elsewhere
+                await asyncio.sleep(0)
+            self.reports += [item.attempt.attempt_uid for item in request.items]
+            return scheduler_pb2.ReportResponse()
         if method is not methods.LIST_CHANNEL_KEYS:
             raise Unavailable("no scheduler", reason="NO_SCHEDULER")
         await self.known.wait()
@@ -163,3 +169,20 @@ async def test_edge_that_is_told_to_end_before_it_can_serve_does_not_wait(
             tmp_path, Beats(clock), SnapshotHolder(), clock, port=free_port, shutdown=shutdown
         ) as running:
             assert running.server.active == 0
+
+
+async def test_reports_of_what_is_cut_after_the_drain_are_handed_over(tmp_path: Path) -> None:
+    """Model calls of plugins are no connections: they end when the port for callbacks closes."""
+    clock, keys = ManualClock(), Keys()
+
+    def report(uid: str) -> scheduler_pb2.ReportItem:
+        item = scheduler_pb2.ReportItem()
+        item.attempt.attempt_uid = uid
+        return item
+
+    async with asyncio.timeout(60):
+        async with edge(tmp_path, Beats(clock), SnapshotHolder(), clock, keys=keys) as running:
+            running.outbox.report(report("a client's"))
+            await running.drain()
+            running.outbox.report(report("a plugin's"))
+    assert keys.reports == ["a client's", "a plugin's"]
