@@ -15,11 +15,12 @@ All of it is idempotent, for two operators may lead for a moment. Not here: watc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from patchbay.errors import PatchbayError
+from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.kernel import keys, logs
 from patchbay_gateway.plugins.told_models import with_told
 from patchbay_operator.access import build_role, state_secret
@@ -40,7 +41,7 @@ from patchbay_operator.resources import understand
 from patchbay_operator.statuses import Known, Statuses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.keys import Roots
@@ -119,6 +120,8 @@ class Controller:
         """(uid, generation) → first version that holds it, as far as we know."""
         self._published = 0
         self._seen_versions: dict[str, str] = {}
+        self._away: set[str] = set()
+        """Which of `gateway` and `api` did not answer when it was last looked at."""
         self._instances: Sequence[Instance] = ()
         self._standings: Mapping[str, Standing] = {}
         self._told: dict[str, PluginTold] = {}
@@ -364,7 +367,8 @@ class Controller:
 
     async def look_at_gateway(self) -> None:
         """Take note of who runs which version; put back a snapshot that Redis lost."""
-        instances = await self._gateway.instances()
+        async with self._noticing("gateway", SNAPSHOT, ENDPOINTS):
+            instances = await self._gateway.instances()
         if list(instances) != list(self._instances):
             self._instances = instances
             self._add(STATUS)
@@ -399,10 +403,24 @@ class Controller:
         """Notice changed Secrets and ConfigMaps."""
         if self._world is None:
             return
-        seen = await versions(self._api)
+        async with self._noticing("api", SNAPSHOT, ENDPOINTS, ACCESS):
+            seen = await versions(self._api)
         if seen != self._seen_versions:
             self._seen_versions = seen
             self._add(SNAPSHOT)
+
+    @contextlib.asynccontextmanager
+    async def _noticing(self, which: str, *keys: Key) -> AsyncIterator[None]:
+        """Queue *keys* when *which* answers again: their backoffs may have grown to minutes meanwhile."""
+        try:
+            yield
+        except Unavailable:
+            self._away.add(which)
+            raise
+        if which in self._away:
+            self._away.discard(which)
+            for key in keys:
+                self._add(key)
 
     async def diff(self) -> dict[Key, str]:
         """

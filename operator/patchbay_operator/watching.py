@@ -192,7 +192,7 @@ async def watch(
     registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings, namespace: str
 ) -> None:
     """
-    Watch until cancelled; raises what kopf ends with.
+    Watch until cancelled; raises what kopf ends with, and RuntimeError when it just ends.
 
     In a thread with a loop of its own: at its end kopf cancels every task that began after it, and takes the
     process's signals where it can.
@@ -219,3 +219,5 @@ async def watch(
         stop.set()
         await running
         raise
+    # Events would be missed from here on, and nobody would know.
+    raise RuntimeError("the watches have ended")

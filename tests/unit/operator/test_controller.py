@@ -16,7 +16,7 @@ from patchbay_gateway.kernel.keys import Roots, client_key_digest
 from patchbay_gateway.plugins.reports import Standing
 from patchbay_gateway.plugins.told_models import PluginTold, Told
 from patchbay_operator.cluster import Conflicted, Gone, Refused
-from patchbay_operator.controller import SNAPSHOT, STATUS, Controller, Key
+from patchbay_operator.controller import ENDPOINTS, SNAPSHOT, STATUS, Controller, Key
 from patchbay_operator.gathering import Values
 from patchbay_operator.installation import Installation
 
@@ -323,3 +323,33 @@ async def test_status_speaks_of_no_generation_that_was_not_drafted(scene: Scene)
     status = scene.kube.objects["ModelRoute", "big"]["status"]
     assert status["observedGeneration"] == 2
     assert scene.kube.condition("ModelRoute", "big", "ResolvedRefs")[0] == "False"
+
+
+async def test_redis_that_is_back_gets_what_waits_for_it_at_once(scene: Scene) -> None:
+    """In the queue it may wait for minutes by then."""
+    scene.gateway.away = Unavailable("Redis is away")
+    scene.kube.put("ModelRoute", "big", {"targets": [{"provider": "echo", "model": "echo"}]})
+    with pytest.raises(Unavailable):
+        await scene.controller.work(SNAPSHOT)
+    with pytest.raises(Unavailable):
+        await scene.controller.look_at_gateway()
+    scene.queue.keys.clear()
+    scene.gateway.away = None
+    await scene.controller.look_at_gateway()
+    assert {SNAPSHOT, ENDPOINTS} <= set(scene.queue.keys)
+    await scene.settle()
+    assert [route.name for route in scene.snapshot.routes] == ["big"]
+    await scene.controller.look_at_gateway()
+    assert SNAPSHOT not in scene.queue.keys
+
+
+async def test_api_server_that_is_back_is_read_anew_at_once(scene: Scene) -> None:
+    scene.kube.failures = [Unavailable("500")]
+    with pytest.raises(Unavailable):
+        await scene.controller.look_at_objects()
+    scene.queue.keys.clear()
+    await scene.controller.look_at_objects()
+    assert SNAPSHOT in scene.queue.keys
+    await scene.settle()
+    await scene.controller.look_at_objects()
+    assert SNAPSHOT not in scene.queue.keys
