@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from tests.harness.identity import Identity
+from tests.harness.observing import until
 from tests.harness.processes import Verb
 from tests.harness.topology import Services, Up, make_config
 from tests.harness.upstream import Upstream
@@ -71,6 +72,7 @@ def credential(gateway: Gateway, id_: str) -> dict[str, Any]:
     answer = httpx.get(
         f"{gateway.management_url}/v0/management/credentials/{id_}",
         headers={"authorization": f"Bearer {gateway.management_key}"},
+        timeout=60,
         verify=False,
     )
     found: dict[str, Any] = answer.json()
@@ -85,6 +87,7 @@ def token_used(gateway: Gateway, upstream: Upstream) -> str:
             f"{gateway.base_url}/v1/chat/completions",
             json=BODY,
             headers=gateway.headers(),
+            timeout=60,
             verify=False,
         )
         if answer.status_code == 200:
@@ -99,16 +102,16 @@ def test_login_by_redirect_gives_the_credential_its_tokens(world: World) -> None
     running = login(gateway, "accounts", "--credential", "ann")
     url = running.first_line().removeprefix("Open ").strip()
     assert "code_challenge_method=S256" in url
-    page = httpx.get(url, follow_redirects=True, verify=False)
+    page = httpx.get(url, follow_redirects=True, timeout=60, verify=False)
     assert page.status_code == 200, page.text
     assert page.url.path == CALLBACK
     # The state was good for once.
-    assert httpx.get(page.url, verify=False).status_code == 404
+    assert httpx.get(page.url, timeout=60, verify=False).status_code == 404
     done = running.end()
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Credential ann is logged in.\n"
     assert identity.valid(token_used(gateway, upstream))
-    assert credential(gateway, "ann")["version"] > 0
+    until(lambda: credential(gateway, "ann")["version"] > 0)
 
 
 def test_login_on_another_device_waits_for_the_person(world: World) -> None:
@@ -117,10 +120,10 @@ def test_login_on_another_device_waits_for_the_person(world: World) -> None:
     url = running.first_line()
     code = re.search(r"user_code=([0-9A-F]+)", url)
     assert code is not None, url
-    httpx.post(f"{identity.url}/__approve", params={"user_code": code[1]}, verify=False)
+    httpx.post(f"{identity.url}/__approve", params={"user_code": code[1]}, timeout=60, verify=False)
     done = running.end()
     assert done.returncode == 0, done.stderr
-    assert credential(gateway, "bob")["version"] > 0
+    until(lambda: credential(gateway, "bob")["version"] > 0)
 
 
 def test_refusal_of_the_provider_ends_the_login(world: World) -> None:
@@ -131,6 +134,7 @@ def test_refusal_of_the_provider_ends_the_login(world: World) -> None:
     httpx.get(
         gateway.management_url + CALLBACK,
         params={"state": state[1], "error": "access_denied"},
+        timeout=60,
         verify=False,
     )
     done = running.end()
@@ -155,7 +159,8 @@ def test_login_that_cannot_be_says_why(world: World, args: list[str], why: str) 
 def test_callback_of_no_login_is_refused_and_others_need_a_key(world: World) -> None:
     gateway, _, _ = world
     url = gateway.management_url
-    assert httpx.get(f"{url}{CALLBACK}?state=x&code=y", verify=False).status_code == 404
-    assert httpx.get(f"{url}{CALLBACK}", verify=False).status_code == 404
-    assert httpx.post(f"{url}/v0/management/login", json={}, verify=False).status_code == 401
-    assert httpx.get(f"{url}/v0/management/login/x", verify=False).status_code == 401
+    with httpx.Client(base_url=url, timeout=60, verify=False) as http:
+        assert http.get(f"{CALLBACK}?state=x&code=y").status_code == 404
+        assert http.get(CALLBACK).status_code == 404
+        assert http.post("/v0/management/login", json={}).status_code == 401
+        assert http.get("/v0/management/login/x").status_code == 401

@@ -157,6 +157,8 @@ async def test_account_that_was_logged_out_is_an_error_and_is_not_tried_again(
     assert "test-" not in "".join(answer.text for answer in answers)
     found = await counts(identity, "dead")
     assert found == [1, 1], "one refusal tells enough"
+    # So that there is nothing to say of it.
+    await served(gateway, "configured")
     checks = {c["name"]: c for c in await asyncio.to_thread(doctor, gateway)}
     assert checks["credential account-dead"]["status"] == "fail"
     assert "does not accept the refresh token" in checks["credential account-dead"]["detail"]

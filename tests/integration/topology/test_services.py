@@ -33,7 +33,7 @@ async def test_sigterm_drains(services: Services, name: str) -> None:
                 assert (await asyncio.to_thread(ask, services)).status_code == 200
             rests = [await read_whole(chunks) for chunks in streams]
         assert [rest[-14:] for rest in rests] == [b"data: [DONE]\n\n"] * 4
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
         assert "Traceback" not in process.tail(100_000)
     finally:
         if process.running:
@@ -45,6 +45,8 @@ async def test_sigterm_drains(services: Services, name: str) -> None:
 
 def test_every_service_tells_its_health(services: Services) -> None:
     for name in [*SERVICES, "scheduler1", "executor1"]:
+        # An earlier test may have taken from it what it needs.
+        services.processes[name].wait_ready()
         url = services.processes[name].ready_url
         assert url is not None
         assert get(url).json()["ready"] is True

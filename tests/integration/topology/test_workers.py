@@ -88,12 +88,23 @@ def test_metrics_are_those_of_all_processes(workers: Up) -> None:
 
     def counted() -> float:
         page = get(f"{workers.management_url}/metrics").text
-        line = 'patchbay_edge_requests_total{dialect="openai",operation="chat",status="200"} '
+        # No other test asks for this operation: theirs may be counted late.
+        line = (
+            'patchbay_edge_requests_total{dialect="openai",operation="completions",status="200"} '
+        )
         return sum(float(each[len(line) :]) for each in page.splitlines() if each.startswith(line))
 
     before = counted()
     for _ in range(8):
-        assert ask(workers).status_code == 200
+        answer = httpx.post(
+            f"{workers.base_url}/v1/completions",
+            json={"model": "echo", "prompt": "hello"},
+            headers=workers.headers(),
+            timeout=60,
+            trust_env=False,
+            verify=False,
+        )
+        assert answer.status_code == 200, answer.text
     until(lambda: counted() == before + 8, what="all eight are counted")
 
 
@@ -110,14 +121,13 @@ def test_killed_process_is_started_again(workers: Up, name: str) -> None:
     if name != "control":
         until(lambda: _listens(again, workers.port), what=f"{name} listens again")
     # It listens a little before it has a lease to give on a busy machine, and says 503 until then.
-    until(lambda: ask(workers).status_code == 200, what="it serves")
-    assert [ask(workers).status_code for _ in range(10)] == [200] * 10
+    until(lambda: {ask(workers).status_code for _ in range(20)} == {200}, what="it serves")
 
 
 def _listens(pid: int, port: int) -> bool:
     """Whether *pid* gets connections to *port*."""
     with httpx.Client(trust_env=False, verify=False) as http:
-        http.get(f"http://127.0.0.1:{port}/healthz")
+        http.get(f"http://127.0.0.1:{port}/healthz", timeout=60)
         return connections(pid, port) > 0
 
 
@@ -126,7 +136,7 @@ def test_killed_supervisor_leaves_nobody(workers: Up) -> None:
     family = descendants(process.pid)
     assert len(family) >= 4
     process.kill()
-    until(lambda: not any(alive(pid) for pid in family), 10, f"somebody outlives it: {family}")
+    until(lambda: not any(alive(pid) for pid in family), 60, f"somebody outlives it: {family}")
 
 
 async def test_sigterm_lets_streams_end(workers: Up) -> None:
@@ -140,6 +150,6 @@ async def test_sigterm_lets_streams_end(workers: Up) -> None:
         process.signal(signal.SIGTERM)
         rests = [await read_whole(chunks) for chunks in streams]
     assert [rest[-14:] for rest in rests] == [b"data: [DONE]\n\n"] * 6
-    assert await asyncio.to_thread(process.wait, 20) == 0
+    assert await asyncio.to_thread(process.wait, 60) == 0
     assert [line for pid, line in family.items() if alive(pid)] == []
     assert "Traceback" not in process.tail(100_000)
