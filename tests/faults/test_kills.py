@@ -118,7 +118,7 @@ async def test_every_scheduler_dead_answers_503_with_retry_after(
 
     gateway = make_services()
     async with httpx.AsyncClient(
-        base_url=gateway.base_url, headers=gateway.headers(), verify=False
+        base_url=gateway.base_url, headers=gateway.headers(), timeout=60, verify=False
     ) as client:
         body = {
             "model": "fake-model",

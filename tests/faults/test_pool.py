@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.faults.conftest import AT_FULL_LENGTH, FULL, SHORT
 from tests.harness.judge import Judge
-from tests.harness.pool import Group, Pool, left, make_pool
+from tests.harness.pool import Group, Pool, instant, left, make_pool
 from tests.harness.topology import Services, Up
 from tests.harness.upstream import Upstream
 
@@ -151,6 +151,7 @@ def test_pool_sick_accounts_are_asked_once_a_window_and_clients_are_served(spoil
 
 
 def test_pool_list_says_for_each_account_what_happened_and_until_when(spoilt: Pool) -> None:
+    listed_at = time.time()
     lines = spoilt.listed()
     for group in SICK:
         least, most = EXPECTED[group.name]
@@ -160,10 +161,12 @@ def test_pool_list_says_for_each_account_what_happened_and_until_when(spoilt: Po
             assert line["last_error"]["message"] == "as told"
             told = line["last_error"]["http_status"]
             assert f"status={told}" in group.tells, (id_, line)
-            if group.name in LASTING:
+            failed = instant(line["last_error"]["at"])
+            # Whoever was asked longer ago, by another test on a slow machine, may have recovered.
+            if group.name in LASTING and listed_at < failed + least:
                 assert line["state"] == "cooling", (id_, line)
-                # Asked within the last minutes, however slow this machine is.
-                assert min(0, least - 120) <= left(line) <= most + 1, (id_, line)
+                # Times are told to the second.
+                assert least - 2 <= instant(line["until"]) - failed <= most + 2, (id_, line)
     for id_ in WELL.ids:
         assert lines[id_, "pool"]["state"] == "ready", lines[id_, "pool"]
 
@@ -178,13 +181,14 @@ def test_pool_list_agrees_with_what_the_next_request_does(spoilt: Pool) -> None:
         states.add(line["state"])
         if line["state"] == "cooling" and left(line) < 3:
             continue  # it recovers while we look
+        most = left(line) if line["state"] == "cooling" else 0.0
         answer = spoilt.ask(f"{id_}/{model}")
         if line["state"] == "ready":
             ready.append(id_)
             continue
         assert answer.status_code == 429, (line, answer.text)
         assert answer.json()["error"]["code"] == "model_cooldown"
-        assert abs(int(answer.headers["retry-after"]) - left(line)) < 3, line
+        assert left(line) - 3 < int(answer.headers["retry-after"]) < most + 3, line
         assert str(line["last_error"]["http_status"]) in answer.json()["error"]["message"]
     # Whoever was listed as ready was asked, and nobody else.
     assert [credential for credential, _, _ in spoilt.calls()[before:]] == ready
@@ -259,7 +263,7 @@ def test_race_of_twenty_for_the_last_accounts_probe_has_one_winner(pool: Pool, w
     pool.until(name, name, "ready", failed=True)
 
     def ask(_: int) -> httpx.Response:
-        return pool.ask(name, stall="head", stall_s=2, status=200 if well else 503)
+        return pool.ask(name, stall="head", stall_s=3, status=200 if well else 503)
 
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(ask, range(20)))

@@ -46,6 +46,16 @@ def ask(gateway: Up | Services, *, stream: bool, **fake: Any) -> httpx.Response:
     )
 
 
+def ask_soon(gateway: Up | Services, **fake: Any) -> httpx.Response:
+    """Ask for a stream that fails at once; again where a busy machine let the grace pass before it did."""
+    for _ in range(5):
+        response = ask(gateway, stream=True, **fake)
+        if not response.text.startswith(":"):
+            break
+        assert_terminal_error(response)
+    return response
+
+
 def assert_terminal_error(response: httpx.Response) -> None:
     """The stream ended with the dialect's error event and without [DONE]."""
     assert response.status_code == 200
@@ -77,7 +87,7 @@ def test_upstream_misbehaves_client_always_knows(
     assert_terminal_error(ask(gateway, stream=True, half_frame_after=3))
     assert_terminal_error(ask(gateway, stream=True, close_after=3))
     # An error event inside a 200: before any content a status, after it the event and nothing more.
-    assert ask(gateway, stream=True, error_after=0).status_code >= 400
+    assert ask_soon(gateway, error_after=0).status_code >= 400
     inside = ask(gateway, stream=True, error_after=3)
     assert inside.status_code == 200
     assert inside.text.count('"error"') == 1
@@ -89,7 +99,7 @@ def test_upstream_misbehaves_client_always_knows(
     slow = ask(gateway, stream=True, delay_ms=250)
     assert slow.text.endswith("data: [DONE]\n\n")
     # An error of the provider arrives as it was.
-    refused = ask(gateway, stream=True, status=429, retry_after="7")
+    refused = ask_soon(gateway, status=429, retry_after="7")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
     verdict.check_answers()
     verdict.check_ledger()

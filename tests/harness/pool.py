@@ -131,7 +131,12 @@ class Pool:
 
 def left(line: dict[str, Any]) -> float:
     """Return the seconds until a listed recovery; times are told to the second."""
-    return datetime.fromisoformat(line["until"]).timestamp() - time.time()
+    return instant(line["until"]) - time.time()
+
+
+def instant(told: str) -> float:
+    """Return Unix seconds of a time as it is listed."""
+    return datetime.fromisoformat(told).timestamp()
 
 
 def make_pool(upstream: str, groups: Iterable[Group], **overrides: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 A gateway beside a fleet of hostile plugins, and what a test asks of both.
 
 Each kind of damage has plugins of its own which a model's name brings into a request: `evil-late` meets every
-plugin that is late. Broken steps of plugins that cost a deadline are spread over several addresses, so that
-none is ejected before all were reached. Not here: the plugins (plugin.py), what is expected (tests/faults).
+plugin that is late. Steps that cost a deadline are spread over several addresses, so that none is ejected
+before all were reached; those that write down that they were reached, which may take a busy machine some
+attempts, have one each. Not here: the plugins (plugin.py), what is expected (tests/faults).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from tests.faults.hostile.plugin import CAPABILITIES
+from tests.harness.observing import registrations
 from tests.harness.plugin_process import new_root
 from tests.harness.processes import Process, free_port
 from tests.harness.topology import Gateway, make_config
@@ -164,18 +166,19 @@ def evil_plugins(fleet: Fleet, hows: Sequence[str]) -> dict[str, str]:
         if plugins := [_evil(how, how, EVERY) for how in group if how in hows]:
             fleet.add(*plugins)
         routes |= {f"exec-{how}": how for how in group if how in hows}
-    for how in ("late", "hung"):
+    if "hung" in hows:
+        for number, steps in enumerate(_SPREAD, 1):
+            fleet.add(_evil(f"hung-{number}", "hung", steps, DEADLINE))
+        routes["exec-hung"] = f"hung-{len(_SPREAD)}"
+    for how, deadline in (("late", DEADLINE), ("die", PATIENCE)):
         if how in hows:
-            for number, steps in enumerate(_SPREAD, 1):
-                fleet.add(_evil(f"{how}-{number}", how, steps, DEADLINE))
-            routes[f"exec-{how}"] = f"{how}-{len(_SPREAD)}"
+            for step in EVERY:
+                # Nobody uses its letter: beside the step in which it breaks it is well.
+                fleet.add({**_evil(f"{how}-{step}", how, (step,), deadline), "letter": "x"})
+            routes[f"exec-{how}"] = f"{how}-execute"
     if "die" in hows:
-        for step in EVERY:
-            # Nobody uses its letter: beside the step in which it dies it is well.
-            fleet.add({**_evil(f"die-{step}", "die", (step,)), "letter": "x"})
         # Before anybody can wait for it.
         fleet.states["die-models"] = ""
-        routes["exec-die"] = "die-execute"
     cooks = [_healthy(f"cook-{how}", {"capabilities": ["executor"]}) for how in hows]
     for cook, how in zip(cooks, hows, strict=True):
         cook["format"] = f"own-{how}"
@@ -219,6 +222,13 @@ def strict_plugins(fleet: Fleet) -> None:
             "timeouts": _deadlines(deadline),
         }
         fleet.add({"id": id_, "orders": fleet.orders(id_), "entry": entry})
+
+
+def _hosts(entry: Mapping[str, Any], *, alone: bool) -> int:
+    """Return how many register with a plugin in one process: a scheduler alone, or all that there are."""
+    declared = set(entry.get("capabilities", ("scheduler", "usage_plugin")))
+    schedulers = 0 if declared.isdisjoint({"scheduler", "model_registrar"}) else 1
+    return schedulers if alone else 1 + schedulers + ("usage_plugin" in declared)
 
 
 class World:
@@ -273,6 +283,7 @@ class World:
         # Without the wait for every plugin, some of which never come.
         Gateway.start(self.gateway)
         self.wait(lambda: self._unsettled() == {})
+        self.wait(self._choosing)
         self.wait(lambda: self.post("hi").status_code == 200)
         if "hung" in self.hows:
             # Once well, so that what is asked once only is known of them.
@@ -310,6 +321,18 @@ class World:
             if state and [a["state"] for a in known[id_]["addresses"]] != [state]
         }
 
+    def _choosing(self) -> bool:
+        """Whether each scheduler has registered with each plugin that it may call; only its log tells."""
+        for name, process in self.gateway.processes.items():
+            if name != "up" and not name.startswith("scheduler"):
+                continue
+            found = registrations(process)
+            for entry in self.fleet.entries:
+                hosts = _hosts(entry, alone=name != "up")
+                if self.fleet.states[entry["id"]] == "ready" and found[entry["id"]] < hosts:
+                    return False
+        return True
+
     def known(self) -> dict[str, dict[str, Any]]:
         """Return what the management API says of plugins."""
         found = self.client.get(
@@ -335,12 +358,33 @@ class World:
     def answers(self, how: str) -> Answers:
         """Return what came of requests past all plugins of one kind of damage, which are made once."""
         if how not in self._answers:
-            whole, streamed = (
-                self.post(f"{text('e', steps)} {text('w', steps)}", f"evil-{how}", stream=stream)
-                for stream, steps in ((False, WHOLE), (True, STREAMED))
-            )
-            self._answers[how] = Answers(whole, streamed)
+            self._answers[how] = self._ask(how)
         return self._answers[how]
+
+    def _ask(self, how: str) -> Answers:
+        whole, streamed = (
+            self.post(f"{text('e', steps)} {text('w', steps)}", f"evil-{how}", stream=stream)
+            for stream, steps in ((False, WHOLE), (True, STREAMED))
+        )
+        return Answers(whole, streamed)
+
+    def met(self, how: str, step: str) -> bool:
+        """
+        Whether a call has reached the plugin that breaks in *step* by *how*.
+
+        One that has little time may be given up on its way, where the machine is busy: it is made again.
+        """
+        again: dict[str, Callable[[], object]] = {
+            "auth": lambda: self.post("hi", headers={"x-hostile-user": "w"}),
+            "think": lambda: self.think(how),
+            "manage": lambda: self.manage(self.who(how, step)),
+            "command": lambda: self.command(self.who(how, step)),
+        }
+        for _ in range(3 if how == "late" else 0):
+            if step in self.fleet.met(self.who(how, step)):
+                break
+            again.get(step, lambda: self._ask(how))()
+        return step in self.fleet.met(self.who(how, step))
 
     def think(self, how: str) -> httpx.Response:
         """Ask for thinking in a format that a broken applier is to write."""
@@ -358,8 +402,8 @@ class World:
 
     def who(self, how: str, step: str) -> str:
         """Return the plugin that breaks in *step* by *how*."""
-        if how == "die":
-            return f"die-{step}"
-        if how in {"late", "hung"}:
-            return next(f"{how}-{n}" for n, steps in enumerate(_SPREAD, 1) if step in steps)
+        if how in {"late", "die"}:
+            return f"{how}-{step}"
+        if how == "hung":
+            return next(f"hung-{n}" for n, steps in enumerate(_SPREAD, 1) if step in steps)
         return how
