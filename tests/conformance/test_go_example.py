@@ -127,7 +127,7 @@ class World:
         while True:
             found = httpx.get(
                 f"{self.gateway.management_url}/v0/management/plugins",
-                headers={"authorization": f"Bearer {self.gateway.management_key}"}, timeout=30,
+                headers={"authorization": f"Bearer {self.gateway.management_key}"}, timeout=60,
              verify=False).json()  # fmt: skip
             (told,) = (plugin for plugin in found if plugin["id"] == ID)
             if told["ready"]:
@@ -190,10 +190,11 @@ def world(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 
 def test_gateway_answers_through_it(world: World) -> None:
     """Whole answers are no stream chunk interceptor's; the credential arrives upstream."""
-    answer = world.chat(fake={"chunks": 5, "cached": 1})
+    mark = new_root().hex()
+    answer = world.chat(fake={"chunks": 5, "cached": 1, "mark": mark})
     assert answer.status_code == 200, (answer.text, world.plugin.tail())
     assert answer.json()["choices"][0]["message"]["content"].split()[3] == "word3"
-    record = world.upstream.records()[-1]
+    (record,) = (r for r in world.upstream.records() if mark in r["body"])
     assert record["headers"]["authorization"] == f"Bearer {CANARY}-relayed"
     assert record["attempt"].endswith("-1")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from tests.docs.pages import text
+from tests.harness.observing import until
 from tests.harness.processes import PATCHBAY, free_port
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Terminal:
         self.send(f'{command}\necho "{_END} $?"')
         said: list[str] = []
         while True:
-            line = self._lines.get(timeout=60)
+            line = self._lines.get(timeout=120)
             before, found, status = line.partition(_END)
             said.append(before)
             if found:
@@ -89,11 +90,11 @@ class Terminal:
         assert self._shell.stdout is not None
         self._shell.stdin.close()
         # Output ends with the last process that has it, and a gateway drains first.
-        self._reader.join(20)
+        self._reader.join(60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._shell.pid, signal.SIGKILL)
-        self._reader.join(5)
-        self._shell.wait(5)
+        self._reader.join(60)
+        self._shell.wait(60)
         self._shell.stdout.close()
 
 
@@ -169,4 +170,4 @@ def test_tutorial_from_an_empty_folder(
             assert _matches(block, said), f"expected:\n{block}\nsaid:\n{said}"
     assert counted["sh"] >= 8
     assert counted["text"] >= 6
-    assert "uses plugin my-filter" in "".join(terminals["2"].seen)
+    until(lambda: "uses plugin my-filter" in "".join(terminals["2"].seen))

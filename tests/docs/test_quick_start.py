@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from tests.docs.pages import ROOT, Block, blocks, pages, text
+from tests.harness.observing import until
 from tests.harness.processes import PATCHBAY, Process, free_port
 
 from patchbay_gateway.kernel import config
@@ -76,7 +77,7 @@ def _run(gateway: Gateway, command: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -99,7 +100,7 @@ def test_quick_start_each_command_does_what_it_says(gateway: Gateway) -> None:
 
 
 def test_greeting_names_a_curl_that_works(gateway: Gateway) -> None:
-    greeting = gateway.tail()
+    greeting = until(lambda: "Ctrl-C drains" in (said := gateway.log.read_text()) and said)
     command = greeting[greeting.index("  curl ") : greeting.index("Ctrl-C drains")]
     answer = json.loads(_run(gateway, command.strip().replace("curl ", "curl -s ", 1)))
     assert answer["choices"][0]["message"]["content"] == "hello"
@@ -122,7 +123,7 @@ def test_doctor_finds_the_gateway_well(gateway: Gateway) -> None:
 
 def test_stranger_is_refused_before_the_body(gateway: Gateway) -> None:
     """A body is announced and never sent; the refusal does not wait for it (docs/adr/0017)."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as client:
         client.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: elsewhere.example\r\n"
             b"content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
@@ -179,4 +180,4 @@ def test_drain_ends_open_answers_and_leaves_nothing(tmp_path: Path) -> None:
         next(lines)
         gateway.signal(signal.SIGINT)
         assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert gateway.wait(20) == 0
+    assert gateway.wait(60) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def documented() -> dict[str, set[str]]:
 def shown(replica: Replica) -> set[str]:
     """Return the names of ours on the page, also of series that have no value yet."""
     url = f"http://{replica.host}:{replica.ports['health']}/metrics"
-    page = httpx.get(url, trust_env=False, verify=False, timeout=20).text
+    page = httpx.get(url, trust_env=False, verify=False, timeout=60).text
     typed = dict(re.findall(r"^# TYPE (patchbay_\S+) (\S+)$", page, re.MULTILINE))
     return set(typed)
 
@@ -68,12 +69,32 @@ def test_charts_use_documented_names() -> None:
     assert used - {"patchbay_operator"} <= known
 
 
+def quiet(edge: Replica) -> dict[str, float]:
+    """Return what *edge* has counted, once that is all which other tests asked: it comes after the answer."""
+
+    def counted() -> dict[str, float]:
+        ours = (
+            "patchbay_edge_requests_total",
+            "patchbay_edge_attempts_total",
+            "patchbay_plugin_calls_",
+        )
+        return {name: value for name, value in edge.metrics().items() if name.startswith(ours)}
+
+    def nothing_comes() -> bool:
+        before = counted()
+        time.sleep(0.3)  # far longer than counting takes
+        return before == counted() and not edge.metrics()["patchbay_edge_open_streams"]
+
+    until(nothing_comes, 60, "the edge is not quiet")
+    return edge.metrics()
+
+
 def test_edge_counts_requests_tokens_and_calls(gateway: Scaled) -> None:
     edge = gateway.running("edge")[0]
-    before = edge.metrics()
+    before = quiet(edge)
     for stream in (False, True):
         ask(gateway, edge, stream=stream)
-    now = edge.metrics()
+    now = quiet(edge)
 
     def grown(series: str) -> float:
         return now[f"patchbay_{series}"] - before.get(f"patchbay_{series}", 0)
@@ -84,7 +105,6 @@ def test_edge_counts_requests_tokens_and_calls(gateway: Scaled) -> None:
     assert grown("edge_overhead_seconds_count") == 1
     assert grown('edge_tokens_total{model="echo",provider="echo",unit="output_tokens"}') >= 2
     assert grown('plugin_calls_total{plugin="echo"}') == 2
-    assert now["patchbay_edge_open_streams"] == 0
 
 
 def test_usage_counts_what_it_took(gateway: Scaled) -> None:
@@ -109,10 +129,10 @@ async def test_executor_counts_open_streams(gateway: Scaled) -> None:
         client.stream("POST", url, json=body, headers=headers) as answer,
     ):
         await anext(answer.aiter_raw())
-        assert streams() == 1
-        assert edge.metrics()["patchbay_edge_open_streams"] == 1
+        # Those of other tests have ended, and are counted so in a moment.
+        until(lambda: streams() == edge.metrics()["patchbay_edge_open_streams"] == 1, 60)
     # The client has left: the stream ends everywhere.
     until(lambda: not streams() and not edge.metrics()["patchbay_edge_open_streams"], 60)
     method = "plugin.v1.ExecutorService/ExecuteStream"
     ended = f'patchbay_plugin_served_total{{method="{method}",code="cancelled"}}'
-    assert sum(e.metrics().get(ended, 0) for e in executors) >= 1
+    until(lambda: sum(e.metrics().get(ended, 0) for e in executors) >= 1, 60)

@@ -118,7 +118,7 @@ async def test_executors_from_one_to_five_to_two_no_request_fails(gateway: Scale
         gateway.name([first, *added])
         await all_called(gateway, edge, [first, *added])
         leaving, staying = added[:3], [first, added[3]]
-        async with streams(load, 20, 4.0) as opened:
+        async with streams(load, 20, 6.0) as opened:
             await until(
                 lambda: min(in_flight(gateway, edge, leaving).values()) > 1, "streams on each"
             )
@@ -134,7 +134,7 @@ async def test_executors_from_one_to_five_to_two_no_request_fails(gateway: Scale
             told = await asyncio.to_thread(gateway.executors, edge)
             await all_called(gateway, edge, staying)
             assert set(await asyncio.gather(*opened)) == {Verdict.COMPLETE}
-        ended = await asyncio.gather(*(asyncio.to_thread(r.wait, 30) for r in leaving))
+        ended = await asyncio.gather(*(asyncio.to_thread(r.wait, 90) for r in leaving))
         assert ended == [0, 0, 0]
         now = await asyncio.to_thread(calls, gateway, edge)
         # Every call that ended there since was under way before.
@@ -161,7 +161,7 @@ async def test_executors_behind_a_cache_are_found_by_endpoints(
             await all_called(gateway, edge, [old, new])
             # It ends while the cache still names it.
             leaving.signal(signal.SIGTERM)
-            assert await asyncio.to_thread(leaving.wait, 30) == 0
+            assert await asyncio.to_thread(leaving.wait, 90) == 0
             await all_called(gateway, edge, [old, new])
             assert leaving.address in await asyncio.to_thread(gateway.executors, edge)
         assert not failures(load), (load.verdicts, load.statuses, load.lies)
@@ -210,7 +210,7 @@ async def test_schedulers_come_go_and_die_no_request_fails(gateway: Scaled) -> N
         await until(await asyncio.to_thread(leased, everyone), "each scheduler leases")
         leaving, doomed, staying = everyone
         leaving.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(leaving.wait, 30) == 0
+        assert await asyncio.to_thread(leaving.wait, 90) == 0
         await asyncio.to_thread(doomed.kill)
         await until(await asyncio.to_thread(leased, [staying]), "the last one leases")
         gateway.name([staying])
@@ -231,7 +231,7 @@ async def test_usage_service_is_replaced_under_load(gateway: Scaled) -> None:
     before = await asyncio.to_thread(booked)
     async with load_on(gateway, edge) as load:
         gateway.usage.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(gateway.usage.wait, 30) == 0
+        assert await asyncio.to_thread(gateway.usage.wait, 90) == 0
         complete = load.verdicts[Verdict.COMPLETE]
         await until(lambda: load.verdicts[Verdict.COMPLETE] > complete + CLIENTS, "it goes on")
         await asyncio.to_thread(run, [gateway.usage])
@@ -246,12 +246,12 @@ async def test_edge_ends_its_streams_while_another_serves(gateway: Scaled) -> No
     await asyncio.to_thread(run, [leaving])
     async with load_on(gateway, staying) as load:
         there = Load(leaving.base_url, gateway.headers(), model="echo")
-        async with streams(there, 8, 3.0) as opened:
+        async with streams(there, 8, 6.0) as opened:
             await until(
                 lambda: sum(in_flight(gateway, leaving, gateway.running("executor")).values()) >= 8,
                 "streams run",
             )
             leaving.signal(signal.SIGTERM)
             assert set(await asyncio.gather(*opened)) == {Verdict.COMPLETE}
-        assert await asyncio.to_thread(leaving.wait, 30) == 0
+        assert await asyncio.to_thread(leaving.wait, 90) == 0
     assert not failures(load), (load.verdicts, load.statuses, load.lies)

@@ -182,7 +182,7 @@ async def test_two_usage_services_on_postgres_one_killed_every_request_is_booked
         await asyncio.to_thread(run, [other])
         # The one that is asked for reports ends well; the other goes on alone.
         asked.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(asked.wait, 30) == 0
+        assert await asyncio.to_thread(asked.wait, 90) == 0
         await more(load)
         await asyncio.to_thread(run, [asked])
     assert set(load.verdicts) == {Verdict.COMPLETE}, (load.verdicts, load.statuses, load.lies)

@@ -196,7 +196,7 @@ class Place:
         return genai.Client(
             api_key=self.key,
             http_options=genai.types.HttpOptions(
-                base_url=self.host, timeout=20_000, client_args={"verify": False}
+                base_url=self.host, timeout=60_000, client_args={"verify": False}
             ),
         )
 

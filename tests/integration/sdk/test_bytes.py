@@ -56,7 +56,7 @@ CASES = {
 
 async def straight(upstream: Upstream, path: str, body: bytes) -> httpx.Response:
     """Ask the provider itself."""
-    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60, verify=False) as client:
         return await client.post(
             f"{upstream.url}{path}", content=body, headers={"content-type": "application/json"}
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.harness.observing import until
 from tests.harness.topology import Up
 from tests.integration.sdk.conftest import Place
 
@@ -35,21 +37,33 @@ def bare(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
 
 
 def test_each_sdk_reaches_its_provider(bare: Place, upstream: Upstream) -> None:
+    mark = uuid.uuid4().hex
+
+    def arrived(model: str) -> dict[str, str]:
+        """Return the headers of this test's request for *model*."""
+        (headers,) = (
+            r["headers"] for r in upstream.records() if r["model"] == model and mark in r["body"]
+        )
+        found: dict[str, str] = headers
+        return found
+
+    wanted = {"fake-model", "claude-fake", "gemini-fake", "echo"}
     with bare.openai() as openai:
+        # They are asked for their models while the gateway serves already.
+        until(lambda: wanted <= {m.id for m in openai.models.list()}, 60, "not all are listed")
         answer = openai.chat.completions.create(
-            model="fake-model", messages=[{"role": "user", "content": "hello"}]
+            model="fake-model", messages=[{"role": "user", "content": mark}]
         )
         assert answer.choices[0].message.content == WORDS
-        assert {"claude-fake", "gemini-fake", "echo"} <= {m.id for m in openai.models.list()}
-    assert upstream.records()[-1]["headers"]["authorization"] == "Bearer test-openai-key"
+    assert arrived("fake-model")["authorization"] == "Bearer test-openai-key"
     with (
         bare.anthropic() as anthropic,
         anthropic.messages.stream(
-            model="claude-fake", max_tokens=9, messages=[{"role": "user", "content": "hello"}]
+            model="claude-fake", max_tokens=9, messages=[{"role": "user", "content": mark}]
         ) as stream,
     ):
         assert "".join(stream.text_stream) == WORDS
-    assert upstream.records()[-1]["headers"]["x-api-key"] == "test-anthropic-key"
+    assert arrived("claude-fake")["x-api-key"] == "test-anthropic-key"
     with bare.google() as google:
-        assert google.models.generate_content(model="gemini-fake", contents="hi").text == WORDS
-    assert upstream.records()[-1]["headers"]["x-goog-api-key"] == "test-gemini-key"
+        assert google.models.generate_content(model="gemini-fake", contents=mark).text == WORDS
+    assert arrived("gemini-fake")["x-goog-api-key"] == "test-gemini-key"

@@ -9,12 +9,13 @@ import anthropic
 import openai
 import pytest
 from google.genai import errors, types
+from tests.harness.observing import get, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.harness.upstream import Upstream
-    from tests.integration.sdk.conftest import Place
+    from tests.integration.sdk.conftest import Gateway, Place
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 WORDS = "".join(f"word{i} " for i in range(16))
@@ -129,16 +130,32 @@ def test_refused_credential_told_by_a_400_is_none_of_the_clients(
     assert fake["error"] not in str(caught.value)
 
 
+def rests(gateway: Gateway, model: str) -> bool:
+    """Whether the one credential for *model* rests."""
+    found = get(
+        f"{gateway.management_url}/v0/management/credentials/{model}",
+        {"authorization": f"Bearer {gateway.management_key}"},
+    ).json()
+    return [each["state"] for each in found["models"]] == ["cooling"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", SDKS)
 def test_resting_credentials_are_a_rate_limit_with_a_hint(
-    gate: Place, upstream: Upstream, name: str, *, stream: bool
+    gate: Place,
+    gateways: Callable[[str], Gateway],
+    upstream: Upstream,
+    name: str,
+    *,
+    stream: bool,
 ) -> None:
     client = Client(gate, name)
     model = TIRED[name]
     with pytest.raises(LIMITED):
         # The hour of one run is enough for all of its tests: they ask again and are told the rest.
         client.say(model, {"status": 429, "retry_after": "600"}, stream=stream)
+    # The answer does not wait until every scheduler has heard of the failure.
+    until(lambda: rests(gateways(gate.kind), model), 60, f"{model} does not rest")
     asked = len([r for r in upstream.records() if r["model"] == model])
     with pytest.raises(LIMITED) as caught:
         client.say(model, stream=stream)
