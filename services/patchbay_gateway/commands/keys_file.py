@@ -9,6 +9,7 @@ the root key `cluster` of the gateway that reads the file. Not here: resources (
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import tempfile
@@ -26,7 +27,8 @@ from patchbay_gateway.kernel.config.settings import default_data_dir
 from patchbay_gateway.kernel.keys import client_key_digest, load_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 _SECTION: Final = "client_keys"
 _LOOK_EVERY: Final = 0.25
@@ -42,6 +44,7 @@ class FileKeys:
         data_dir: The gateway's data directory, where the root key is not in the environment.
         running: Returns the names that a running gateway knows; raises PatchbayError when none answers.
         patience: Seconds to wait for it.
+        alone: Lets one at a time edit the files of a directory; default a lock on it.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class FileKeys:
         running: Callable[[], Sequence[str]],
         *,
         patience: float,
+        alone: Callable[[Path], AbstractContextManager[None]] | None = None,
     ) -> None:
+        self._alone = alone or _alone
         self._path = path.expanduser()
         self._environ = environ
         self._data_dir = data_dir
@@ -70,6 +75,18 @@ class FileKeys:
             raise errors.InvalidRequest(
                 "--secret names a Secret of a cluster; in a file write key_file or key_env yourself"
             )
+        with self._alone(self._path.resolve().parent):
+            plain = self._add(wish)
+        accepted = self._until(lambda names: wish.name in names) is not None
+        note = (
+            ""
+            if accepted
+            else "Gateways that run take it when they read the file anew, in seconds."
+        )
+        return Created(wish.name, plain, f"digest in {self._path}", accepted, note)
+
+    def _add(self, wish: Wish) -> str:
+        """Add the entry and return the key."""
         loaded = configuration.load(self._path, self._environ)
         if any(key.name == wish.name for key in loaded.client_keys):
             raise errors.FailedPrecondition(
@@ -88,27 +105,12 @@ class FileKeys:
         edited = added(text, flow(entry))
         by_hand = f"add to {_SECTION}:\n  - {flow(entry)}"
         self._replace(edited, wanted, by_hand)
-        accepted = self._until(lambda names: wish.name in names) is not None
-        note = (
-            ""
-            if accepted
-            else "Gateways that run take it when they read the file anew, in seconds."
-        )
-        return Created(wish.name, plain, f"digest in {self._path}", accepted, note)
+        return plain
 
     def revoke(self, name: str) -> Revoked:
         """Remove an entry."""
-        text = self._path.read_text(encoding="utf-8")
-        configuration.load(self._path, self._environ)
-        before = yaml.safe_load(text) or {}
-        entries = before.get(_SECTION) or []
-        index = next((i for i, entry in enumerate(entries) if entry.get("name") == name), None)
-        if index is None:
-            known = ", ".join(str(entry.get("name")) for entry in entries) or "none"
-            raise errors.NotFound(f"{self._path} has no client key {name!r}; it has {known}")
-        left = [entry for i, entry in enumerate(entries) if i != index]
-        by_hand = f"remove the entry {name!r} of {_SECTION} yourself"
-        self._replace(removed(text, index), {**before, _SECTION: left}, by_hand)
+        with self._alone(self._path.resolve().parent):
+            left = self._remove(name)
         stopped = self._until(lambda names: name not in names)
         notes = []
         if stopped is None:
@@ -122,6 +124,21 @@ class FileKeys:
                 "other gateways nobody."
             )
         return Revoked(name, stopped, " ".join(notes))
+
+    def _remove(self, name: str) -> int:
+        """Remove the entry and return how many are left."""
+        text = self._path.read_text(encoding="utf-8")
+        configuration.load(self._path, self._environ)
+        before = yaml.safe_load(text) or {}
+        entries = before.get(_SECTION) or []
+        index = next((i for i, entry in enumerate(entries) if entry.get("name") == name), None)
+        if index is None:
+            known = ", ".join(str(entry.get("name")) for entry in entries) or "none"
+            raise errors.NotFound(f"{self._path} has no client key {name!r}; it has {known}")
+        left = [entry for i, entry in enumerate(entries) if i != index]
+        by_hand = f"remove the entry {name!r} of {_SECTION} yourself"
+        self._replace(removed(text, index), {**before, _SECTION: left}, by_hand)
+        return len(left)
 
     def _listed(self, key: configuration.ClientKey) -> Listed:
         source = "digest" if key.hash else "the file itself"
@@ -193,6 +210,25 @@ class FileKeys:
             if time.monotonic() >= deadline:
                 return None
             time.sleep(_LOOK_EVERY)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """
+    Let the body be the only one of us that edits files of *directory*.
+
+    On the directory, for each edit puts another file in the place of the last one.
+    """
+    descriptor = None
+    try:
+        # Where nothing can be locked a person takes turns with himself.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 # -- the file as text -----------------------------------------------------------------------------

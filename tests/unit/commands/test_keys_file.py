@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,7 @@ from patchbay_gateway.commands.keys_file import FileKeys, added, removed
 from patchbay_gateway.kernel.keys import client_key_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ENVIRON = {"PATCHBAY_CLUSTER_KEY": "22" * 32}
@@ -154,3 +156,42 @@ def test_layout_that_is_not_understood_is_left_to_a_person(path: Path) -> None:
     with pytest.raises(errors.FailedPrecondition, match=r"add to client_keys:\n  - \{name: laptop"):
         keys(path).create(Wish("laptop"))
     assert path.read_text() == "{limits: {body: 1MiB}}\n"
+
+
+@pytest.mark.parametrize("what", ["create", "revoke"])
+def test_file_is_read_once_nobody_else_edits_it(path: Path, what: str) -> None:
+    """Two edits that read the same file would leave only one of them in it."""
+    keys(path).create(Wish("old"))
+
+    @contextlib.contextmanager
+    def after_another(directory: Path) -> Iterator[None]:
+        assert directory == path.parent.resolve()
+        keys(path).create(Wish("others"))  # was first, and has ended
+        yield
+
+    waiting = FileKeys(
+        path,
+        ENVIRON,
+        path.parent / "data",
+        Running(path),
+        patience=0.0,
+        alone=after_another,
+    )
+    if what == "create":
+        waiting.create(Wish("own"))
+        assert [k.name for k in keys(path).list()] == ["old", "others", "own"]
+    else:
+        waiting.revoke("old")
+        assert [k.name for k in keys(path).list()] == ["others"]
+
+
+def test_edits_at_the_same_time_are_all_in_the_file(path: Path) -> None:
+    names = [f"k{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: keys(path).create(Wish(name)), names))
+    assert [k.name for k in keys(path).list()] == names
+
+
+def test_file_in_a_directory_that_is_not_there_is_missing_and_no_crash(path: Path) -> None:
+    with pytest.raises(errors.PatchbayError):
+        keys(path.parent / "nowhere" / "patchbay.yaml").create(Wish("laptop"))
