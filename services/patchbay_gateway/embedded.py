@@ -85,6 +85,13 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 shutdown=shutdown, local=local, metrics=metrics,
             )
         )  # fmt: skip
+        # At once: it calls plugins already, and what they may ask for must be there.
+        await stack.enter_async_context(
+            serving_callbacks(
+                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
+                always=False,
+            )
+        )  # fmt: skip
         channel = InProcessChannel(
             {SCHEDULER: scheduler, USAGE: usage, HOST_SERVICE: scheduler.host}
         )
@@ -106,12 +113,6 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
         await stack.enter_async_context(
             edge_callbacks(
                 edge, settings, scheduler=calls, auths=[channel], port=settings.grpc_port,
-                always=False,
-            )
-        )  # fmt: skip
-        await stack.enter_async_context(
-            serving_callbacks(
-                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
                 always=False,
             )
         )  # fmt: skip

@@ -211,6 +211,13 @@ async def _data(
                 metrics=metrics,
             )
         )
+        # At once: it calls plugins already, and what they may ask for must be there.
+        await stack.enter_async_context(
+            serving_callbacks(
+                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
+                always=False,
+            )
+        )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, HOST_SERVICE: scheduler.host})
         stack.push_async_callback(channel.close)
         calls = LocalCalls(channel)
@@ -240,12 +247,6 @@ async def _data(
                 always=False,
             )
         )
-        await stack.enter_async_context(
-            serving_callbacks(
-                scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
-                always=False,
-            )
-        )  # fmt: skip
         tasks = lifecycle.Tasks(shutdown)
         stack.push_async_callback(tasks.aclose)
         tasks.start("metrics", _looking(metrics, clock))

@@ -392,15 +392,18 @@ async def _serve(
                 tls=settings.tls,
             )
             checks = {"scheduler": lambda: "; ".join(servicer.problems()) or None}
-            async with serve_health(settings.host, settings.health_port, checks, metrics) as health:
-                port = await server.start(settings.grpc_listen)
-                servicer.host.scopes.address = advertised(settings, port)
-                try:
+            # Before all else: plugins are called already, and what they may ask for must be there.
+            port = await server.start(settings.grpc_listen)
+            servicer.host.scopes.address = advertised(settings, port)
+            try:
+                async with serve_health(
+                    settings.host, settings.health_port, checks, metrics
+                ) as health:
                     _log.info("scheduler listens", grpc=port, health=health)
                     await shutdown.wait()
                     await server.drain(_DRAIN)
-                finally:
-                    await server.stop()
+            finally:
+                await server.stop()
     finally:
         await store.aclose()
 
