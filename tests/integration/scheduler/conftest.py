@@ -41,6 +41,10 @@ providers:
 ROOTS = Roots(store=(b"s" * 32,), plugins=(b"p" * 32,), cluster=(b"c" * 32,))
 
 
+USUAL = 0.25
+"""What a Store gives a call unless told otherwise, seconds."""
+
+
 @dataclass
 class Gateway:
     """Makes schedulers of one installation."""
@@ -48,7 +52,8 @@ class Gateway:
     url: str
     directory: Path
     installation: str = field(default_factory=lambda: f"t-{secrets.token_hex(6)}")
-    timeout: float = 2.0
+    timeout: float = 20.0
+    """Seconds that schedulers give Redis: many, where it does not hang; USUAL where it does."""
     stores: list[Store] = field(default_factory=list)
 
     def settings(self, name: str, **more: Any) -> ProcessSettings:
@@ -62,11 +67,9 @@ class Gateway:
         }
         return ProcessSettings.load("scheduler", {}, flags)
 
-    def store(self) -> Store:
+    def store(self, timeout: float = 30.0) -> Store:
         """Return a connection of its own, closed with the test."""
-        made = Store(
-            self.url, installation=self.installation, clock=SystemClock(), timeout=self.timeout
-        )
+        made = Store(self.url, installation=self.installation, clock=SystemClock(), timeout=timeout)
         self.stores.append(made)
         return made
 
@@ -81,7 +84,7 @@ class Gateway:
     ) -> AsyncIterator[tuple[SchedulerServicer, SnapshotHolder]]:
         """Run one."""
         holder = SnapshotHolder()
-        store = self.store()
+        store = self.store(self.timeout)
         settings = self.settings(name, **more.pop("settings", {}))
         try:
             async with running_scheduler(
@@ -109,8 +112,8 @@ async def gateway(valkey: Any, tmp_path: Path) -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def own_gateway(own_valkey: Any, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """Schedulers on a server that the test may hurt."""
-    made = Gateway(own_valkey.url, tmp_path, timeout=0.25)
+    """Schedulers on a server that the test may hurt; before one that hangs they need `USUAL`."""
+    made = Gateway(own_valkey.url, tmp_path)
     yield made
     await made.aclose()
 

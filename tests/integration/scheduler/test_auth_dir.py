@@ -115,7 +115,7 @@ async def test_token_of_a_file_is_refreshed_and_the_file_stays_as_it_is(
     before = path.read_bytes()
 
     async with serving(gateway, auth_dir) as (servicer, holder):
-        await identity.books.until(lambda: bool(identity.log) and identity.log[0].answered, 10)
+        await identity.books.until(lambda: bool(identity.log) and identity.log[0].answered)
         token = ""
 
         async def served() -> bool:
@@ -141,7 +141,7 @@ async def test_new_token_in_the_file_brings_a_dead_account_back(
     write(auth_dir, "team", refresh_token="test-refresh-a-0", **endpoint)
 
     async with serving(gateway, auth_dir) as (servicer, holder):
-        await identity.books.until(lambda: bool(identity.log) and identity.log[0].answered, 10)
+        await identity.books.until(lambda: bool(identity.log) and identity.log[0].answered)
 
         async def served() -> bool:
             token = await leased(servicer, holder, f"R{time.monotonic_ns()}")

@@ -45,8 +45,10 @@ def running(gateway: Gateway, name: str, file: Path):
 
 
 def rewrite(file: Path, text: str) -> None:
-    """Change the file and tell."""
-    file.write_text(text)
+    """Change the file, whole as editors do, and tell."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(file)
     os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -112,7 +114,9 @@ async def test_rotated_key_file_changes_version_and_secret(gateway: Gateway, tmp
             return holder.current.version, result.lease.secret.version
 
         snapshot, version = await sealed()
-        key.write_text("test-key-after!")
+        draft = tmp_path / "draft"
+        draft.write_text("test-key-after!")
+        draft.replace(key)
 
         async def rotated() -> bool:
             now = await sealed()

@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.integration.scheduler.conftest import acquire, eventually, report
+from tests.integration.scheduler.conftest import USUAL, acquire, eventually, report
 
 from patchbay.errors import PatchbayError
 from patchbay.usage.v1 import journal_pb2
@@ -76,6 +76,8 @@ async def hurt(how: str, valkey: ValkeyProcess, store: Store) -> None:
 @pytest.mark.parametrize("how", ["flushed", "restarted empty", "hung"])
 async def test_every_event_arrives(own_gateway: Gateway, own_valkey: ValkeyProcess, how: str):
     ledger = Ledger(own_gateway.store())
+    if how == "hung":
+        own_gateway.timeout = USUAL
     made: set[tuple[str, int]] = set()
     stop = asyncio.Event()
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from tests.harness.ports import free_port
 from tests.integration.scheduler.conftest import ROOTS, acquire, eventually
 
 from patchbay import errors
@@ -107,7 +108,9 @@ class Gone:
     async def start(self) -> None:
         keys = {self.plugin.id: [plugin_key(ROOTS.plugins[0], self.plugin.id)]}
         self._server = PluginServer([self.plugin], keys)
-        self.port = await self._server.start(f"127.0.0.1:{self.port}")
+        # Nobody else's while the plugin is away.
+        self.port = self.port or free_port()
+        await self._server.start(f"127.0.0.1:{self.port}")
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tests.harness.ports import free_port
 from tests.integration.scheduler.conftest import ROOTS, acquire
 
 from patchbay import errors
@@ -95,7 +96,8 @@ async def serving(plugin: Plugin, port: int = 0) -> AsyncIterator[int]:
     """Serve the plugin alone; yield its port."""
     server = PluginServer([plugin], {plugin.id: [plugin_key(ROOTS.plugins[0], plugin.id)]})
     try:
-        yield await server.start(f"127.0.0.1:{port}")
+        # Nobody else's while the plugin is away.
+        yield await server.start(f"127.0.0.1:{port or free_port()}")
     finally:
         await server.stop()
 
@@ -105,7 +107,7 @@ async def having(holder: SnapshotHolder, condition: Callable[[Snapshot], bool]) 
     changed = asyncio.Event()
     forget = holder.on_change(lambda _: changed.set())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while holder.current is None or not condition(holder.current):
                 changed.clear()
                 await changed.wait()

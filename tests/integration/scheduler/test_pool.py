@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.integration.scheduler.conftest import FILE, acquire, events, eventually, report
+from tests.integration.scheduler.conftest import FILE, USUAL, acquire, events, eventually, report
 
 from patchbay.errors import FailedPrecondition, NotFound
 from patchbay.scheduler.v1 import scheduler_pb2
@@ -83,12 +83,12 @@ async def states(scheduler: SchedulerServicer) -> dict[tuple[str, str], tuple[st
 async def test_cooldown_binds_the_other_scheduler_from_its_next_lease_on(gateway: Gateway):
     async with two(gateway) as (a, b, version):
         lease = (await ask(a, version, "R1-1")).lease
-        await a.Report(fault(lease, retry_after=30))
+        await a.Report(fault(lease, retry_after=600))
         mine = await ask(a, version, "R2-1")
         theirs = await ask(b, version, "R3-1")
         for refused in (mine.refusal, theirs.refusal):
             assert (refused.code, refused.reason) == (8, "MODEL_COOLDOWN")
-            assert 28 < refused.retry_after.ToMilliseconds() / 1000 <= 30
+            assert 500 < refused.retry_after.ToMilliseconds() / 1000 <= 600
             assert (refused.last_error.http_status, refused.last_error.message) == (
                 429,
                 "slow down",
@@ -103,7 +103,7 @@ async def test_twenty_way_race_for_the_probe_has_one_winner(gateway: Gateway):
     async with two(gateway) as (a, b, version):
         lease = (await ask(a, version, "R-1")).lease
         await a.Report(fault(lease, retry_after=0.3))
-        await ask(a, version, "flush-1")
+        await ask(a, version, "flush-1", model="n")  # which rests never, so this is no probe
         await asyncio.sleep(0.35)  # the window is real time, as the race is
         results = await asyncio.gather(
             *[ask(s, version, f"{n}{i}-1") for i in range(20) for n, s in (("A", a), ("B", b))]
@@ -126,7 +126,7 @@ async def test_probe_that_streams_output_opens_the_credential(gateway: Gateway):
     async with two(gateway) as (a, b, version):
         lease = (await ask(a, version, "R-1")).lease
         await a.Report(fault(lease, retry_after=0.2))
-        await ask(a, version, "flush-1")
+        await ask(a, version, "flush-1", model="n")
         await asyncio.sleep(0.25)  # see above
         probe = (await ask(b, version, "P-1")).lease
         assert probe.probe
@@ -181,6 +181,7 @@ async def test_flushed_redis_forgets_cooldowns(own_gateway: Gateway):
 async def test_cooldown_made_while_redis_is_away_reaches_the_others_later(
     own_gateway: Gateway, own_valkey: ValkeyProcess
 ):
+    own_gateway.timeout = USUAL
     async with two(own_gateway) as (a, b, version):
         own_valkey.signal(signal.SIGSTOP)
         lease = (await ask(a, version, "R-1")).lease
@@ -277,7 +278,7 @@ async def test_exhausted_rate_limit_rests_the_model_without_a_failure(gateway: G
         lease = (await ask(a, version, "R-1")).lease
         request = report(lease)
         limit = request.items[0].rate_limits.add(unit="requests", limit=60, remaining=0)
-        limit.reset.FromMilliseconds(20_000)
+        limit.reset.FromMilliseconds(600_000)
         await a.Report(request)
         await ask(a, version, "flush-1")
         refusal = (await ask(b, version, "S-1")).refusal
@@ -326,7 +327,7 @@ async def test_credential_disabled_in_the_configuration_is_not_enabled_here(gate
 async def test_other_credentials_serve_while_one_rests(gateway: Gateway):
     async with two(gateway, FILE) as (a, b, version):
         lease = (await ask(a, version, "R-1")).lease
-        await a.Report(fault(lease, retry_after=60))
+        await a.Report(fault(lease, retry_after=600))
         await ask(a, version, "flush-1")
         used = {
             (await ask(s, version, f"{i}-1")).lease.attempt.credential_id

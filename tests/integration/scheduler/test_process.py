@@ -75,11 +75,11 @@ async def test_killed_scheduler_sends_what_redis_had_not_got(
     channel = process.channel()
     leases = []
     for uid in ("A-1", "B-1"):
-        response = await channel.unary(methods.ACQUIRE, acquire(published, uid), deadline=5)
+        response = await channel.unary(methods.ACQUIRE, acquire(published, uid), deadline=60)
         leases.append(response.results[0].lease)
     own_valkey.signal(signal.SIGSTOP)
-    await channel.unary(methods.REPORT, report(*leases), deadline=5)
-    away = await channel.unary(methods.ACQUIRE, acquire(published, "C-1"), deadline=5)
+    await channel.unary(methods.REPORT, report(*leases), deadline=60)
+    away = await channel.unary(methods.ACQUIRE, acquire(published, "C-1"), deadline=60)
     assert away.results[0].HasField("lease")
     await channel.close()
     process.kill()
@@ -98,10 +98,12 @@ async def test_killed_scheduler_sends_what_redis_had_not_got(
 async def test_stranger_is_refused_and_drain_ends_well(process: Scheduler):
     stranger = process.channel(b"x" * 32)
     with pytest.raises(errors.Unauthenticated):
-        await stranger.unary(methods.LIST_MODELS, scheduler_pb2.ListModelsRequest(), deadline=5)
+        await stranger.unary(methods.LIST_MODELS, scheduler_pb2.ListModelsRequest(), deadline=60)
     await stranger.close()
     channel = process.channel()
-    listed = await channel.unary(methods.LIST_MODELS, scheduler_pb2.ListModelsRequest(), deadline=5)
+    listed = await channel.unary(
+        methods.LIST_MODELS, scheduler_pb2.ListModelsRequest(), deadline=60
+    )
     assert [m.id for m in listed.models] == ["m"]
     await channel.close()
     assert process.stop() == 0, process.tail()

@@ -26,7 +26,7 @@ providers:
       - {id: one, api_key: test-key-one, max_in_flight: 2}
       - {id: two, api_key: test-key-two, max_in_flight: 2}
       - {id: three, api_key: test-key-three, max_in_flight: 2}
-routing: {strategy: STRATEGY, queue: {length: 4, wait: 2s}}
+routing: {strategy: STRATEGY, queue: {length: 4, wait: 60s}}
 """
 SESSIONS = """
 providers:
@@ -38,7 +38,7 @@ providers:
       - {id: one, api_key: test-key-one}
       - {id: two, api_key: test-key-two, priority: 5}
       - {id: three, api_key: test-key-three}
-routing: {affinity: {enabled: true, ttl: 60s}}
+routing: {affinity: {enabled: true, ttl: 600s}}
 """
 
 
@@ -102,11 +102,11 @@ async def test_freed_places_go_to_those_who_wait_in_their_order(gateway: Gateway
 
 
 async def test_wait_in_vain_ends_busy(gateway: Gateway):
-    config = CAPPED.replace("STRATEGY", "round-robin").replace("wait: 2s", "wait: 200ms")
+    config = CAPPED.replace("STRATEGY", "round-robin").replace("wait: 60s", "wait: 200ms")
     async with gateway.scheduler(config=config) as (servicer, holder):
         version = (await holder.first()).version
         await servicer.Acquire(acquire(version, *[f"R{n}-1" for n in range(7)]))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             response = await servicer.Acquire(acquire(version, "R6-1"))
         assert reasons(response) == ["CREDENTIALS_BUSY"]
         assert response.results[0].refusal.HasField("retry_after")
@@ -189,7 +189,7 @@ async def test_penalised_failure_moves_the_session(gateway: Gateway):
         failed.items[0].settlement.outcome = journal_pb2.OUTCOME_FAILED
         failed.items[0].fault.kind = scheduler_pb2.FAULT_KIND_QUOTA
         failed.items[0].fault.scope = error_pb2.FAULT_SCOPE_MODEL
-        failed.items[0].fault.retry_after.FromSeconds(30)
+        failed.items[0].fault.retry_after.FromSeconds(600)
         await servicer.Report(failed)
         second = await ask("R2-1")
         assert second.attempt.credential_id != "two"

@@ -63,10 +63,12 @@ async def asking(
     """Run a scheduler that knows the plugin."""
     server = PluginServer([plugin], {plugin.id: [plugin_key(ROOTS.plugins[0], plugin.id)]})
     port = await server.start("127.0.0.1:0")
-    declared = f"plugins:\n  - {{id: chooser, address: '127.0.0.1:{port}'{extra}}}\n"
+    # Its deadline is no test's subject here.
+    patient = ", timeouts: {scheduler: 60s}"
+    declared = f"plugins:\n  - {{id: chooser, address: '127.0.0.1:{port}'{patient}{extra}}}\n"
     try:
         async with gateway.scheduler(config=config + declared) as (servicer, holder):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while not servicer.plugins.registry.declared("chooser"):
                     await servicer.plugins.registry.wait_ready(["chooser"], 1)
             yield servicer, holder
@@ -170,7 +172,7 @@ async def test_batch_does_not_wait_for_the_plugin(gateway: Any) -> None:
         assert holder.current is not None
         request = acquire(holder.current.version, "r1-1", "r2-1")
         request.items[1].attempt.client_key = "other"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             answer = await servicer.Acquire(request)
     assert answer.results[0].HasField("lease")
     assert answer.results[1].refusal.reason == "CREDENTIALS_QUEUED"

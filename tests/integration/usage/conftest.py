@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PRICES = (PriceEntry("*", "*", {"input_tokens": 10**6}),)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 90.0) -> None:
     """Return when *condition* holds; fail when it does not in time."""
     try:
         async with asyncio.timeout(within):
@@ -46,14 +46,16 @@ class Bench:
     directory: Path
     database_url: str | None = None
     holder: SnapshotHolder = field(default_factory=SnapshotHolder)
+    lease: float = 600.0
+    """Seconds of life and of grace; what is sent here is months old and must not be swept meanwhile."""
 
     def __post_init__(self) -> None:
         self.holder.set(Snapshot(version=1, prices=PRICES))
 
     def settings(self, **more: Any) -> ProcessSettings:
-        """Return settings with leases that tests can outlive."""
-        flags = {"data_dir": self.directory, "lease_ttl": 0.4, "lease_grace": 0.4, **more}
-        return ProcessSettings.load("usage", {}, {**flags, "renew_interval": 0.1})
+        """Return a process's settings."""
+        leases = {"lease_ttl": self.lease, "lease_grace": self.lease, "renew_interval": 0.1}
+        return ProcessSettings.load("usage", {}, {"data_dir": self.directory, **leases, **more})
 
     @contextlib.asynccontextmanager
     async def service(self, **more: Any) -> AsyncIterator[UsageServicer]:
@@ -81,7 +83,7 @@ class Bench:
         found = await self.store.call("HGET", self.store.key("journal", "watermark"), writer)
         return int(found or 0)
 
-    async def reaches(self, sequence: int, writer: str = "w1", *, within: float = 10.0) -> None:
+    async def reaches(self, sequence: int, writer: str = "w1", *, within: float = 90.0) -> None:
         """Return when the watermark is *sequence*."""
 
         async def reached() -> bool:

@@ -72,7 +72,7 @@ async def test_record_on_postgres_refuses_what_does_not_fit(url: str) -> None:
 async def test_two_services_on_postgres_share_the_journal(bench: Bench, url: str) -> None:
     """Both start at once on an empty database, read one group, and neither loses nor doubles."""
     bench.database_url = url
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(200):
         async with bench.service(consumer="a") as first, bench.service(consumer="b"):
             for start in range(0, 1000, 50):
                 await bench.send(

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
 from tests.fakes.journal_events import make_bytes
+from tests.harness.ports import free_port
 from tests.integration.usage.conftest import Bench, eventually
 
 from patchbay import errors
@@ -43,10 +44,14 @@ class Sink(UsagePlugin):
         await self.hold.wait()
         self.records.append(record)
         if record.attempt_uid in self.refuses:
-            self.refuses.discard(record.attempt_uid)
             raise errors.Internal("not now")
 
-    async def heard(self, count: int, *, within: float = 10.0) -> None:
+    @property
+    def uids(self) -> list[str]:
+        """Attempts of all records, in order."""
+        return [record.attempt_uid for record in self.records]
+
+    async def heard(self, count: int, *, within: float = 90.0) -> None:
         """Return when *count* records have come."""
 
         async def enough() -> bool:
@@ -60,16 +65,20 @@ async def serving(sink: Sink, port: int = 0) -> AsyncIterator[int]:
     """Serve the plugin; yield its port."""
     server = PluginServer([sink], {sink.id: [plugin_key(ROOT, sink.id)]})
     try:
-        yield await server.start(f"127.0.0.1:{port}")
+        # Nobody else's while the plugin is away.
+        yield await server.start(f"127.0.0.1:{port or free_port()}")
     finally:
         sink.hold.set()
         await server.stop()
 
 
-def declare(bench: Bench, port: int, version: int = 2, config: str = "") -> None:
+def declare(
+    bench: Bench, port: int, version: int = 2, config: str = "", deadline: float = 60.0
+) -> None:
     """Publish the plugin."""
     address = AddressEntry(f"127.0.0.1:{port}")
-    entry = PluginEntry("sink", addresses=(address,), config=config)
+    timeouts = {"usage_plugin": deadline}
+    entry = PluginEntry("sink", addresses=(address,), config=config, timeouts=timeouts)
     bench.holder.set(Snapshot(version=version, plugins=(entry,)))
 
 
@@ -115,17 +124,17 @@ async def test_plugin_that_registers_again_hears_nothing_twice(bench: Bench) -> 
                 return not any((await servicer._ledger.deliveries.waiting()).values())
 
             await bench.send(pair(1, 1))
-            await before.heard(1, within=30)
+            await before.heard(1)
             declare(bench, port, version=3, config="a: 1")
-            await eventually(reconfigured, within=30)
+            await eventually(reconfigured)
             await bench.send(pair(2, 3))
-            await before.heard(2, within=30)
-            await eventually(all_taken, within=30)
+            await before.heard(2)
+            await eventually(all_taken)
             await until_restart.aclose()
             async with serving(after, port):
                 await bench.send(pair(3, 5))
-                await after.heard(1, within=60)
-                await eventually(all_taken, within=30)
+                await after.heard(1)
+                await eventually(all_taken)
     assert after.configured == [b"a: 1"]
     uids = [record.attempt_uid for record in (*before.records, *after.records)]
     assert uids == [f"01J{n:023d}-1" for n in (1, 2, 3)]
@@ -146,7 +155,7 @@ async def test_rows_wait_for_a_plugin_that_is_away_and_over_a_restart(bench: Ben
         await bench.reaches(6)
         assert servicer.health() is None
         async with serving(sink, port):
-            await sink.heard(3, within=20)
+            await sink.heard(3)
     assert [r.attempt_uid for r in sink.records] == sorted(r.attempt_uid for r in sink.records)
 
 
@@ -154,11 +163,13 @@ async def test_plugin_that_hangs_does_not_hold_the_ledger(bench: Bench) -> None:
     sink = Sink()
     sink.hold.clear()
     async with serving(sink) as port:
-        declare(bench, port)
+        # So long that a ledger that waited for it would not be through before it is let go.
+        declare(bench, port, deadline=600.0)
         async with bench.service(plugin_keys=derived([ROOT])):
             for n in range(1, 4):
                 await bench.send(pair(n, 2 * n - 1))
-            await bench.reaches(6, within=3)
+            await bench.reaches(6)
+            assert not sink.records
             sink.hold.set()
             await sink.heard(3)
 
@@ -171,5 +182,15 @@ async def test_row_that_is_refused_comes_again_and_others_go_on(bench: Bench) ->
         declare(bench, port)
         async with bench.service(plugin_keys=derived([ROOT])):
             await bench.send([*pair(1, 1), *pair(2, 3)])
-            await sink.heard(3)
-    assert [r.attempt_uid for r in sink.records] == [first, second, first]
+
+            async def second_came() -> bool:
+                return second in sink.uids
+
+            await eventually(second_came)
+            sink.refuses.clear()
+            told = len(sink.records)
+            await sink.heard(told + 1)
+    uids = sink.uids
+    assert uids[0] == first
+    assert uids.count(second) == 1
+    assert set(uids[told:]) == {first}
