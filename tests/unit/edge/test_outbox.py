@@ -84,7 +84,7 @@ async def test_report_of_one_tick_goes_out_together(tmp_path: Path) -> None:
     async with running(tmp_path, scheduler) as outbox:
         for n in range(3):
             outbox.report(make_item(n))
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
     assert scheduler.batches == [["r0-1", "r1-1", "r2-1"]]
 
 
@@ -98,7 +98,7 @@ async def test_report_scheduler_down_waits_and_keeps_order(tmp_path: Path) -> No
         await asyncio.sleep(0)
         scheduler.down = False
         await clock.advance(0.2)
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
     assert [uid for batch in scheduler.batches for uid in batch] == ["r1-1", "r2-1"]
 
 
@@ -111,7 +111,7 @@ async def test_report_unsent_survives_the_process(tmp_path: Path) -> None:
         await scheduler.called.wait()
     scheduler.down = False
     async with running(tmp_path, scheduler) as outbox:
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
     assert scheduler.batches == [["r1-1"]]
 
 
@@ -127,7 +127,7 @@ async def test_report_beyond_memory_waits_in_the_file(tmp_path: Path) -> None:
         assert len(outbox._queue) == limit
         scheduler.down = False
         await clock.advance(5)
-        assert await outbox.drain(20)
+        assert await outbox.drain(60)
     sent = [uid for batch in scheduler.batches for uid in batch]
     assert sent == [f"r{n}-1" for n in range(limit + 500)]
 
@@ -160,7 +160,7 @@ async def test_report_disk_full_keeps_what_waits_in_the_file(
         await settled()
         scheduler.down = False
         await clock.advance(5)
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
     assert sorted(scheduler.taken, key=lambda uid: int(uid[1:-2])) == [f"r{n}-1" for n in range(11)]
 
 
@@ -194,7 +194,7 @@ async def test_report_disk_full_beyond_the_bound_drops_the_oldest(
         assert outbox.dropped == 2
         scheduler.down = False
         await clock.advance(5)
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
     assert scheduler.taken == ["r0-1", "r3-1", "r4-1", "r5-1"]
 
 
@@ -215,10 +215,10 @@ async def test_report_refused_is_set_aside_and_the_others_go_on(
     async with running(tmp_path, scheduler) as outbox:
         for n in range(4):
             outbox.report(make_item(n))
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
         outbox.report(make_item(4))
         outbox.report(make_item(5))
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
         assert outbox.refused == 1
     assert scheduler.batches == [["r0-1"], ["r2-1"], ["r3-1"], ["r4-1", "r5-1"]]
 
@@ -246,6 +246,6 @@ async def test_report_failed_on_the_way_is_sent_again(
         await scheduler.called.wait()
         await clock.advance(1)
         await clock.advance(1)
-        assert await outbox.drain(5)
+        assert await outbox.drain(60)
         assert outbox.refused == 1
     assert scheduler.batches == [["r0-1"], ["r2-1"]]

@@ -194,7 +194,7 @@ async def test_call_that_waits_for_a_provider_has_all_of_its_time(world: World) 
         scheduler.refresh_fails = None
     await world.refresh()
     (given,) = (d for s in world.schedulers.values() for d in s.deadlines)
-    assert given == pytest.approx(6.0, abs=1.0)
+    assert 3.5 < given <= 6.0, "half of it would be 3"
 
 
 async def test_call_the_only_address_is_tried_once_more(world: World) -> None:

@@ -97,7 +97,7 @@ async def providers(provider: Provider, scopes: ScopeTable) -> AsyncIterator[Plu
         stack.push_async_callback(channel.close)
         stack.push_async_callback(registry.aclose)
         await registry.apply(snapshot)
-        assert not await registry.wait_ready(["stub"], 5)
+        assert not await registry.wait_ready(["stub"], 90)
         entry = PluginEntry(id="stub", host_access={"http": {"hosts": ["id.example"]}})
         hook = Hook("stub", "auth_provider", entry, policy("auth_provider"))
         yield PluginAuthProviders(
@@ -116,7 +116,7 @@ def ask(**changes: Any) -> Ask:
         "record": RECORD,
         "client_secret": "test-secret",
         "proxy_url": "http://proxy:1",
-        "deadline": SystemClock().now() + 20,
+        "deadline": SystemClock().now() + 60,
     }
     return Ask(**{**given, **changes})
 

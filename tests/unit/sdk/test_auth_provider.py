@@ -103,7 +103,7 @@ def serving(*plugins: Any, keyed: bool = True) -> Any:
 
 def sealed(**material: str) -> Any:
     return secrets.seal(
-        keys.sealing_key(KEY), "told", "team", 3, ["https://id.example"], NOW + 3600, material
+        keys.sealing_key(KEY), "told", "team", 3, ["https://id.example"], NOW + 86_400, material
     )
 
 

@@ -195,7 +195,9 @@ async def test_report_by_each_grouping(ledger: Ledger) -> None:
     opened=st.lists(st.integers(0, 2 * 3600), min_size=1, max_size=6),
 )
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_report_since_any_instant_counts_what_was_opened_then_or_later(
     tmp_path_factory: pytest.TempPathFactory, since: int, opened: list[int]
