@@ -55,6 +55,8 @@ class RefreshLoop:
         self._epoch: str | None = None
         self._armed_at = 0.0
         self._running: set[asyncio.Task[Any]] = set()
+        self._urgent: set[str] = set()
+        """Credentials that are being refreshed without a timer."""
 
     def changed(self, credential_id: str) -> None:
         """Arm the timer of *credential_id* anew."""
@@ -140,13 +142,21 @@ class RefreshLoop:
 
     async def _alone(self) -> float:
         """Without timers: refresh what has run out."""
-        for id_ in self._refresher.urgent()[:MOST_FLIGHTS]:
+        urgent = [id_ for id_ in self._refresher.urgent() if id_ not in self._urgent]
+        for id_ in urgent[: MOST_FLIGHTS - len(self._urgent)]:
             task = asyncio.get_running_loop().create_task(
-                self._refresher.fly(id_), name=f"refresh-urgent {id_}"
+                self._fly_alone(id_), name=f"refresh-urgent {id_}"
             )
+            self._urgent.add(id_)
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return ALONE_EVERY
+
+    async def _fly_alone(self, credential_id: str) -> None:
+        try:
+            await self._refresher.fly(credential_id)
+        finally:
+            self._urgent.discard(credential_id)
 
     async def _wait(self, seconds: float) -> None:
         if seconds <= 0:

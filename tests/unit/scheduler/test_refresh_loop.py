@@ -73,6 +73,8 @@ class FakeRefresher:
         self.here = True
         self.flown: list[str] = []
         self.run_out: list[str] = []
+        self.answered = asyncio.Event()
+        self.answered.set()
 
     def able(self, credential_id: str) -> bool:
         return self.here
@@ -82,6 +84,7 @@ class FakeRefresher:
 
     async def fly(self, credential_id: str) -> bool:
         self.flown.append(credential_id)
+        await self.answered.wait()
         if self.here:
             self.dues[credential_id] = self.clock.now() + 100.0
         return True
@@ -180,3 +183,26 @@ async def test_timer_that_cannot_be_served_here_pauses(world: World) -> None:
     world.loop.changed("a")
     await world.turn()
     assert world.timers.due["a"] == world.clock.now() + NOT_HERE
+
+
+async def test_slow_refreshes_without_timers_hold_up_neither_others_nor_timers(
+    world: World,
+) -> None:
+    """They were begun again each second, and for as long no timer was claimed."""
+    world.timers.away = True
+    world.refresher.answered.clear()
+    world.refresher.run_out = ["a"]
+    for _ in range(20):
+        await world.turn(ALONE_EVERY)
+    assert world.refresher.flown == ["a"]
+    world.refresher.run_out = ["a", "b"]
+    await world.turn(ALONE_EVERY)
+    assert world.refresher.flown == ["a", "b"]
+    world.timers.away = False
+    world.refresher.flown.clear()
+    world.refresher.dues["b"] = world.clock.now()
+    world.loop.changed("b")
+    await world.turn(ALONE_EVERY)
+    assert world.refresher.flown == ["b"]
+    world.refresher.answered.set()
+    await world.turn()
