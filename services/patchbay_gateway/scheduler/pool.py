@@ -27,7 +27,7 @@ from patchbay_gateway.scheduler.pool_scripts import CHANGE, SYNC
 from patchbay_gateway.scheduler.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.kernel.redis import Store
@@ -278,25 +278,27 @@ class Pool:
 
     async def _exchange(self, count: Sequence[str]) -> None:
         made, self._made = self._made, {}
-        counters = self.tally.take()
+        counters: Mapping[str, Counter] = self.tally.take()
         pushes = [
             {"i": id_, "s": scope, "m": self._mark(id_, scope), "a": at}
             for (id_, scope), at in made.items()
         ]
         busy = list(dict.fromkeys([*count, *self._view.counted()[:_COUNTED]]))
         try:
-            while not await self._read(pushes, counters, busy):
-                pushes, counters, busy = [], {}, []
+            all_read = await self._read(pushes, counters, busy)
+            self.tally.told()
+            while not all_read:
+                all_read = await self._read([], {}, [])
         except BaseException:
             self._made = made | self._made
-            self.tally.give_back(counters)
+            self.tally.give_back()
             raise
 
     def _mark(self, credential_id: str, scope: str) -> Mark | None:
         return self._view.marks(credential_id).get(scope)
 
     async def _read(
-        self, pushes: list[dict[str, Any]], counters: dict[str, Counter], busy: list[str]
+        self, pushes: list[dict[str, Any]], counters: Mapping[str, Counter], busy: list[str]
     ) -> bool:
         """Exchange once; return whether that was all."""
         known = self._view.version

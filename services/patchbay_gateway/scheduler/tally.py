@@ -33,6 +33,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._counters: dict[str, Counter] = {}
+        self._going: dict[str, Counter] = {}
+        """On the way to Redis."""
 
     def succeeded(self, credential_id: str) -> None:
         """Count a success. Hot."""
@@ -55,23 +57,37 @@ class Tally:
 
     def forget_error(self, credential_id: str) -> None:
         """Forget the newest error."""
-        if (counter := self._counters.get(credential_id)) is not None:
-            counter.error = ""
+        for counters in (self._counters, self._going):
+            if (counter := counters.get(credential_id)) is not None:
+                counter.error = ""
 
     def of(self, credential_id: str) -> Counter:
-        """Return what Redis does not know of one credential."""
-        return self._counters.get(credential_id) or Counter()
+        """Return what is not known to have reached Redis of one credential."""
+        counter, going = self._counters.get(credential_id), self._going.get(credential_id)
+        if counter is None or going is None:
+            return counter or going or Counter()
+        return _sum(counter, going)
 
-    def take(self) -> dict[str, Counter]:
-        """Take everything, to tell it."""
-        counters, self._counters = self._counters, {}
-        return counters
+    def take(self) -> Mapping[str, Counter]:
+        """Take everything, to tell it; then `told` or `give_back`."""
+        self._going, self._counters = self._counters, {}
+        return self._going
 
-    def give_back(self, counters: Mapping[str, Counter]) -> None:
-        """It could not be told."""
-        for id_, counter in counters.items():
-            newer = self._counters.setdefault(id_, Counter())
-            newer.succeeded += counter.succeeded
-            newer.failed += counter.failed
-            newer.error = newer.error or counter.error
-            newer.limits = newer.limits or counter.limits
+    def told(self) -> None:
+        """What was taken is in Redis."""
+        self._going = {}
+
+    def give_back(self) -> None:
+        """What was taken could not be told, or nobody knows."""
+        going, self._going = self._going, {}
+        for id_, counter in going.items():
+            self._counters[id_] = _sum(self._counters.get(id_) or Counter(), counter)
+
+
+def _sum(newer: Counter, older: Counter) -> Counter:
+    return Counter(
+        newer.succeeded + older.succeeded,
+        newer.failed + older.failed,
+        newer.error or older.error,
+        newer.limits or older.limits,
+    )

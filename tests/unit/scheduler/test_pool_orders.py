@@ -1,4 +1,4 @@
-"""Changes of the pool that were made on purpose reach Redis in the order in which they were made."""
+"""What a scheduler tells Redis of the pool: changes in their order, counters that are never out of sight."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from patchbay.errors import Unavailable
 from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.telemetry import NoMetrics
 from patchbay_gateway.scheduler.health import HealthView
+from patchbay_gateway.scheduler.marks import MarkError
 from patchbay_gateway.scheduler.pool import Pool
 from patchbay_gateway.scheduler.pool_scripts import CHANGE, SYNC
 
@@ -34,6 +35,9 @@ class Redis:
         if self.away:
             raise Unavailable("away")
         if script is SYNC:
+            await self.gate.wait()
+            if self.away:
+                raise Unavailable("away")
             return [0, 1, [], []]
         if script is CHANGE:
             self.orders.append(tuple(args[2:]))
@@ -111,3 +115,36 @@ async def test_order_whose_caller_has_gone_is_given_again_and_none_before_it(sce
     scene.redis.gate.set()
     await scene.pool.sync()
     assert [order[0] for order in scene.redis.orders] == ["on", "on"]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_counters_on_their_way_are_still_counted(scene: Scene, heard: bool) -> None:
+    """A list of credentials that is made in that moment would miss them."""
+    tally = scene.pool.tally
+    tally.succeeded("c")
+    scene.redis.gate.clear()
+    telling = asyncio.create_task(scene.pool.sync())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    tally.succeeded("c")
+    assert tally.of("c").succeeded == 2
+    scene.redis.away = not heard
+    scene.redis.gate.set()
+    await asyncio.gather(telling, return_exceptions=True)
+    assert tally.of("c").succeeded == (1 if heard else 2)
+
+
+async def test_error_that_is_forgotten_while_it_is_told_does_not_come_back(scene: Scene) -> None:
+    tally = scene.pool.tally
+    tally.failed("c", MarkError(429, "QUOTA", "no more"))
+    scene.redis.gate.clear()
+    telling = asyncio.create_task(scene.pool.sync())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert tally.of("c").error
+    tally.forget_error("c")
+    scene.redis.away = True
+    scene.redis.gate.set()
+    await asyncio.gather(telling, return_exceptions=True)
+    assert not tally.of("c").error
+    assert tally.of("c").failed == 1
