@@ -248,6 +248,7 @@ class FakeMember:
 
     address = "here"
     ready = True
+    registration = None
 
     def __init__(self, channel: FakeChannel) -> None:
         self.channel = channel

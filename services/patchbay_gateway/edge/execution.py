@@ -19,7 +19,7 @@ from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
+from patchbay_gateway.kernel.channels.port import DRAINING, NOT_REGISTERED, OF_THE_WAY
 from patchbay_gateway.plugins.header_merge import changed_by_plugins, told
 from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.response_interceptors import Answered
@@ -125,6 +125,7 @@ class Execution:
         # None: the call was given up before anything was learnt about the address.
         failed_there: bool | None = None
         draining = False
+        registration = member.registration
         member.begin()
         try:
             await (self._stream if request.stream else self._unary)(member, message)
@@ -140,6 +141,8 @@ class Execution:
             ) from None
         except (errors.Unavailable, errors.DeadlineExceeded) as error:
             draining = error.reason == DRAINING
+            if error.reason == NOT_REGISTERED:
+                member.forgotten(registration)
             # Only what the channel itself says counts against the address, not a plugin's own words.
             failed_there = error.reason in OF_THE_WAY
             if failed_there:

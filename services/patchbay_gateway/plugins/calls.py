@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from patchbay import errors
 from patchbay_gateway.kernel import logs
-from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY, TRANSPORT
+from patchbay_gateway.kernel.channels.port import (
+    DRAINING,
+    NOT_REGISTERED,
+    OF_THE_WAY,
+    TRANSPORT,
+)
 from patchbay_gateway.kernel.outcomes import PLUGIN_FAILED
 from patchbay_gateway.plugins.policy import OnError
 
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 PLUGIN_UNAVAILABLE: Final = "PLUGIN_UNAVAILABLE"
 """Reason of an Unavailable: no address of the plugin with this capability is left."""
+# Another address may answer what this one did not even begin with (proto/README.md).
+_ELSEWHERE: Final = frozenset({TRANSPORT, DRAINING, NOT_REGISTERED})
 
 _log = logs.get_logger("plugins")
 
@@ -133,8 +140,8 @@ class PluginCalls:
                 try:
                     return await self._once(member, method, request, metadata, limit)
                 except errors.Unavailable as error:
-                    # The plugin's own Unavailable is its answer; only a broken way there leads elsewhere.
-                    again = hook.policy.other_address and not tried and error.reason == TRANSPORT
+                    # The plugin's own Unavailable is its answer; only one that took no call leads elsewhere.
+                    again = hook.policy.other_address and not tried and error.reason in _ELSEWHERE
                     tried.append(member.address)
                     if not again or not self._left(hook, tried):
                         raise
@@ -173,6 +180,7 @@ class PluginCalls:
         started = self.timer()
         failed: bool | None = None
         draining = False
+        registration = member.registration
         member.begin()
         try:
             answer = await member.channel.unary(
@@ -181,6 +189,8 @@ class PluginCalls:
         except errors.PatchbayError as error:
             failed = error.reason in OF_THE_WAY
             draining = error.reason == DRAINING
+            if error.reason == NOT_REGISTERED:
+                member.forgotten(registration)
             raise
         else:
             failed = False

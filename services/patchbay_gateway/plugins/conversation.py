@@ -12,7 +12,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Generic
 
 from patchbay import errors
-from patchbay_gateway.kernel.channels.port import CALL_DEADLINE, TRANSPORT, Req, Res
+from patchbay_gateway.kernel.channels.port import (
+    CALL_DEADLINE,
+    NOT_REGISTERED,
+    TRANSPORT,
+    Req,
+    Res,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,6 +57,7 @@ class Conversation(Generic[Req, Res]):
         """When the first message was sent, until its answer is here."""
         self._asked = False
         self._closed = False
+        self._registration = self._member.registration
         self._member.begin()
         metadata = self._scope.metadata if self._scope is not None else ()
         self._call: StreamCall[Res] = self._member.channel.bidi(
@@ -98,6 +105,8 @@ class Conversation(Generic[Req, Res]):
             ) from None
         except errors.PatchbayError as error:
             self._failed = error.reason == TRANSPORT
+            if error.reason == NOT_REGISTERED:
+                self._member.forgotten(self._registration)
             raise
         self._member.answered()
         if self._asked_at is not None:

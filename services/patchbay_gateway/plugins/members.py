@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from patchbay import tokens
 from patchbay.plugin.v1 import plugin_pb2
@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.snapshot import PluginEntry
 
 
+# Seconds between two registrations that a plugin has forgotten.
+_FORGETS: Final = 1.0
+
+
 class Member:
     """One plugin at one address."""
 
     __slots__ = (
         "_changed",
         "_clock",
+        "_forgotten_at",
         "_metadata",
         "_renew_at",
         "_tokens",
@@ -80,6 +85,7 @@ class Member:
         """Time that calls took; of streams, until the first answer."""
         self._changed = changed
         self._clock = clock
+        self._forgotten_at = float("-inf")
         self._tokens: tokens.TokenSource | None = None
         self._metadata: Metadata = ()
         self._renew_at = 0.0
@@ -132,6 +138,20 @@ class Member:
         self.peer.end(transport_failure)
         if draining and self.peer.refuse():
             self._changed()
+
+    def forgotten(self, registration: Registration | None) -> None:
+        """
+        Register again: a call under *registration* was answered NOT_REGISTERED.
+
+        Not all the time, for one that forgets at once would be asked for nothing else.
+        """
+        now = self._clock.monotonic()
+        if self.registration is not registration or now - self._forgotten_at < _FORGETS:
+            return
+        self._forgotten_at = now
+        self.registration = None
+        self.wake.set()
+        self._changed()
 
     def accept(self, registration: Registration, generation: int, host_id: str) -> None:
         """Use *registration* from now on."""

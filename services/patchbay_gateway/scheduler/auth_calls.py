@@ -27,7 +27,7 @@ from patchbay.keys import return_key, sealing_key
 from patchbay.plugin.v1 import auth_provider_pb2
 from patchbay.secrets import SecretOpener, origin_of, seal
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
+from patchbay_gateway.kernel.channels.port import DRAINING, NOT_REGISTERED, OF_THE_WAY
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.scheduler.durable.port import NEVER_ACCESS
 from patchbay_gateway.scheduler.refresh_rules import Renewal
@@ -229,6 +229,7 @@ async def _call(
 ) -> auth_provider_pb2.AuthRefreshResponse:
     failed: bool | None = None
     draining = False
+    registration = member.registration
     member.begin()
     try:
         answer = await member.channel.unary(
@@ -240,6 +241,8 @@ async def _call(
     except PatchbayError as error:
         failed = error.reason in OF_THE_WAY
         draining = error.reason == DRAINING
+        if error.reason == NOT_REGISTERED:
+            member.forgotten(registration)
         raise
     else:
         failed = False

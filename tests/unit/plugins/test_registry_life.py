@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.unit.plugins.test_registry import World
 
+from patchbay import errors
+from patchbay.plugin.v1 import executor_pb2
+from patchbay_gateway.kernel.channels import methods
+from patchbay_gateway.plugins.calls import PluginCalls
+from patchbay_gateway.plugins.hooks import Hook
+from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.snapshot import AddressEntry, PluginEntry, Snapshot
 
 if TYPE_CHECKING:
@@ -105,3 +112,77 @@ async def test_snapshot_that_comes_after_the_end_opens_nothing(world: World) -> 
     await world.settle(2.0)
     assert world.channels == []
     assert world.registry.status() == []
+
+
+EXECUTOR = Hook(
+    "named", "executor", ENTRY, dataclasses.replace(policy("executor"), other_address=True)
+)
+
+
+def forget(world: World, address: str) -> None:
+    """Have the plugin at *address* know nothing any more, on a connection that stays."""
+    process = world.processes[address]
+    process.restart()
+    for channel in world.channels:
+        if channel._servicers.get("grpc.health.v1.Health") is process:
+            channel._servicers = dict(process.servicers)
+            channel._handlers.clear()
+
+
+async def ask(world: World) -> str:
+    """Call the plugin as its hooks are, and return what it is configured with."""
+    calls = PluginCalls(world.registry, timer=world.clock.monotonic)
+    request = executor_pb2.ExecutorRequest()
+    answer = await calls.unary(EXECUTOR, methods.EXECUTE, request, deadline=None)
+    return bytes(answer.payload).decode()
+
+
+async def test_plugin_that_forgot_its_registration_is_registered_again(world: World) -> None:
+    """It keeps two configurations, from whichever hosts they came; two that lag push out the newest."""
+    await world.apply("a: 1")
+    assert await ask(world) == "a: 1"
+    forget(world, "10.0.0.1:1")
+    with pytest.raises(errors.Unavailable) as refused:
+        await ask(world)
+    assert refused.value.reason == "NOT_REGISTERED"
+    assert world.registry.pick("named") is None
+    await world.settle()
+    assert await ask(world) == "a: 1"
+
+
+async def test_call_that_an_address_knows_nothing_of_goes_to_another(world: World) -> None:
+    world.add("10.0.0.2:1")
+    await world.apply("a: 1")
+    forget(world, "10.0.0.1:1")
+    forget(world, "10.0.0.2:1")
+    await world.settle()
+    with pytest.raises(errors.Unavailable):
+        await ask(world)
+    await world.settle()
+    forget(world, "10.0.0.1:1")
+    assert [await ask(world) for _ in range(20)] == ["a: 1"] * 20
+
+
+async def test_late_answer_does_not_undo_a_newer_registration(world: World) -> None:
+    await world.apply("a: 1")
+    member = world.registry.pick("named")
+    assert member is not None
+    before = member.registration
+    await world.apply("a: 2")
+    member.forgotten(before)
+    assert world.registry.pick("named") is member
+
+
+async def test_plugin_that_always_forgets_is_registered_once_a_second(world: World) -> None:
+    await world.apply("a: 1")
+    member = world.registry.pick("named")
+    assert member is not None
+    member.forgotten(member.registration)
+    await world.settle()
+    again = member.registration
+    assert again is not None
+    member.forgotten(again)
+    assert member.registration is again
+    await world.settle(1.0)
+    member.forgotten(again)
+    assert member.registration is None

@@ -31,6 +31,8 @@ OF_THE_WAY: Final = frozenset({TRANSPORT, CALL_DEADLINE})
 """Reasons of failures that an address is held to account for, not what answers there."""
 DRAINING: Final = "DRAINING"
 """Reason of an Unavailable of a peer that is shutting down: another address may be asked at once."""
+NOT_REGISTERED: Final = "NOT_REGISTERED"
+"""Reason of an Unavailable of a plugin that does not know, or knows no more, what a call was made under."""
 
 Req = TypeVar("Req", bound=Message)
 Res = TypeVar("Res", bound=Message)
