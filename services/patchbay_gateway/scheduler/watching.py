@@ -212,6 +212,9 @@ class Configuration:
         """
         self._grown(self.extended)
         self._note(config)
+        if self._source.path is not None:
+            # It was read before the process had anything else.
+            self._asked = await asyncio.to_thread(self._another, config)
         await self._take(config)
         if self._publisher is not None and self._holder.current is None:
             # Redis is away and nothing is on disk: serve from the file alone until it is back.
@@ -275,6 +278,13 @@ class Configuration:
         config = await asyncio.to_thread(self._source.load)
         self._note(config)
         return config
+
+    def _another(self, config: Config) -> bool:
+        """Whether the file says something else than *config* now. Blocking."""
+        try:
+            return self._source.load() != config
+        except PatchbayError:
+            return True
 
     def _note(self, config: Config) -> None:
         """Look at the files of *config* from now on, for changes since before they are read."""

@@ -222,6 +222,29 @@ async def test_file_that_changes_while_it_is_taken_is_taken_again(tmp_path: Path
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_file_that_changed_between_its_reading_and_the_start_is_taken(tmp_path: Path) -> None:
+    """A process reads it first of all, and may start for seconds."""
+    path = tmp_path / "patchbay.yaml"
+    path.write_text("first")
+    publisher = Publisher()
+
+    def load() -> Config:
+        name = path.read_text()
+        return Config.model_validate({"providers": [{"name": name, "plugin": "echo"}]})
+
+    configuration = publishing(publisher, lambda draft: draft, path=path, load=load)
+    read = load()
+    path.write_text("second")
+    await configuration.start(read)
+    assert publisher.published.get_nowait().providers[0].name == "first"
+    running = asyncio.create_task(configuration.run())
+    configuration.glance()
+    async with asyncio.timeout(60):
+        assert (await publisher.published.get()).providers[0].name == "second"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_file_named_by_a_configuration_that_is_not_used_is_looked_for(tmp_path: Path) -> None:
     prices, wanted = tmp_path / "prices.yaml", [CONFIG]
     publisher = Publisher()
