@@ -143,7 +143,7 @@ def stack(images: str, valkey_image: str, base_image: str) -> Iterator[Stack]:
 def _wait_ready(url: str, env: dict[str, str]) -> None:
     transport = httpx.HTTPTransport(retries=3)
     with httpx.Client(transport=transport, timeout=5) as client:
-        for _ in range(300):
+        for _ in range(900):
             try:
                 if client.get(url).status_code == 200:
                     return

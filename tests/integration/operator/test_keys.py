@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.harness.operator_process import eventually
 from tests.harness.processes import PATCHBAY
 from tests.integration.operator.test_operator import Scene, scene
 
@@ -51,7 +52,7 @@ def person(scene: Scene, api_server: ApiServer) -> Person:
 
 
 async def test_key_is_made_listed_and_revoked(scene: Scene, person: Person) -> None:
-    scene.operator()
+    await eventually(scene.operator().leads, "it leads")
     async with scene.edge():
         printed, said = await person.keys("create", "laptop", "--model", "gpt-*", "--tenant", "a")
         plain = printed.strip()
@@ -85,7 +86,7 @@ async def test_key_of_a_secret_of_ones_own_is_not_shown_and_stays(
     scene: Scene,
     person: Person,
 ) -> None:
-    scene.operator()
+    await eventually(scene.operator().leads, "it leads")
     await scene.secret("mine", token="test-client-key-of-mine")
     async with scene.edge():
         printed, said = await person.keys("create", "tablet", "--secret", "mine/token")
@@ -102,7 +103,7 @@ async def test_person_without_rights_is_told_which(
     tmp_path: Path,
 ) -> None:
     """One who may make keys but not read Secrets gets the command for somebody who may."""
-    scene.operator()
+    await eventually(scene.operator().leads, "it leads")
     kube = scene.kube
     await kube.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ann"}})
     answer = await kube._call(

@@ -48,7 +48,7 @@ class Scene:
         self._valkey = valkey
         self._directory = directory
         self.store = Store(
-            valkey.url, installation=self.namespace, clock=SystemClock(), timeout=2.0
+            valkey.url, installation=self.namespace, clock=SystemClock(), timeout=20.0
         )
         self.publisher = SnapshotPublisher(self.store, clock=SystemClock())
         self.operators: list[OperatorProcess] = []
@@ -464,8 +464,12 @@ async def test_follower_takes_over_from_a_killed_leader_within_twenty_seconds(sc
     second = scene.operator("operator-b")
     await scene.apply("Plugin", "far", {"address": "far.example:7003"})
     await scene.until(_plugins, "it is published")
-    answer = await eventually(lambda: second.get("/readyz"), "the second answers")
-    assert answer.status_code == 200
+
+    async def ready() -> bool:
+        answer = await second.get("/readyz")
+        return answer is not None and answer.status_code == 200
+
+    await eventually(ready, "the second is ready, too")
     assert not await second.leads()
     first.kill()
     await eventually(second.leads, "the second leads", within=20 if FULL else 90)

@@ -88,7 +88,7 @@ async def test_field_selectors_find_credentials_of_a_provider(kube: LightkubeApi
         }
         await _apply(kube, case, "object")
     found: list[dict[str, Any]] = []
-    for _ in range(100):
+    for _ in range(1200):
         found = await kube.list("ProviderCredential", fields="spec.provider=two")
         if found:
             break

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +206,10 @@ def test_run_without_a_key_prints_one_that_the_check_takes(tmp_path: Path) -> No
         assert name == "PATCHBAY_PLUGIN_KEY"
         file = tmp_path / "key"
         file.write_text(key)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "s").exists():  # it tells its key before it listens
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         result = invoke("plugin", "check", socket, "--id", "my-filter", "--key-file", file)
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 0
