@@ -30,8 +30,8 @@ def _health(connection: Connection) -> Any:
 async def _serving(subject: Subject) -> None:
     stub = _health(subject.connect())
     try:
-        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
-        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
         first = await watch.read()
         watch.cancel()
     except grpc.aio.AioRpcError as error:
@@ -48,7 +48,7 @@ async def _drain(subject: Subject) -> None:
     service, method, request = await subject.cheap_call()
     watch = _health(connection).Watch(health_pb2.HealthCheckRequest(), timeout=60)
     try:
-        first = await asyncio.wait_for(watch.read(), 5)
+        first = await asyncio.wait_for(watch.read(), 20)
         if first is grpc.aio.EOF or first.status != _SERVING:
             raise Broken("health was not SERVING before the drain")
         await running.stop()
