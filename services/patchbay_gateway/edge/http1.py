@@ -175,18 +175,21 @@ class HttpProtocol(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self._refuse(431)
-            elif self._head_bytes == len(data):
+            elif self._head_bytes == len(data) and not self.write_paused:
                 self._shared.sweeper.watch(self.transport, _HEAD_DEADLINE)
 
     def pause_writing(self) -> None:
-        """The client takes less than we write: watch it."""
+        """The client takes less than we write: watch it, and not the head that it may be sending beside."""
         self.write_paused = True
         self._shared.sweeper.watch(self.transport)
 
     def resume_writing(self) -> None:
         """The client takes again."""
         self.write_paused = False
-        self._shared.sweeper.unwatch(self.transport)
+        if self._head_bytes:
+            self._shared.sweeper.watch(self.transport, _HEAD_DEADLINE)
+        else:
+            self._shared.sweeper.unwatch(self.transport)
         self._wake_writers()
 
     # The parser's side
@@ -228,7 +231,8 @@ class HttpProtocol(asyncio.Protocol):
         self._bare = self._trailers = 0
         if self._head_bytes:
             self._head_bytes = 0
-            self._shared.sweeper.unwatch(self.transport)
+            if not self.write_paused:
+                self._shared.sweeper.unwatch(self.transport)
         url = self._url
         if not url.startswith(b"/"):
             parsed = httptools.parse_url(url) if url != b"*" else None
@@ -378,8 +382,10 @@ class HttpProtocol(asyncio.Protocol):
         """Answer what is no HTTP, unless an answer is under way: that one ends first."""
         self._stop_parsing()
         if self._in_head:
-            self._shared.sweeper.unwatch(self.transport)
             self._in_head = False
+            self._head_bytes = 0
+            if not self.write_paused:
+                self._shared.sweeper.unwatch(self.transport)
         exchange, self._parsing = self._parsing, None
         if exchange is not None:
             # A broken body: whoever reads it sees the client as gone.
