@@ -255,9 +255,15 @@ class AddressPool:
 
     async def _poll(self) -> None:
         while True:
-            await self.poll_once()
-            if literal(self.host):
-                return
+            try:
+                await self.poll_once()
+            except Exception as error:  # noqa: BLE001 - who stops asking never hears of an address again
+                if not self.failure:
+                    _log.error("addresses kept", target=self.target, exc_info=error)
+                self.failure = f"looking it up failed: {type(error).__name__}"
+            else:
+                if literal(self.host):
+                    return
             await self._clock.sleep(POLL_EVERY)
 
     async def poll_once(self) -> None:
@@ -268,10 +274,6 @@ class AddressPool:
             if not self.failure:
                 _log.warning("addresses kept", target=self.target, reason=str(error))
             self.failure = str(error)
-        except Exception as error:  # noqa: BLE001 - who stops asking never hears of an address again
-            if not self.failure:
-                _log.error("addresses kept", target=self.target, exc_info=error)
-            self.failure = f"looking it up failed: {type(error).__name__}"
         else:
             self.failure = ""
             self._take({join_target(host, self.port) for host in found})

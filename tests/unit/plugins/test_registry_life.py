@@ -54,6 +54,25 @@ async def test_name_whose_look_up_crashed_is_looked_up_again(world: World) -> No
     assert await ready_after(world, 3)
 
 
+@pytest.mark.parametrize("target", ["many.test:1", "10.0.0.1:1"])
+async def test_address_to_which_no_channel_could_be_made_is_tried_again(
+    world: World, target: str
+) -> None:
+    """Certificates may be missing for a moment."""
+    connect, crashed = world.connect, []
+
+    def crash(address: str, message_limit: int) -> Any:
+        if not crashed:
+            crashed.append(address)
+            raise OSError(address)
+        return connect(address, message_limit)
+
+    world.connect = crash  # type: ignore[method-assign]
+    world.registry = world.make_registry()
+    await world.apply("", AddressEntry(target))
+    assert await ready_after(world, 3)
+
+
 async def test_address_whose_handshake_crashed_is_registered_later(world: World) -> None:
     found = world.keys
 
