@@ -59,7 +59,8 @@ async def test_address_to_which_no_channel_could_be_made_is_tried_again(
     world: World, target: str
 ) -> None:
     """Certificates may be missing for a moment."""
-    connect, crashed = world.connect, []
+    connect = world.connect
+    crashed: list[str] = []
 
     def crash(address: str, message_limit: int) -> Any:
         if not crashed:
