@@ -175,7 +175,9 @@ class Credentials:
             self.changes[credential_id] = self.changes.get(credential_id, 0) + 1
             for key in [key for key in self._sealed if key[1] == credential_id]:
                 del self._sealed[key]
-            if bool(before and before.access) != bool(record and record.access):
+            now = self._clock.now()
+            # Also when a token that had run out is replaced: what was worked out without it is wrong now.
+            if usable(before, now) != usable(record, now):
                 self.generation += 1
 
     def version(self, credential: CredentialEntry) -> int:

@@ -12,6 +12,7 @@ from patchbay.secrets import SecretOpener
 from patchbay_gateway.kernel.clock import ManualClock
 from patchbay_gateway.kernel.keys import plugin_key
 from patchbay_gateway.plugins.snapshot import OAuth2Entry
+from patchbay_gateway.scheduler.catalogue import Catalogue
 from patchbay_gateway.scheduler.credentials import SEALED_FOR, Credentials, Material
 from patchbay_gateway.scheduler.durable.port import CredentialRecord
 from patchbay_gateway.scheduler.grants import Grants
@@ -106,6 +107,15 @@ async def test_expired_token_is_not_usable_until_a_newer_one_is_there(world: Wor
     world.take(version=8)
     assert world.usable
     assert world.obstacle == ""
+
+
+def test_model_that_was_not_listed_for_want_of_a_token_is_listed_with_it(world: World) -> None:
+    """It would be missing from the lists until the next change of the configuration."""
+    catalogue, snapshot = Catalogue(world.credentials), make_snapshot(PROVIDER)
+    world.take(expires_at=world.clock.now() - 1)
+    assert catalogue.models(snapshot) == ()
+    world.take(version=8)
+    assert [name for name, _ in catalogue.models(snapshot)] == ["m"]
 
 
 async def test_secret_outlives_its_token_only_by_what_an_attempt_needs(world: World) -> None:
