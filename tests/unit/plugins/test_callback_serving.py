@@ -100,3 +100,24 @@ async def test_port_that_is_taken_is_fatal_for_a_service_and_not_for_up(tmp_path
         async with serving_callbacks(Nothing(), scopes, always=False, **given):
             assert scopes.address.startswith("127.0.0.1:")
             assert not scopes.address.endswith(f":{port}")
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_port_that_is_being_opened_at_the_end_is_closed(
+    tmp_path: Path, free_port: int, turns: int
+) -> None:
+    holder = SnapshotHolder()
+    async with serving_callbacks(
+        Nothing(),
+        ScopeTable(),
+        settings=settings(tmp_path),
+        holder=holder,
+        port=free_port,
+        always=False,
+    ):
+        await asyncio.sleep(0)
+        holder.set(Snapshot(1, plugins=(PluginEntry("p", host_access=MODELS),)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", free_port))

@@ -85,24 +85,30 @@ async def serving_callbacks(
     """
     server: Server | None = None
 
-    async def listen() -> None:
-        nonlocal server
-        limit = holder.current.settings.body_limit if holder.current is not None else 0
-        at = settings.model_copy(update={"grpc_port": port}).grpc_listen
+    async def begin(at: str, limit: int) -> tuple[Server, int]:
         made = Server(
             {HOST_SERVICE: servicer}, message_limit=message_limit_for(limit), tls=settings.tls
         )
         try:
-            bound = await made.start(at)
-        except errors.FailedPrecondition:
+            return made, await made.start(at)
+        except BaseException:
+            # Also when this process ends just now: nobody else knows of it yet.
             await made.stop()
+            raise
+
+    async def listen() -> None:
+        nonlocal server
+        limit = holder.current.settings.body_limit if holder.current is not None else 0
+        try:
+            server, bound = await begin(
+                settings.model_copy(update={"grpc_port": port}).grpc_listen, limit
+            )
+        except errors.FailedPrecondition:
             if always:
                 raise
-            made = Server(
-                {HOST_SERVICE: servicer}, message_limit=message_limit_for(limit), tls=settings.tls
+            server, bound = await begin(
+                settings.model_copy(update={"grpc_port": 0}).grpc_listen, limit
             )
-            bound = await made.start(settings.model_copy(update={"grpc_port": 0}).grpc_listen)
-        server = made
         scopes.address = advertised(settings, bound)
         _log.info("plugins may call back", address=scopes.address)
 
