@@ -11,6 +11,7 @@ Not here: opening what comes (auth_data.py), who may bring it (login.py, host_au
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class Keeper:
         self._holder = holder
         self._plugins = plugins
         self._clock = clock
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Wait until all that came is kept."""
+        if self._writing:
+            await asyncio.wait(self._writing)
 
     async def keep(
         self,
@@ -121,26 +128,24 @@ class Keeper:
         ]
         if len(set(ids)) < len(ids):
             raise _unusable(plugin_id, "two of the credentials have one id")
-        written: list[tuple[str, CredentialRecord | None]] = []
-        try:
-            for place in places:
-                stored = await self._records.read(place.id)
-                written.append((place.id, stored.record if stored is not None else None))
-                change = self._change(
-                    place,
-                    CredentialRecord(
-                        place.id,
-                        provider=place.provider,
-                        plugin=auth_provider or plugin_id,
-                        brought_by=plugin_id,
-                        origin=origin,
-                        settings={**_settings(place.auth), **(settings or {})},
-                    ),
-                )
-                await self._records.update(place.id, change)
-        except PatchbayError:
-            await self._take_back(written)
-            raise
+        fresh = [
+            CredentialRecord(
+                place.id,
+                provider=place.provider,
+                plugin=auth_provider or plugin_id,
+                brought_by=plugin_id,
+                origin=origin,
+                settings={**_settings(place.auth), **(settings or {})},
+            )
+            for place in places
+        ]
+        writing = asyncio.get_running_loop().create_task(
+            self._write(places, fresh), name=f"keep {ids[0]}"
+        )
+        self._writing.add(writing)
+        writing.add_done_callback(self._written)
+        # A caller that leaves meanwhile leaves no half of it; what was issued exists nowhere else.
+        await asyncio.shield(writing)
         _log.info("credentials are kept", plugin=plugin_id, credentials=ids, origin=origin)
         return ids
 
@@ -208,6 +213,22 @@ class Keeper:
         self._records.on_change(changed)
 
     # -- keeping ----------------------------------------------------------------------------------
+
+    async def _write(self, places: Sequence[_Place], fresh: Sequence[CredentialRecord]) -> None:
+        written: list[tuple[str, CredentialRecord | None]] = []
+        try:
+            for place, record in zip(places, fresh, strict=True):
+                stored = await self._records.read(place.id)
+                written.append((place.id, stored.record if stored is not None else None))
+                await self._records.update(place.id, self._change(place, record))
+        except PatchbayError:
+            await self._take_back(written)
+            raise
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("credentials are not kept", task=task.get_name(), why=str(error))
 
     def _ids(
         self, plugin_id: str, auths: Sequence[BroughtAuth], base: str, target: str

@@ -180,6 +180,7 @@ async def running_scheduler(  # noqa: PLR0915 - puts all parts together, decides
             auth_plugins, plugins.calls, holder=holder, plugins_roots=roots.plugins, clock=clock
         )
         keeper = Keeper(records, holder=holder, plugins=auth_plugins, clock=clock)
+        parts.push_async_callback(keeper.aclose)
         models = PluginModels(plugins, holder, credentials, clock=clock, auth_plugins=auth_plugins)
         configuration = Configuration(
             Source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,6 +49,8 @@ class Store(MemoryStore):
         super().__init__()
         self.takes_all = True
         self.fails_at = ""
+        self.wrote, self.slow = asyncio.Event(), asyncio.Event()
+        self.slow.set()
 
     @property
     def open(self) -> bool:
@@ -56,7 +59,10 @@ class Store(MemoryStore):
     async def write(self, record: CredentialRecord, *, expected: str | None) -> str:
         if record.id == self.fails_at:
             raise Unavailable("full")
-        return await super().write(record, expected=expected)
+        revision = await super().write(record, expected=expected)
+        self.wrote.set()
+        await self.slow.wait()
+        return revision
 
 
 class World:
@@ -130,6 +136,23 @@ async def test_what_comes_together_is_kept_together_or_not_at_all(world: World) 
     assert world.record("declared").label == "old"
     assert world.record("declared").material["access_token"] == "test-old"
     assert world.records.get("declared.bob") is None
+
+
+async def test_what_comes_is_kept_whole_though_its_caller_leaves(world: World) -> None:
+    """A login's code is used up: what it gave exists nowhere else."""
+    world.store.slow.clear()
+    keeping = asyncio.create_task(
+        world.keep(auth("ann"), auth("bob"), base="declared", target="declared")
+    )
+    async with asyncio.timeout(60):
+        await world.store.wrote.wait()
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    world.store.slow.set()
+    await world.keeper.aclose()
+    assert world.record("declared").label == "ann"
+    assert world.record("declared.bob").label == "bob"
 
 
 async def test_key_of_the_configuration_is_not_replaced(world: World) -> None:
