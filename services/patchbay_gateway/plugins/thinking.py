@@ -87,6 +87,7 @@ class ThinkingAppliers:
             self._generation = self._hooks.generation
             self._keys.clear()
         if known not in self._keys:
+            asked = self._generation
             try:
                 answer = await self._calls.unary(
                     hook, methods.THINKING_IDENTIFIER, identifier_pb2.IdentifierRequest()
@@ -94,7 +95,10 @@ class ThinkingAppliers:
             except errors.PatchbayError as error:
                 warn(hook, error)
                 return ""
+            key = answer.identifier.strip().lower()
+            if asked != self._hooks.generation:
+                return key  # perhaps of the version that is being replaced: the next one asks
             if len(self._keys) > 1024:
                 self._keys.clear()
-            self._keys[known] = answer.identifier.strip().lower()
+            self._keys[known] = key
         return self._keys[known]
