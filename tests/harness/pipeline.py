@@ -398,7 +398,7 @@ class Edge:
             client_keys=(ClientKeyEntry("k", "digest of test-key", models),),
             settings=settings or SettingsEntry(),
         )
-        holder = SnapshotHolder()
+        self.holder = holder = SnapshotHolder()
         holder.set(self.snapshot)
         clock, outbox = LoopClock(), FakeOutbox(script)
         scheduler = FakeScheduler(script, self.snapshot)

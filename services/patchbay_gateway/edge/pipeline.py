@@ -15,6 +15,7 @@ kernel/outcomes.py), what may still be tried (tries.py), when headers are commit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 _BODY_DEADLINE: Final = 60.0
 # Most seconds by which waits for a recovery are spread.
 _MOST_SPREAD: Final = 2.0
+# How often a request is pinned anew because a scheduler does not know its snapshot, and how long a newer one
+# is waited for; schedulers and edges look for one each second where they are not told.
+_PINS: Final = 4
+_NEWER: Final = 0.5
 
 
 class Pipeline:
@@ -256,6 +261,7 @@ class Pipeline:
         Raises:
             PatchbayError: The refusal.
         """
+        unknown = 0
         while True:
             try:
                 item, alone = self._item(request, candidates, tries)
@@ -263,7 +269,9 @@ class Pipeline:
                     item, request.snapshot.settings.queue.wait, alone=alone
                 )
             except errors.PatchbayError as refusal:
-                if refusal.reason == "SNAPSHOT_UNKNOWN" and self._pin_anew(request):
+                if refusal.reason == "SNAPSHOT_UNKNOWN" and unknown < _PINS:
+                    unknown += 1
+                    await self._pin_anew(request)
                     continue
                 wait = tries.refused(refusal)
                 if wait is None:
@@ -324,13 +332,24 @@ class Pipeline:
         tries.fill(item)
         return item, self._plugins.tell_scheduler(request, item)
 
-    def _pin_anew(self, request: Request) -> bool:
-        """Pin the newest snapshot after a scheduler forgot the request's; False if it is that one."""
+    async def _pin_anew(self, request: Request) -> None:
+        """
+        Pin the newest snapshot, for a scheduler does not know the request's; it may have forgotten it.
+
+        Where there is no newer one here, wait a little: of two that were published in a row the scheduler
+        may have missed the first, and the second is on its way here; or the request's is on its way there.
+        """
         newest = self._snapshots.current
         if newest is None or newest.version == request.snapshot.version:
-            return False
-        request.snapshot = newest
-        return True
+            news = asyncio.Event()
+            forget = self._snapshots.on_change(lambda _: news.set())
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_NEWER):
+                        await news.wait()
+            finally:
+                forget()
+        request.snapshot = self._snapshots.current or request.snapshot
 
     def _refused(self, request: Request, error: errors.PatchbayError, status: int) -> None:
         # Without an answer to Acquire nobody knows whether the attempt was opened; then it is the attempt
