@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# The first test of the module builds all wheels.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = {
     "patchbay_gateway": ROOT,

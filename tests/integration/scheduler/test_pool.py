@@ -243,7 +243,7 @@ async def test_attempts_under_way_are_listed_wherever_they_were_leased(gateway: 
 
 async def test_lost_leases_free_their_places(gateway: Gateway):
     config = ONE % ", max_in_flight: 1"
-    async with two(gateway, config, settings={"lease_ttl": 1.0, "renew_interval": 0.5}) as (
+    async with two(gateway, config, settings={"lease_ttl": 4.0, "renew_interval": 0.5}) as (
         a,
         b,
         version,
