@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -35,6 +36,10 @@ def pytest_configure() -> None:
     slow = [HealthCheck.too_slow]
     settings.register_profile("patchbay", settings(), deadline=None, suppress_health_check=slow)
     settings.load_profile("patchbay")
+    # Each port that a run takes is a descriptor until its end (harness/ports.py); 1,024 is a usual limit.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < (enough := 8_192 if hard == resource.RLIM_INFINITY else min(hard, 8_192)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def pytest_collection_finish() -> None:

@@ -374,7 +374,7 @@ class Login:
 
 
 async def redirected(url: str) -> dict[str, str]:
-    async with httpx.AsyncClient(trust_env=False, verify=False) as browser:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as browser:
         answer = await browser.get(url)
     return dict(httpx.URL(answer.headers["location"]).params)
 
@@ -440,7 +440,7 @@ async def test_login_by_device(caller: Caller, identity: FakeIdentity) -> None:
     assert started.interval.seconds == 1
     assert (await login.poll()).status == auth_provider_pb2.AUTH_LOGIN_STATUS_PENDING
 
-    async with httpx.AsyncClient(trust_env=False, verify=False) as person:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as person:
         await person.post(f"{identity.url}/__approve", params={"user_code": started.user_code})
     answer = await login.poll()
 

@@ -59,7 +59,7 @@ async def test_page_counts_calls_by_code_and_open_streams() -> None:
         stream = channel.stream(methods.EXECUTE_STREAM, request, deadline=None)
         reading = asyncio.ensure_future(stream.__anext__())
         await plugin.streaming.wait()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{health}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{health}", timeout=60) as client:
             page = (await client.get("/metrics")).text
             assert (await client.get("/livez")).status_code == 200
             assert (await client.get("/readyz")).status_code == 503

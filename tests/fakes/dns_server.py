@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from dnslib import AAAA, QTYPE, RCODE, RR, A, DNSRecord
+from tests.harness import ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +44,9 @@ class DnsServer:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        self._tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", 0)
-        self.port = self._tcp.sockets[0].getsockname()[1]
+        # One that the kernel gives nobody: a port that is free for TCP may be somebody's for UDP.
+        self.port = ports.free_port()
+        self._tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", self.port)
         server = self
 
         class Datagrams(asyncio.DatagramProtocol):

@@ -18,7 +18,7 @@ async def test_health_paths_answer_and_readiness_follows_the_checks():
     checks = {"redis": lambda: state["redis"], "snapshot": lambda: None}
     async with (
         serve_health("127.0.0.1", 0, checks, metrics) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=60) as http,
     ):
         assert (await http.get("/livez")).status_code == 200
         ready = await http.get("/readyz")
