@@ -129,16 +129,24 @@ class RefreshLoop:
 
     async def _fire(self, claim: Claim) -> None:
         refresher, id_ = self._refresher, claim.credential_id
-        await refresher.fly(id_)
+        try:
+            await refresher.fly(id_)
+        except asyncio.CancelledError:
+            # The flight goes on to its end; its timer is for others, and not only when the claim is over.
+            await self._finish(claim, self._clock.now() + AGAIN)
+            raise
         due = refresher.due(id_)
         if due is not None:
             due = max(due, self._clock.now() + (AGAIN if refresher.able(id_) else NOT_HERE))
+        await self._finish(claim, due)
+        self._woken.set()
+
+    async def _finish(self, claim: Claim, due: float | None) -> None:
         try:
             await self._timers.finish(claim, due)
         except PatchbayError as error:
             # The claim ends by itself, and the timer fires again.
-            _log.debug("a timer was not set", credential=id_, why=error.message)
-        self._woken.set()
+            _log.debug("a timer was not set", credential=claim.credential_id, why=error.message)
 
     async def _alone(self) -> float:
         """Without timers: refresh what has run out."""

@@ -206,3 +206,17 @@ async def test_slow_refreshes_without_timers_hold_up_neither_others_nor_timers(
     assert world.refresher.flown == ["b"]
     world.refresher.answered.set()
     await world.turn()
+
+
+async def test_scheduler_that_stops_gives_back_the_timers_of_its_flights() -> None:
+    """They would fire nowhere for two minutes: a token that lives shorter would run out."""
+    world = World()
+    world.refresher.answered.clear()
+    world.refresher.dues["a"] = world.clock.now()
+    running = asyncio.create_task(world.loop.run())
+    await world.turn()
+    assert world.timers.claimed == {"a"}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.timers.claimed == set()
+    assert world.timers.due["a"] <= world.clock.now() + ALONE_EVERY
