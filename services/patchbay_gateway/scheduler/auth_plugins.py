@@ -85,7 +85,10 @@ class AuthPlugins:
     async def look(self, snapshot: Snapshot) -> list[AuthPlugin]:
         """Return them in the order in which they are asked."""
         found = []
-        for hook in self._plugins.hooks.of(snapshot, CAPABILITY):
+        hooks = self._plugins.hooks.of(snapshot, CAPABILITY)
+        for gone in self._again.keys() - {hook.plugin_id for hook in hooks}:
+            del self._again[gone]
+        for hook in hooks:
             if hook.entry.builtin:
                 continue
             registered = tuple(self._plugins.registry.declaring(hook.plugin_id, CAPABILITY))
@@ -99,6 +102,9 @@ class AuthPlugins:
         same = len(before) == len(registered) and all(
             a is b for a, b in zip(before, registered, strict=True)
         )
+        if same:
+            # Who asked at the same time, and failed, need not ask again.
+            self._again.pop(hook.plugin_id, None)
         if same or self._clock.monotonic() < self._again.get(hook.plugin_id, 0.0):
             return
         try:

@@ -31,13 +31,16 @@ class Reader:
 
     def __init__(self) -> None:
         self.away = True
+        self.entries = [ENTRY]
+        self.slow, self.gate = False, asyncio.Event()
         self.offered = asyncio.Event()
         self.registration = plugin_pb2.RegisterResponse()
         self.generation = 1
         self.registry = self.hooks = self.calls = self
 
     def of(self, *_: object) -> list[Hook]:
-        return [Hook(ENTRY.id, "auth_provider", ENTRY, policy("auth_provider"))]
+        row = policy("auth_provider")
+        return [Hook(entry.id, "auth_provider", entry, row) for entry in self.entries]
 
     def declaring(self, *_: object) -> list[plugin_pb2.RegisterResponse]:
         return [self.registration]
@@ -47,6 +50,8 @@ class Reader:
 
     async def unary(self, _: Hook, method: Any, request: Any, **more: Any) -> Any:
         if self.away:
+            if self.slow:
+                await self.gate.wait()
             raise Unavailable("not yet")
         if method is methods.AUTH_IDENTIFIER:
             return identifier_pb2.IdentifierResponse(identifier="kind")
@@ -82,3 +87,28 @@ async def test_file_is_offered_when_somebody_else_hears_the_key_of_its_plugin(
         await reader.offered.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_plugin_that_is_gone_or_has_told_its_key_is_not_asked_for_it_again() -> None:
+    """The reader of files would look at everything twice a second, for ever."""
+    clock, reader = ManualClock(), Reader()
+    plugins = AuthPlugins(cast("Any", reader), clock=clock)
+    snapshot = msgspec.structs.replace(make_snapshot(), plugins=(ENTRY,))
+    await plugins.look(snapshot)
+    await clock.advance(11)
+    assert plugins.pending
+    reader.entries = []
+    await plugins.look(snapshot)
+    assert not plugins.pending
+    reader.entries = [ENTRY]
+    reader.slow = True
+    slow = asyncio.create_task(plugins.look(snapshot))
+    await asyncio.sleep(0)
+    reader.away = False
+    await plugins.look(snapshot)
+    reader.gate.set()
+    await slow
+    await clock.advance(11)
+    await plugins.look(snapshot)
+    assert plugins.identifier(ENTRY.id) == "kind"
+    assert not plugins.pending
