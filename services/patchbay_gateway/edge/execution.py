@@ -134,7 +134,8 @@ class Execution:
             if not self._answer.timed_out:
                 raise
             self._answer.timed_out = False
-            self._owner.uncancel()
+            if self._owner.uncancel():
+                raise
             failed_there = True
             raise errors.DeadlineExceeded(
                 "the executor did not answer in time", reason="EXECUTOR_TIMEOUT"

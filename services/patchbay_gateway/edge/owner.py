@@ -29,10 +29,9 @@ class Owner:
         """Whether the client has left."""
         return self._gone.done()
 
-    def uncancel(self) -> None:
-        """Take back a cancellation that was our own."""
-        if self._task is not None:
-            self._task.uncancel()
+    def uncancel(self) -> bool:
+        """Take back a cancellation that was our own, and return whether somebody else's came with it."""
+        return self._task is not None and self._task.uncancel() > 0
 
     def close(self) -> None:
         """Stop watching."""

@@ -16,6 +16,7 @@ from patchbay.errors import FaultScope, Sent, UpstreamError
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay_gateway.kernel.outcomes import FaultKind
 from patchbay_gateway.kernel.telemetry import PrometheusMetrics
+from patchbay_gateway.plugins.policy import EDGE_MARGIN
 from patchbay_gateway.plugins.snapshot import (
     ErrorRuleEntry,
     RetryEntry,
@@ -716,3 +717,21 @@ async def test_wait_beyond_all_measure_is_no_wait() -> None:
     assert client.status == 429
     assert b"retry-after" not in client.headers
     assert not script.reports[0].fault.HasField("retry_after")
+
+
+@virtual
+async def test_end_of_the_process_that_comes_with_a_deadline_ends_the_request() -> None:
+    """Taken for the deadline alone it would begin another attempt, and the process would wait for that."""
+    script = Script(default=[1000.0])
+    # The answer looks first when its head is overdue, for nothing else is to be looked at sooner.
+    limits = StreamingEntry(
+        first_byte_timeout=20.0, idle_timeout=5.0, first_byte_grace=0.0, end_grace=0.0
+    )
+    edge = Edge(script, pool("a", "b"), settings=SettingsEntry(streaming=limits))
+    asking = asyncio.ensure_future(edge.ask(STREAM))
+    loop = asyncio.get_running_loop()
+    loop.call_at(loop.time() + 20.0 + EDGE_MARGIN, asking.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert script.called == [("a", "up")]
+    assert script.reports[0].settlement.reason == "SHUTDOWN"

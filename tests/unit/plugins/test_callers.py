@@ -232,6 +232,24 @@ async def test_cancellation_from_elsewhere_stays_one() -> None:
         await task
 
 
+async def test_cancellation_that_comes_with_the_scopes_end_stays_one() -> None:
+    world = World()
+    scope = world.scope("one")
+    began = asyncio.Event()
+
+    async def run() -> None:
+        with within(scope):
+            began.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(run())
+    await began.wait()
+    scope.close()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 class Lines:
     """A logger that keeps lines."""
 

@@ -200,9 +200,8 @@ def within(scope: LiveScope | None) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        if not ended:
+        if not ended or task.uncancel():
             raise
-        task.uncancel()
         raise errors.FailedPrecondition(
             "the call that this callback belongs to is over", reason=SCOPE_ENDED
         ) from None
