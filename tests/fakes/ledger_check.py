@@ -79,7 +79,7 @@ def check(records: Iterable[Mapping[str, Any]], ledger: Path | str) -> Report:
         ledger: Path of the database; it may be in use.
     """
     uri = f"file:{ledger}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as connection:
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN")  # rows and rollups of one moment
         rows = [dict(row) for row in connection.execute("SELECT * FROM attempts")]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ASSETS = "KUBEBUILDER_ASSETS"
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 
 
 def assets() -> Path | None:
@@ -178,7 +178,7 @@ class ApiServer:
             request = urllib.request.Request(
                 f"{self.url}/readyz", headers={"Authorization": f"Bearer {self.token}"}
             )
-            with urllib.request.urlopen(request, timeout=2, context=context) as answer:
+            with urllib.request.urlopen(request, timeout=10, context=context) as answer:
                 return bool(answer.status == 200)
         return False
 

@@ -91,7 +91,7 @@ class Judge:
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """Return the rows of a query to the ledger."""
         uri = f"file:{self._gateway.ledger_path}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as ledger:
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as ledger:
             return ledger.execute(query).fetchall()
 
     def _processes(self) -> dict[str, Process]:

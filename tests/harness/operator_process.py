@@ -96,7 +96,7 @@ class OperatorProcess:
         """Ask its health port; None when nobody listens."""
         with contextlib.suppress(httpx.HTTPError):
             async with httpx.AsyncClient() as client:
-                return await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+                return await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=20)
         return None
 
     async def leads(self) -> bool:

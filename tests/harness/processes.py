@@ -117,7 +117,7 @@ class Process:
                 break
             with contextlib.suppress(httpx.HTTPError):
                 # Loading certificates would cost more than the process needs to answer.
-                response = httpx.get(self.ready_url, timeout=10, verify=False)
+                response = httpx.get(self.ready_url, timeout=20, verify=False)
                 answer = f"{response.status_code} {response.text[:500]}"
                 if response.status_code == 200:
                     return

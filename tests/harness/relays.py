@@ -75,7 +75,7 @@ class Relays:
         return self._do(listen())
 
     def _do(self, coroutine: Coroutine[None, None, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(90)
 
 
 class Proxy:

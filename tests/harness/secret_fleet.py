@@ -137,7 +137,9 @@ class SecretFleet(Fleet):
 
         async def body() -> Snapshot | None:
             clock = SystemClock()
-            store = Store(self.redis_url, installation=self._installation, clock=clock, timeout=2.0)
+            store = Store(
+                self.redis_url, installation=self._installation, clock=clock, timeout=20.0
+            )
             try:
                 while True:
                     # Published anew while it was being read.

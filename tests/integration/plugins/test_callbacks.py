@@ -81,7 +81,9 @@ class World:
         """Ask the ledger until it has an answer."""
         deadline = time.monotonic() + limit
         while True:
-            with sqlite3.connect(f"file:{self.gateway.ledger_path}?mode=ro", uri=True) as ledger:
+            with sqlite3.connect(
+                f"file:{self.gateway.ledger_path}?mode=ro", uri=True, timeout=60
+            ) as ledger:
                 rows = ledger.execute(question, values).fetchall()
             if rows:
                 return rows

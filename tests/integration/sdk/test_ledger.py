@@ -31,7 +31,9 @@ def rows(ledger: Path, attempts: list[str]) -> list[dict[str, Any]]:
     sql = f"SELECT * FROM attempts WHERE state = 'final' AND attempt_uid IN ({marks})"
     deadline = time.monotonic() + 60
     while True:
-        with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=60)
+        ) as connection:
             connection.row_factory = sqlite3.Row
             found = [dict(row) for row in connection.execute(sql, attempts)]
         if len(found) == len(attempts):
