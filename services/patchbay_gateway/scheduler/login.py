@@ -15,8 +15,10 @@ Not here: OAuth itself (the auth provider), routes (edge/management/logins.py).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import secrets
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -30,6 +32,7 @@ from patchbay.secrets import origin_of, seal
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.hooks import Hook
 from patchbay_gateway.plugins.policy import policy
 from patchbay_gateway.plugins.snapshot import OAuth2Entry
@@ -57,6 +60,9 @@ _DONE: Final = 60
 """Seconds that its end is told."""
 _INTERVAL: Final = 5.0
 _LOCK_MS: Final = 70_000
+_UNLOCK: Final = Script(
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+)
 _STATE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 _log = logs.get_logger("scheduler.login")
@@ -363,15 +369,19 @@ class _Locked:
             raise _unknown()
         self._store = store
         self._key = store.key("login-lock", state)
+        self._token = secrets.token_hex(8)
 
     async def __aenter__(self) -> None:
-        if not await self._store.call("SET", self._key, "1", "NX", "PX", _LOCK_MS):
+        if not await self._store.call("SET", self._key, self._token, "NX", "PX", _LOCK_MS):
             raise errors.Aborted(
                 "this login is being asked about; ask again", reason="LOGIN_BUSY", retry_after=1.0
             )
 
     async def __aexit__(self, *_: object) -> None:
-        await self._store.call("DEL", self._key)
+        # One that took too long has lost it, perhaps to another call. What stays ends by itself, and must not
+        # hide how the call went.
+        with contextlib.suppress(errors.Unavailable):
+            await self._store.script(_UNLOCK, [self._key], [self._token])
 
 
 def _making(provider: str, plugin_id: str) -> Refreshable:
