@@ -89,7 +89,13 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
+        if task.cancelled():
+            if not (task.cancelling() or self._closed or self._shutdown.draining.is_set()):
+                # The cancellation of something else came out of it: gRPC and futures raise the same.
+                _log.error("background task was cancelled by nobody", task=task.get_name())
+                self._shutdown.fail(f"task {task.get_name()} was cancelled by nobody")
+            return
+        if (error := task.exception()) is None:
             return
         _log.error("background task crashed", task=task.get_name(), exc_info=error)
         self._shutdown.fail(f"task {task.get_name()} crashed")

@@ -136,6 +136,35 @@ async def test_tasks_that_end_are_forgotten_and_fail_nothing():
     await tasks.aclose()
 
 
+async def test_task_that_ends_by_a_cancellation_of_something_else_is_missed():
+    """It looks like one that its owner ended, and nobody does its work any more."""
+    shutdown = Shutdown()
+    tasks = Tasks(shutdown)
+
+    async def waits_for_another() -> None:
+        another: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        another.cancel()
+        await another
+
+    tasks.start("part", waits_for_another())
+    async with asyncio.timeout(60):
+        await shutdown.wait()
+    assert shutdown.exit_code == 1
+    await tasks.aclose()
+
+
+async def test_task_that_somebody_cancelled_is_not_missed():
+    shutdown = Shutdown()
+    tasks = Tasks(shutdown)
+    task = tasks.start("part", asyncio.Event().wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert not shutdown.draining.is_set()
+    await tasks.aclose()
+
+
 async def test_tasks_start_after_aclose_is_refused():
     tasks = Tasks(Shutdown())
     await tasks.aclose()
