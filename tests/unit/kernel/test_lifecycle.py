@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -50,13 +51,22 @@ def test_run_second_signal_cancels_main():
 
 
 def test_run_leaves_signal_handling_as_it_was():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    # What a shell starts in the background ignores SIGINT, until a loop's handler for it is removed.
+    usual: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    given = {number: signal.signal(number, handler) for number, handler in usual.items()}
 
     async def main(_: Shutdown) -> None:
         await asyncio.sleep(0)
 
-    run(main)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    try:
+        run(main)
+        assert {number: signal.getsignal(number) for number in usual} == usual
+    finally:
+        for number, handler in given.items():
+            signal.signal(number, handler)
 
 
 def test_run_error_of_ours_is_told_in_one_line_without_traceback(capfd):
