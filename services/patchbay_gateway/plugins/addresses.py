@@ -206,6 +206,7 @@ class AddressPool:
         self._clock = clock
         self._on_change = on_change
         self._tasks: set[asyncio.Task[None]] = set()
+        self._confirming: set[Peer] = set()
         self._leaving: set[Peer] = set()
         self._looking: asyncio.Task[None] | None = None
 
@@ -319,24 +320,31 @@ class AddressPool:
         self._leaving.discard(peer)
 
     def _refused(self, peer: Peer) -> None:
-        self._spawn(self._confirm(peer), f"confirm {peer.address}")
+        # Once at a time: one that says that it serves, and refuses all the same, is asked no more for that.
+        if peer not in self._confirming:
+            self._confirming.add(peer)
+            self._spawn(self._confirm(peer), f"confirm {peer.address}")
         self._on_change()
 
     async def _confirm(self, peer: Peer) -> None:
         """Ask *peer* for its health while nothing has been heard of it since it answered DRAINING."""
-        while True:
-            await self._clock.sleep(CONFIRM)
-            if not peer.doubtful or self.peers.get(peer.address) is not peer:
-                return
-            call = peer.channel.stream(WATCH, health_pb2.HealthCheckRequest(), deadline=CONFIRM)
-            try:
-                async for answer in call:
-                    self._heard(peer, answer.status)
-                    break
-            except errors.PatchbayError as error:
-                _log.info("no word of health", address=peer.address, reason=error.message)
-            finally:
-                await call.aclose()
+        try:
+            while True:
+                await self._clock.sleep(CONFIRM)
+                if not peer.doubtful or self.peers.get(peer.address) is not peer:
+                    return
+                call = peer.channel.stream(WATCH, health_pb2.HealthCheckRequest(), deadline=CONFIRM)
+                try:
+                    async for answer in call:
+                        self._heard(peer, answer.status)
+                        break
+                except errors.PatchbayError as error:
+                    _log.info("no word of health", address=peer.address, reason=error.message)
+                finally:
+                    await call.aclose()
+        finally:
+            # In the same turn in which it looked last: whoever refuses after that is looked at anew.
+            self._confirming.discard(peer)
 
     async def _watch(self, peer: Peer) -> None:
         """Follow the health of *peer* for ever."""

@@ -306,6 +306,25 @@ async def test_registry_address_that_passed_on_draining_of_somebody_else_serves_
     assert addresses(world) == {"10.0.0.1:1": "ready"}
 
 
+async def test_registry_address_that_serves_and_refuses_all_calls_is_asked_by_one_at_a_time(
+    world: World,
+) -> None:
+    """Each refusal that its health contradicts would else add somebody who asks every two seconds."""
+    world.add("10.0.0.1:1")
+    await world.apply()
+    refused = 0
+    for _ in range(40):
+        if (member := world.registry.pick("named")) is not None:
+            member.begin()
+            member.end(draining=True)
+            refused += 1
+        await world.settle()
+        await world.settle(0.15 * CONFIRM)
+        asking = [t for t in asyncio.all_tasks() if t.get_name().startswith("confirm ")]
+        assert len(asking) == 1
+    assert refused > 2
+
+
 async def test_registry_address_whose_health_agrees_that_it_drains_gets_nothing(
     world: World,
 ) -> None:
