@@ -121,6 +121,7 @@ async def running_edge(
         OSError: The port is taken.
     """
     edge_id = f"edge-{secrets.token_hex(6)}"
+    started = clock.monotonic()
     sockets = [listen(settings.host, settings.port, reuse_port=reuse_port)]
     log = AppendLog(outbox_dir or settings.data_dir / "outbox")
     tasks = Tasks(shutdown)
@@ -209,7 +210,7 @@ async def running_edge(
             outbox,
             holder,
             clock,
-            clock.monotonic(),
+            started,
             settings.drain,
             pipeline,
             scopes,

@@ -13,6 +13,7 @@ from patchbay.keys import channel_key
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay.serve import build_servicers
 from patchbay_gateway.edge.main import running_edge
+from patchbay_gateway.edge.running import PATIENCE
 from patchbay_gateway.executors.echo import EchoExecutor
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
@@ -157,6 +158,30 @@ async def test_edge_that_shares_its_port_takes_no_connections_before_it_can_serv
         running = await starting
         assert running.checks()["executors"]() is None
         assert await connects(free_port)
+
+
+async def test_edge_that_shares_its_port_waits_once_for_an_executor_that_never_comes(
+    tmp_path: Path, free_port: int
+) -> None:
+    """What it waited before it opened its port counts: it is not unready as long again."""
+    clock, holder, keys, shutdown = ManualClock(), SnapshotHolder(), Keys(), Shutdown()
+    keys.known.set()
+    plugins = (ECHO, PluginEntry("absent"))
+    providers = (ProviderEntry("p", "echo"), ProviderEntry("q", "absent"))
+    holder.set(Snapshot(version=1, plugins=plugins, providers=providers))
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        shared = edge(
+            tmp_path, Beats(clock), holder, clock, port=free_port, keys=keys, shutdown=shutdown
+        )
+        starting = asyncio.create_task(stack.enter_async_context(shared))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not starting.done()
+        await clock.advance(PATIENCE + 1.0)
+        shutdown.drain()
+        running = await starting
+        await running.registry.wait_ready({"echo"}, 60.0)
+        assert running.checks()["executors"]() is None
 
 
 async def test_edge_that_is_told_to_end_before_it_can_serve_does_not_wait(
