@@ -176,8 +176,9 @@ class Credentials:
             for key in [key for key in self._sealed if key[1] == credential_id]:
                 del self._sealed[key]
             now = self._clock.now()
-            # Also when a token that had run out is replaced: what was worked out without it is wrong now.
-            if usable(before, now) != usable(record, now):
+            # A token that has run out may have been counted on before that, or not be counted on since.
+            counted_on = {bool(before and before.access), usable(before, now)}
+            if counted_on != {usable(record, now)}:
                 self.generation += 1
 
     def version(self, credential: CredentialEntry) -> int:

@@ -118,6 +118,16 @@ def test_model_that_was_not_listed_for_want_of_a_token_is_listed_with_it(world: 
     assert [name for name, _ in catalogue.models(snapshot)] == ["m"]
 
 
+async def test_model_whose_token_ran_out_and_was_taken_away_is_listed_no_more(world: World) -> None:
+    """It was listed while the token was good, and that list may still be shown."""
+    catalogue, snapshot = Catalogue(world.credentials), make_snapshot(PROVIDER)
+    world.take(expires_at=world.clock.now() + 100)
+    assert [name for name, _ in catalogue.models(snapshot)] == ["m"]
+    await world.clock.advance(101)
+    world.take(version=8, material={})
+    assert catalogue.models(snapshot) == ()
+
+
 async def test_secret_outlives_its_token_only_by_what_an_attempt_needs(world: World) -> None:
     world.take(expires_at=world.clock.now() + 100)
     secret = world.lease().secret
