@@ -121,8 +121,14 @@ class Connection:
         self.failures: list[Failure] = []
         self._callback = ((CALLBACK_KEY, callback), (SCOPE_KEY, scope)) if callback else ()
         self._channel_key = keys.channel_key(key)
-        # Connections are not shared: some rules break theirs.
-        options = [*wire_options(message_limit), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            *wire_options(message_limit),
+            # Connections are not shared: some rules break theirs.
+            ("grpc.use_local_subchannel_pool", 1),
+            # gRPC widens a reader's window by what it has measured, after 33 MiB in one message to many MiB:
+            # what a plugin buffers would be lost among what waits here.
+            ("grpc.http2.bdp_probe", 0),
+        ]
         self.channel = open_channel(address, options, tls)
 
     async def aclose(self) -> None:
