@@ -7,8 +7,12 @@ Only for tests without sockets: the loop never waits, so nothing from outside co
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class _Selector(selectors.DefaultSelector):
@@ -41,3 +45,13 @@ def run(coroutine: Any) -> Any:
     """Run *coroutine* on a loop of its own and return its result."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(coroutine)
+
+
+def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run *test* on such a loop."""
+
+    @functools.wraps(test)
+    def on_its_loop(*args: Any, **kwargs: Any) -> None:
+        run(test(*args, **kwargs))
+
+    return on_its_loop

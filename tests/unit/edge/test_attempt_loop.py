@@ -1,15 +1,13 @@
 """The attempt loop over a pool in memory, in virtual time: what is tried, held against whom, and told."""
 
 import asyncio
-import functools
 import json
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.harness import virtual_time
 from tests.harness.pipeline import Edge, FakeExchange, Script, pool
+from tests.harness.virtual_time import virtual
 
 from patchbay import errors
 from patchbay.errors import FaultScope, Sent, UpstreamError
@@ -30,16 +28,6 @@ STREAM = b'{"model":"m","stream":true}'
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
-
-
-def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run *test* in virtual time."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        virtual_time.run(test(*args, **kwargs))
-
-    return run
 
 
 def answered(

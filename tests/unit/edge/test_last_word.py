@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.harness import virtual_time
 from tests.harness.pipeline import Edge, Script, pool
+from tests.harness.virtual_time import virtual
 
 from patchbay.usage.v1 import journal_pb2
 from patchbay_gateway.plugins.snapshot import SettingsEntry, StreamingEntry
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 STREAM = b'{"model":"m","stream":true}'
 FOREVER = 10_000.0
@@ -31,16 +26,6 @@ ENDS = {
     ],
     "gemini": [b'data: {"candidates":[{"finishReason":"STOP"}]}\n\n'],
 }
-
-
-def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run *test* in virtual time."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        virtual_time.run(test(*args, **kwargs))
-
-    return run
 
 
 def outcomes(script: Script) -> list[int]:

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tests.harness import virtual_time
 from tests.harness.pipeline import Edge, Script, pool
+from tests.harness.virtual_time import virtual
 
 from patchbay.scheduler.v1 import scheduler_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-
-def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run *test* in virtual time."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        virtual_time.run(test(*args, **kwargs))
-
-    return run
 
 
 def unknown() -> scheduler_pb2.Refusal:

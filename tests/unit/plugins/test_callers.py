@@ -16,7 +16,7 @@ from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.grants import Grants
 from patchbay_gateway.plugins.hooks import Hook
 from patchbay_gateway.plugins.policy import policy
-from patchbay_gateway.plugins.scopes import ScopeTable
+from patchbay_gateway.plugins.scopes import LiveScope, ScopeTable
 from patchbay_gateway.plugins.snapshot import PluginEntry, Snapshot
 
 NOW = 1_800_000_000
@@ -197,9 +197,8 @@ async def test_scope_is_its_plugins_alone_and_ends() -> None:
         await world.callers.identify(own)
 
 
-async def test_what_runs_in_a_scope_ends_with_it() -> None:
-    world = World()
-    scope = world.scope("one")
+async def running(scope: LiveScope) -> asyncio.Task[None]:
+    """Return what waits for ever in *scope*, once it does."""
     began = asyncio.Event()
 
     async def run() -> None:
@@ -209,6 +208,13 @@ async def test_what_runs_in_a_scope_ends_with_it() -> None:
 
     task = asyncio.ensure_future(run())
     await began.wait()
+    return task
+
+
+async def test_what_runs_in_a_scope_ends_with_it() -> None:
+    world = World()
+    scope = world.scope("one")
+    task = await running(scope)
     scope.close()
     with pytest.raises(errors.FailedPrecondition) as ended:
         await task
@@ -218,15 +224,7 @@ async def test_what_runs_in_a_scope_ends_with_it() -> None:
 
 async def test_cancellation_from_elsewhere_stays_one() -> None:
     world = World()
-    began = asyncio.Event()
-
-    async def run() -> None:
-        with within(world.scope("one")):
-            began.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.ensure_future(run())
-    await began.wait()
+    task = await running(world.scope("one"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -235,15 +233,7 @@ async def test_cancellation_from_elsewhere_stays_one() -> None:
 async def test_cancellation_that_comes_with_the_scopes_end_stays_one() -> None:
     world = World()
     scope = world.scope("one")
-    began = asyncio.Event()
-
-    async def run() -> None:
-        with within(scope):
-            began.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.ensure_future(run())
-    await began.wait()
+    task = await running(scope)
     scope.close()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
