@@ -3,16 +3,15 @@
 import asyncio
 import json
 import re
-from typing import Any
 
 import pytest
-from tests.harness.pipeline import Edge, FakeExchange, Script, pool
+from tests.harness.pipeline import Edge, Script, pool
 from tests.harness.virtual_time import virtual
+from tests.unit.edge.provider_failures import DONE, ROLE, STREAM, TEXT, answered, kinds, told
 
 from patchbay import errors
-from patchbay.errors import FaultScope, Sent, UpstreamError
+from patchbay.errors import FaultScope, UpstreamError
 from patchbay.scheduler.v1 import scheduler_pb2
-from patchbay_gateway.kernel.outcomes import FaultKind
 from patchbay_gateway.kernel.telemetry import PrometheusMetrics
 from patchbay_gateway.plugins.policy import EDGE_MARGIN
 from patchbay_gateway.plugins.snapshot import (
@@ -23,38 +22,6 @@ from patchbay_gateway.plugins.snapshot import (
     StreamingEntry,
     TargetEntry,
 )
-
-STREAM = b'{"model":"m","stream":true}'
-ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
-DONE = b"data: [DONE]\n\n"
-
-
-def answered(
-    status: int, code: str = "", *, message: str = "no", wait: float | None = None, **headers: str
-) -> UpstreamError:
-    body = {"error": {"message": message, "type": "t", "param": None, "code": code or None}}
-    return UpstreamError(
-        status,
-        body=json.dumps(body).encode(),
-        content_type="application/json",
-        retry_after=wait,
-        headers=[(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
-        sent=Sent.YES,
-    )
-
-
-def told(exchange: FakeExchange) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(exchange.answer)["error"]
-    return found
-
-
-def kinds(script: Script) -> list[str]:
-    """Return the kinds held against credentials, `-` for nothing, in order of the reports."""
-    return [
-        FaultKind(report.fault.kind).name if report.HasField("fault") else "-"
-        for report in script.reports
-    ]
 
 
 @pytest.mark.parametrize("status", [402, 403, 404, 408, 429, 500, 502, 503, 504, 520, 529])
@@ -269,112 +236,6 @@ async def test_client_leaving_during_a_refresh_settles_the_attempt() -> None:
 
 
 @virtual
-async def test_round_waits_for_the_earliest_recovery_and_goes_on() -> None:
-    script = Script(blocked={"a": 4.0, "b": 9.0})
-    retry = RetryEntry(rounds=1, max_wait=10)
-    client = await Edge(script, pool("a", "b", retry=retry)).ask()
-    assert client.status == 200
-    assert script.called == [("a", "up")]
-    assert client.sent[0][0] == pytest.approx(5.0), "4 s and a quarter of spread"
-    assert [item.round for item in script.acquired] == [0, 1]
-
-
-@virtual
-async def test_round_longer_than_max_wait_is_not_waited_for() -> None:
-    script = Script(blocked={"a": 11.0})
-    client = await Edge(script, pool("a", retry=RetryEntry(rounds=3, max_wait=10))).ask()
-    assert client.status == 429
-    assert client.sent[0][0] == pytest.approx(0)
-
-
-@virtual
-async def test_round_none_are_configured_so_nobody_waits() -> None:
-    script = Script(blocked={"a": 1.0})
-    assert (await Edge(script, pool("a", retry=RetryEntry(max_wait=10))).ask()).status == 429
-
-
-@virtual
-async def test_round_after_passing_failures_tries_the_same_credentials_again() -> None:
-    script = Script()
-    script.answers["a", "up"] = [answered(500), b"{}"]
-    script.answers["b", "up"] = [answered(500)]
-    client = await Edge(script, pool("a", "b", retry=RetryEntry(rounds=1))).ask()
-    assert client.status == 200
-    assert script.called == [("a", "up"), ("b", "up"), ("a", "up")]
-
-
-@virtual
-async def test_round_waits_when_the_pool_cooled_down_by_this_very_request() -> None:
-    """The second round finds the only credential cooling down, and that is its wait."""
-    script = Script(cooling=3)
-    script.answers["a", "up"] = [answered(429), b"{}"]
-    client = await Edge(script, pool("a", retry=RetryEntry(rounds=1, max_wait=10))).ask()
-    assert client.status == 200
-    assert client.sent[0][0] == pytest.approx(3.75)
-
-
-@virtual
-async def test_round_does_not_follow_a_failure_that_stays() -> None:
-    script = Script(default=answered(402))
-    await Edge(script, pool("a", "b", retry=RetryEntry(rounds=5))).ask()
-    assert script.called == [("a", "up"), ("b", "up")]
-
-
-@virtual
-async def test_round_leaves_providers_out_that_want_none() -> None:
-    """A provider with `rounds: 0` takes part in the first round only."""
-    script = Script(default=answered(500))
-    impatient = pool("a", name="p1")
-    patient = pool("b", name="p2", retry=RetryEntry(rounds=1))
-    await Edge(script, impatient, patient).ask()
-    assert script.called == [("a", "up"), ("b", "up"), ("b", "up")]
-
-
-@virtual
-async def test_max_credentials_bounds_a_round() -> None:
-    script = Script(default=answered(500))
-    await Edge(script, pool("a", "b", "c", retry=RetryEntry(max_credentials=2))).ask()
-    assert script.called == [("a", "up"), ("b", "up")]
-
-
-@virtual
-async def test_attempts_are_bounded_over_all() -> None:
-    script = Script(default=answered(500))
-    names = [f"c{n:03}" for n in range(200)]
-    client = await Edge(script, pool(*names, retry=RetryEntry(rounds=9))).ask()
-    assert len(script.called) == 10
-    assert client.status == 500
-
-
-@virtual
-async def test_client_leaving_while_a_round_waits_ends_the_request() -> None:
-    script = Script(blocked={"a": 300.0})
-    edge = Edge(script, pool("a", retry=RetryEntry(rounds=1, max_wait=600)))
-    client = await edge.ask(leaves_after=5)
-    assert not client.committed
-    assert script.called == []
-    assert asyncio.get_running_loop().time() < 6
-
-
-@virtual
-async def test_keepalives_go_on_while_a_round_waits() -> None:
-    script = Script(blocked={"a": 40.0}, default=[TEXT, DONE])
-    limits = StreamingEntry(first_byte_grace=10, keepalive=10, first_byte_timeout=5)
-    edge = Edge(
-        script,
-        pool("a", retry=RetryEntry(rounds=1, max_wait=60)),
-        settings=SettingsEntry(streaming=limits),
-    )
-    client = await edge.ask(STREAM)
-    times = [at for at, data in client.sent if data.startswith(b":")]
-    assert times == [10, 20, 30, 40]
-    assert client.answer.endswith(TEXT + DONE)
-
-
-# What the client is told.
-
-
-@virtual
 async def test_all_cooling_is_429_with_the_earliest_recovery() -> None:
     script = Script(blocked={"a": 30.4, "b": 20.2})
     for dialect in ("openai", "openai-response", "claude", "gemini"):
@@ -461,111 +322,6 @@ async def test_should_not_retry_of_a_spent_account_still_goes_to_another() -> No
 
 
 # Streams: what counts as an answer.
-
-
-@virtual
-async def test_stream_tells_of_its_address_when_it_begins() -> None:
-    """An address that is tried again after a rest must not wait for the stream's end."""
-    edge = Edge(Script(default=[TEXT, DONE]), pool("a"))
-    await edge.ask(STREAM)
-    assert edge.member.heard == 1
-
-
-@virtual
-async def test_empty_stream_goes_to_the_next_credential() -> None:
-    script = Script(default=[TEXT, DONE])
-    script.answers["a", "up"] = [[]]
-    client = await Edge(script, pool("a", "b")).ask(STREAM)
-    assert client.answer == TEXT + DONE
-    assert kinds(script) == ["TRANSIENT", "-"]
-
-
-@virtual
-async def test_error_inside_a_200_after_lifecycle_events_goes_to_the_next_credential() -> None:
-    created = b'event: message_start\ndata: {"type":"message_start"}\n\n'
-    failed = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
-    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n'
-    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-    script = Script(default=[created, delta, stop])
-    script.answers["a", "up"] = [[created, failed]]
-    client = await Edge(script, pool("a", "b")).ask(STREAM, dialect="claude")
-    assert client.answer == created + delta + stop
-    assert kinds(script) == ["OVERLOADED", "-"]
-
-
-@virtual
-async def test_error_inside_a_200_after_content_is_the_clients_and_held_against_the_credential() -> (
-    None
-):
-    failed = b'data: {"error":{"message":"x","type":"server_error"}}\n\n'
-    script = Script(default=[TEXT, failed])
-    client = await Edge(script, pool("a", "b")).ask(STREAM)
-    assert client.answer == TEXT + failed
-    assert script.called == [("a", "up")]
-    assert kinds(script) == ["TRANSIENT"]
-
-
-@virtual
-async def test_break_after_content_is_terminal_and_neutral() -> None:
-    script = Script(default=[TEXT, UpstreamError(502, reason="UPSTREAM_TRUNCATED", sent=Sent.YES)])
-    client = await Edge(script, pool("a", "b")).ask(STREAM)
-    assert client.answer.startswith(TEXT + b'data: {"error"')
-    assert b"[DONE]" not in client.answer
-    assert script.called == [("a", "up")]
-    assert kinds(script) == ["CONNECTION"]
-
-
-@virtual
-async def test_lifecycle_events_are_held_ten_seconds_then_go_out() -> None:
-    script = Script(default=[ROLE, 30.0, TEXT, DONE])
-    client = await Edge(script, pool("a")).ask(STREAM)
-    first_at, first = client.sent[0]
-    assert (round(first_at), first) == (10, ROLE)
-    assert client.status == 200
-    assert client.headers[b"x-patchbay-attempts"] == b"1"
-    assert client.answer.replace(b": keep-alive\n\n", b"") == ROLE + TEXT + DONE
-
-
-@virtual
-async def test_failure_after_held_events_went_out_is_not_tried_again() -> None:
-    script = Script(default=[ROLE, 30.0, answered(500)])
-    client = await Edge(script, pool("a", "b")).ask(STREAM)
-    assert script.called == [("a", "up")]
-    assert b'"error"' in client.answer
-    assert client.finished
-
-
-@virtual
-async def test_failure_while_events_are_held_goes_to_the_next_credential() -> None:
-    script = Script(default=[TEXT, DONE])
-    script.answers["a", "up"] = [[ROLE, 9.0, answered(500)]]
-    client = await Edge(script, pool("a", "b")).ask(STREAM)
-    assert client.answer == TEXT + DONE
-    assert client.sent[0][0] == pytest.approx(9)
-
-
-@virtual
-async def test_comments_of_a_provider_commit_nothing() -> None:
-    script = Script(default=[TEXT, DONE])
-    comment = b": PROCESSING\n\n"
-    script.answers["a", "up"] = [[comment, 15.0, comment, answered(503)]]
-    client = await Edge(script, pool("a", "b")).ask(STREAM)
-    assert client.answer == TEXT + DONE
-
-
-@virtual
-async def test_early_headers_then_all_fail_ends_with_the_dialects_terminal_event() -> None:
-    script = Script(default=[25.0, answered(500, message="gone wrong")])
-    limits = StreamingEntry(first_byte_grace=20, keepalive=15)
-    edge = Edge(script, pool("a", "b"), settings=SettingsEntry(streaming=limits))
-    client = await edge.ask(STREAM)
-    assert client.status == 200
-    assert script.called == [("a", "up"), ("b", "up")]
-    assert b"gone wrong" in client.answer
-    assert client.finished
-
-
-# Rules of the configuration.
 
 
 @virtual
@@ -696,15 +452,6 @@ async def test_failure_of_our_own_while_deciding_settles_the_attempt() -> None:
     with pytest.raises(re.error):
         await Edge(script, pool("a", errors=rules)).ask()
     assert len(script.reports) == 1
-
-
-@virtual
-async def test_wait_beyond_all_measure_is_no_wait() -> None:
-    script = Script(default=answered(429, message=f"Please try again in {'9' * 306}s."))
-    client = await Edge(script, pool("a")).ask()
-    assert client.status == 429
-    assert b"retry-after" not in client.headers
-    assert not script.reports[0].fault.HasField("retry_after")
 
 
 @virtual
