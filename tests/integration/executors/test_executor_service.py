@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-from tests.fakes.script import Script
-from tests.fakes.upstream import FakeUpstream, running_upstream
 
 from patchbay import errors, secrets, tokens
 from patchbay.keys import channel_key, sealing_key
@@ -26,16 +24,12 @@ from patchbay_gateway.plugins.registry import remote as connect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.fakes.upstream import FakeUpstream
+
     from patchbay_gateway.kernel.channels.port import Channel, Metadata
 
 ROOT = b"r" * 32
 OPENAI = "openai-compatible"
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream(Script(chunks=4)) as upstream:
-        yield upstream
 
 
 @pytest.fixture(params=["inprocess", "remote"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from tests.fakes.script import Script
-from tests.fakes.upstream import FakeUpstream, running_upstream
+from tests.integration.executors.calls import KEY, addressed, chunks_of, collect, nothing_left
 
 from patchbay import errors, secrets
 from patchbay.executor import (
@@ -30,21 +30,15 @@ from patchbay_gateway.executors.proxies import Proxies
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from patchbay.executor import StreamItem
+    from tests.fakes.upstream import FakeUpstream
+
     from patchbay_gateway.executors.upstream import Upstream
 
-KEY = bytes(range(32))
 PATHS = {
     "chat": ("openai", "chat"),
     "completions": ("openai", "completions"),
     "responses": ("openai-response", "chat"),
 }
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream(Script(chunks=4)) as upstream:
-        yield upstream
 
 
 @pytest.fixture(params=["http1", "aiohttp"])
@@ -57,13 +51,7 @@ async def executor(request: pytest.FixtureRequest) -> AsyncIterator[OpenAICompat
     yield executor
     await executor.aclose()
     await upstream.aclose()
-    # Only the test and the fixture's own task remain: nothing of a call is left behind.
-    for _ in range(100):
-        await asyncio.sleep(0)
-        left = [t for t in asyncio.all_tasks() if "_answer" not in repr(t)]
-        if len(left) <= 2:
-            return
-    raise AssertionError(left)
+    await nothing_left()
 
 
 def make_request(
@@ -89,43 +77,16 @@ def make_request(
         operation=operation,
         stream=stream,
         payload=orjson.dumps(body),
-        attempt_uid="01UID-1",
     )
-    message.secret.CopyFrom(
-        secrets.seal(
-            KEY,
-            "openai-compatible",
-            "main",
-            1,
-            origins if origins is not None else (url,),
-            time.time() + 60,
-            {"api_key": "test-key"},
-        )
+    return addressed(
+        message,
+        "openai-compatible",
+        url,
+        origins=origins,
+        headers=headers,
+        first_byte=first_byte,
+        idle=idle,
     )
-    provider = message.provider
-    provider.base_url = url
-    provider.attempt_header = "X-Patchbay-Attempt"
-    provider.first_byte_timeout.FromMilliseconds(int(first_byte * 1000))
-    provider.idle_timeout.FromMilliseconds(int(idle * 1000))
-    for header, value in (headers or {}).items():
-        message.headers[header].values.append(value)
-    return ExecutorRequest(message, secrets.SecretOpener([KEY]), "openai-compatible")
-
-
-async def collect(
-    executor: OpenAICompatibleExecutor, request: ExecutorRequest
-) -> tuple[list[StreamItem], errors.PatchbayError | None]:
-    items: list[StreamItem] = []
-    try:
-        async for item in executor.execute_stream(request):
-            items.append(item)  # noqa: PERF401 - what came before an error is wanted
-    except errors.PatchbayError as error:
-        return items, error
-    return items, None
-
-
-def chunks_of(items: list[StreamItem]) -> list[bytes]:
-    return [chunk for item in items if isinstance(item, StreamBatch) for chunk in item.chunks]
 
 
 @pytest.mark.parametrize("kind", ["chat", "completions", "responses", "embeddings"])
