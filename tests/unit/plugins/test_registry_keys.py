@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.plugins.test_registry import World
+from tests.unit.plugins.registry_world import World
 
 from patchbay import errors
 from patchbay_gateway.plugins.handshake import Host

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.plugins.test_registry import World
+from tests.unit.plugins.registry_world import World, member_of
 
 from patchbay import errors
 from patchbay.plugin.v1 import executor_pb2
@@ -185,8 +185,7 @@ async def test_call_that_an_address_knows_nothing_of_goes_to_another(world: Worl
 
 async def test_late_answer_does_not_undo_a_newer_registration(world: World) -> None:
     await world.apply("a: 1")
-    member = world.registry.pick("named")
-    assert member is not None
+    member = member_of(world)
     before = member.registration
     await world.apply("a: 2")
     member.forgotten(before)
@@ -195,8 +194,7 @@ async def test_late_answer_does_not_undo_a_newer_registration(world: World) -> N
 
 async def test_plugin_that_always_forgets_is_registered_once_a_second(world: World) -> None:
     await world.apply("a: 1")
-    member = world.registry.pick("named")
-    assert member is not None
+    member = member_of(world)
     member.forgotten(member.registration)
     await world.settle()
     again = member.registration
