@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -208,3 +209,30 @@ def limit_headers(script: Script, names: dict[str, str], reset: str) -> dict[str
         found[pattern % "remaining"] = "0" if script.limits == "spent" else left
         found[pattern % "reset"] = reset
     return found
+
+
+def script_of(defaults: Script, headers: dict[str, str], document: Json, model: str = "") -> Script:
+    """Return what *defaults* become where model, headers and body of a request say more."""
+    told: dict[str, Any] = {}
+    _, _, suffix = model.partition("@")
+    for pair in suffix.split(",") if suffix else ():
+        key, _, value = pair.partition("=")
+        told[key] = value
+    for name, value in headers.items():
+        if name.startswith("x-fake-"):
+            told[name[7:].replace("-", "_")] = value
+    if isinstance(document.get("fake"), dict):
+        told.update(document["fake"])
+    changes = {}
+    for item in dataclasses.fields(Script):
+        if item.name in told:
+            changes[item.name] = _typed(type(getattr(defaults, item.name)), told[item.name])
+    return dataclasses.replace(defaults, **changes)
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if kind is bool:
+        return value in {True, "1", "true", "True"}
+    if kind is int and isinstance(value, str) and "." in value:
+        return float(value)
+    return kind(value)
