@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
-import orjson
-
 from patchbay import errors, server, status
 from patchbay_gateway.edge import headers
 from patchbay_gateway.edge.auth import Client
+from patchbay_gateway.edge.callbacks.answers import Answer, ByPlugins, Translated
 from patchbay_gateway.edge.callbacks.exchange import MemoryExchange
+from patchbay_gateway.edge.callbacks.payload import STREAM_IN_BODY, WHOLE, payload
 from patchbay_gateway.edge.dialects.table import GEMINI_JSON
 from patchbay_gateway.edge.exchange import Head
 from patchbay_gateway.edge.request import Request
 from patchbay_gateway.edge.routes.request import RoutedRequest
-from patchbay_gateway.edge.scan import rewrite, scan
 from patchbay_gateway.edge.translation import Formats
 from patchbay_gateway.plugins.execution import PluginExecution
 from patchbay_gateway.plugins.hooks import Facts
@@ -41,11 +39,11 @@ if TYPE_CHECKING:
     from patchbay.host.v1 import model_pb2
     from patchbay_gateway.edge.dialects.port import Dialect
     from patchbay_gateway.edge.routes.request import Pipeline
-    from patchbay_gateway.edge.translation import StreamTranslation, Translation
+    from patchbay_gateway.edge.translation import Translation
     from patchbay_gateway.plugins.callbacks.callers import Caller
     from patchbay_gateway.plugins.distribution import SnapshotHolder
-    from patchbay_gateway.translate.port import StreamTranslator
-    from patchbay_gateway.translate.registry import Pair, Registry
+    from patchbay_gateway.translate.registry import Registry
+
 
 SOURCE: Final = "plugin_host_model_callback"
 """What plugins are told of where such a request comes from (pluginapi, metadata `source`)."""
@@ -56,27 +54,13 @@ MAX_RUNNING: Final = 1000
 # What requests become that come in a format which only plugins know.
 _PIVOT: Final = "openai"
 _OPERATIONS: Final = frozenset({"chat", "completions", "embeddings", "count_tokens"})
-_WHOLE: Final = frozenset({"embeddings", "count_tokens"})
-"""Operations that are never streamed."""
-_STREAM_IN_BODY: Final = frozenset({"openai", "openai-response", "claude"})
-# An event ends with an empty line (the HTML standard, server-sent events).
-_EVENT: Final = re.compile(rb".+?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
-
-
-def events(data: bytes) -> list[bytes]:
-    """Return the server-sent events of *data*, each with its empty line."""
-    if b"\r" in data:
-        return _EVENT.findall(data)
-    whole = [event + b"\n\n" for event in data.split(b"\n\n")]
-    rest = whole.pop()[:-2]
-    return [*whole, rest] if rest else whole
 
 
 class ModelCall:
     """One running call. Its answer has begun, and is a good one."""
 
     def __init__(
-        self, exchange: MemoryExchange, answer: _Answer, failure: Callable[[], errors.UpstreamError]
+        self, exchange: MemoryExchange, answer: Answer, failure: Callable[[], errors.UpstreamError]
     ) -> None:
         self._exchange = exchange
         self._answer = answer
@@ -240,7 +224,7 @@ class ModelCalls:
                 f"'stream' does not agree with the method; call {named}", reason="STREAM_MISMATCH"
             )
         operation = asked.operation or "chat"
-        if operation not in _OPERATIONS or (stream and operation in _WHOLE):
+        if operation not in _OPERATIONS or (stream and operation in WHOLE):
             raise errors.InvalidRequest(
                 f"there is no {'streamed ' if stream else ''}operation {operation!r}",
                 reason="UNKNOWN_OPERATION",
@@ -321,15 +305,15 @@ class ModelCalls:
         entry: Dialect,
         *,
         stream: bool,
-    ) -> _Answer:
+    ) -> Answer:
         name = canonical(asked.exit_protocol)
         if not name or self._dialects.get(name) is entry:
-            return _Answer(entry)
+            return Answer(entry)
         if (translation := self._by_plugins(name, "response_translator")) is not None:
             context = Context(asked.model, b"{}", asked.body, int(self._now()))
             execution = self._execution(caller, asked, name, stream=stream)
             formats = Formats(name, entry.name)
-            return _ByPlugins(entry, translation, execution, formats, context)
+            return ByPlugins(entry, translation, execution, formats, context)
         wanted = self._dialect(asked.exit_protocol)
         pair = self._native.pair(wanted.name, entry.name)
         if (asked.operation or "chat") != "chat" or (pair.stream if stream else pair.whole) is None:
@@ -339,7 +323,7 @@ class ModelCalls:
             )
         # The request was never in the wanted format; translators fall back to the answer's own words.
         context = Context(asked.model, b"{}", asked.body, int(self._now()))
-        return _Translated(wanted, pair, context)
+        return Translated(wanted, pair, context)
 
     def _exchange(
         self,
@@ -362,7 +346,7 @@ class ModelCalls:
         snapshot = self._holder.current
         return MemoryExchange(
             Head("POST", path, query, headers.for_plugins(found), peer),
-            _payload(asked, entry, stream=stream),
+            payload(asked, entry, stream=stream),
             stall=snapshot.settings.streaming.write_stall if snapshot is not None else 0.0,
         )
 
@@ -386,7 +370,7 @@ class ModelCalls:
             dialect=entry,
             operation=asked.operation or "chat",
             exchange=exchange,
-            model_from_path=None if entry.name in _STREAM_IN_BODY else asked.model,
+            model_from_path=None if entry.name in STREAM_IN_BODY else asked.model,
             stream_from_path=stream,
             alt=alt,
             request_id=self._mint(),
@@ -442,85 +426,6 @@ def _error_status(found: int) -> int:
     return found if 400 <= found <= 599 else 502
 
 
-class _Answer:
-    """An answer that stays as it is. Close it in every case."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
-        """Of errors, and of the answer where no plugin translates it."""
-        self._sse = dialect.stream_content_type.startswith(b"text/event-stream")
-
-    async def whole(self, body: bytes) -> bytes:
-        """Return a whole body."""
-        return body
-
-    async def feed(self, data: bytes) -> list[bytes]:
-        """Return the chunks of *data*, which is a whole number of events where there are events."""
-        return events(data) if self._sse else [data]
-
-    async def end(self) -> list[bytes]:
-        """Return what is still owed after a good end."""
-        return []
-
-    async def aclose(self) -> None:
-        """Release what it holds."""
-
-
-class _Translated(_Answer):
-    """An answer in another format than the request."""
-
-    def __init__(self, dialect: Dialect, pair: Pair, context: Context) -> None:
-        super().__init__(dialect)
-        self._pair = pair
-        self._context = context
-        self._stream: StreamTranslator | None = None
-
-    async def whole(self, body: bytes) -> bytes:
-        assert self._pair.whole is not None
-        return self._pair.whole(self._context, body)
-
-    async def feed(self, data: bytes) -> list[bytes]:
-        if self._stream is None:
-            assert self._pair.stream is not None
-            self._stream = self._pair.stream(self._context)
-        return [out for chunk in events(data) for out in self._stream.feed(chunk)]
-
-    async def end(self) -> list[bytes]:
-        return self._stream.end() if self._stream is not None else []
-
-
-class _ByPlugins(_Answer):
-    """An answer that plugins translate to a format which only they know."""
-
-    def __init__(
-        self,
-        dialect: Dialect,
-        translation: Translation,
-        execution: PluginExecution,
-        formats: Formats,
-        context: Context,
-    ) -> None:
-        super().__init__(dialect)
-        self._translation = translation
-        self._what = execution, formats, context
-        self._stream: StreamTranslation | None = None
-
-    async def whole(self, body: bytes) -> bytes:
-        return await self._translation.whole(*self._what, body)
-
-    async def feed(self, data: bytes) -> list[bytes]:
-        if self._stream is None:
-            self._stream = self._translation.stream(*self._what)
-        return await self._stream.feed(events(data) if self._sse else [data])
-
-    async def end(self) -> list[bytes]:
-        return await self._stream.end() if self._stream is not None else []
-
-    async def aclose(self) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
-
-
 def _parent(caller: Caller) -> Request | None:
     """Return the request in which the plugin calls back; None outside of one."""
     if caller.scope is None or caller.scope.execution is None:
@@ -538,28 +443,3 @@ def _depth(caller: Caller) -> int:
             reason=CALL_DEPTH,
         )
     return depth
-
-
-def _payload(asked: model_pb2.HostModelExecutionRequest, entry: Dialect, *, stream: bool) -> bytes:
-    """Return the body with the call's model and, where the format has it there, `stream`."""
-    if entry.name not in _STREAM_IN_BODY:
-        return asked.body
-    try:
-        found = scan(asked.body)
-    except errors.InvalidRequest:
-        return asked.body  # the pipeline says what is wrong with it
-    whole = (asked.operation or "chat") in _WHOLE
-    same = whole or (found.stream is True) is stream or (not stream and found.stream is None)
-    data = rewrite(found, model=asked.model)
-    if not same and found.stream is None and b'"stream"' not in data:
-        data = _with(data, b'"stream":true')
-    elif not same:
-        data = orjson.dumps({**orjson.loads(data), "stream": stream})
-    return data if found.model is not None else _with(data, b'"model":' + orjson.dumps(asked.model))
-
-
-def _with(data: bytes, member: bytes) -> bytes:
-    """Return the JSON object *data* with one more member, every other byte as it was."""
-    start = data.index(b"{") + 1
-    comma = b"" if data[start:].lstrip().startswith(b"}") else b","
-    return b"".join((data[:start], member, comma, data[start:]))
