@@ -9,8 +9,8 @@ The answer to one request over all its attempts: two commits, keep-alives, the e
 Headers committed: status and headers have gone; failures are still retried. Answer committed: model
 content has gone; the next failure is the dialect's terminal event. A provider that is silent after its last
 word has ended, whether it closes the connection or not. Keep-alives fill silences after the
-headers, always between whole events. One timer per answer, re-armed lazily: nothing here costs per chunk
-but two clock readings.
+headers, always between whole events. One alarm per answer, set anew when it rings: nothing here costs per
+chunk but two clock readings.
 
 Not here: what is written (pipeline.py) and how it looks (dialects/).
 """
@@ -18,6 +18,7 @@ Not here: what is written (pipeline.py) and how it looks (dialects/).
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 from patchbay_gateway.plugins.policy import EDGE_MARGIN
@@ -25,6 +26,7 @@ from patchbay_gateway.plugins.policy import EDGE_MARGIN
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from patchbay.alarms import Alarms
     from patchbay.errors import Headers
     from patchbay_gateway.edge.exchange import Exchange
     from patchbay_gateway.plugins.snapshot import StreamingEntry
@@ -43,6 +45,7 @@ class Answer:
 
     Args:
         exchange: Where it goes.
+        alarms: Of the running loop.
         limits: Times of the pinned snapshot.
         grace: Seconds without an answer after which headers are committed; 0 never.
         keepalive: Bytes of one keep-alive; empty for none.
@@ -54,6 +57,7 @@ class Answer:
     def __init__(
         self,
         exchange: Exchange,
+        alarms: Alarms,
         limits: StreamingEntry,
         *,
         grace: float,
@@ -66,6 +70,7 @@ class Answer:
         self.timed_out = False
         """The edge's own deadline passed; the owner's task was cancelled for it."""
         self._exchange = exchange
+        self._alarms = alarms
         self._limits = limits
         self._grace = grace
         self._interval = limits.keepalive
@@ -78,7 +83,7 @@ class Answer:
         if not (limits.first_byte_timeout and (limits.idle_timeout or not whole)):
             self._first = 0.0
         self._silence = self._first
-        self._timer: asyncio.TimerHandle | None = None
+        self._armed = False
         self._side: asyncio.Task[None] | None = None
         self._sending = False
         self._give: Callable[[], tuple[Headers, bytes]] | None = None
@@ -92,13 +97,13 @@ class Answer:
         self._heard = self._loop.time()
         self._silence = self._first
         self.timed_out = False
-        if self._timer is None:
+        if not self._armed:
             self._arm()
 
     def pause(self) -> None:
         """Between attempts nobody is silent; headers and keep-alives still go out when they are due."""
         self._silence = 0.0
-        if self._timer is None:
+        if not self._armed:
             self._arm()
 
     def hold(self, give: Callable[[], tuple[Headers, bytes]]) -> None:
@@ -110,8 +115,6 @@ class Answer:
         """
         self._give = give
         self._held_at = self._loop.time()
-        if self._timer is not None:
-            self._timer.cancel()
         self._arm()
 
     def let_go(self) -> None:
@@ -167,35 +170,36 @@ class Answer:
                 self._heard = self._loop.time()
 
     async def aclose(self) -> None:
-        """Stop timer and keep-alives."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Stop alarm and keep-alives."""
+        if self._armed:
+            self._armed = False
+            self._alarms.drop(self)
         if self._side is not None and not self._side.done():
             self._side.cancel()
             await asyncio.gather(self._side, return_exceptions=True)
 
     def _arm(self) -> None:
-        """Set the timer to the earliest instant at which something may be due."""
-        due = []
-        if not self.headers_committed and self._grace > 0:
-            due.append(self._started + self._grace)
-        if self.headers_committed and self._keepalive and self._interval > 0:
-            due.append(self._written + self._interval)
+        """Set the alarm to the earliest instant at which something may be due."""
+        due = math.inf
+        if not self.headers_committed:
+            if self._grace > 0:
+                due = self._started + self._grace
+        elif self._keepalive and self._interval > 0:
+            due = self._written + self._interval
         if self._silence > 0:
-            due.append(self._heard + self._silence + EDGE_MARGIN)
+            due = min(due, self._heard + self._silence + EDGE_MARGIN)
         if self._give is not None:
-            due.append(self._held_at + HOLD)
+            due = min(due, self._held_at + HOLD)
         if self._end_grace > 0:
             # Once a silence: what was said last does not change in it.
-            due.append(max(self._heard, self._looked) + self._end_grace)
-        if due:
-            # Not sooner than 50 ms: a write that is under way must not make the timer spin.
-            self._timer = self._loop.call_at(
-                max(min(due), self._loop.time() + 0.05), self._timer_fired
-            )
+            due = min(due, max(self._heard, self._looked) + self._end_grace)
+        self._armed = due < math.inf
+        if self._armed:
+            # Not sooner than 50 ms: a write that is under way must not make the alarm ring for ever.
+            self._alarms.set(self, max(due, self._loop.time() + 0.05))
 
-    def _timer_fired(self) -> None:
+    def ring(self) -> None:
+        """Do what is due (Alarms)."""
         now = self._loop.time()
         if (
             self._silence > 0
@@ -203,7 +207,7 @@ class Answer:
             and now >= self._heard + self._silence + EDGE_MARGIN
         ):
             self.timed_out = True
-            self._timer = None
+            self._armed = False
             if self._owner is not None:
                 self._owner.cancel()
             return

@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from patchbay import errors, upstream_headers
+from patchbay.alarms import Alarms
 from patchbay_gateway.executors.silence import SilenceLimit
 from patchbay_gateway.executors.upstream import CONNECTION, TIMEOUT, TRUNCATED
 
@@ -53,6 +54,7 @@ class AiohttpUpstream:
     ) -> None:
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms(self._loop)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=keepalive),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -72,7 +74,7 @@ class AiohttpUpstream:
         task = asyncio.current_task()
         assert task is not None
         cancelling = task.cancelling()
-        limit = SilenceLimit(self._loop, call.first_byte_timeout, task.cancel)
+        limit = SilenceLimit(self._loop, self._alarms, call.first_byte_timeout, task.cancel)
         body = call.body
         try:
             response = await self._session.request(

@@ -17,6 +17,7 @@ from patchbay_gateway.executors.upstream import CONNECTION, TIMEOUT, TRUNCATED
 if TYPE_CHECKING:
     import asyncio
 
+    from patchbay.alarms import Alarms
     from patchbay.errors import Headers
     from patchbay_gateway.executors.http1_upstream import Connection
     from patchbay_gateway.executors.upstream import Call
@@ -53,7 +54,13 @@ class Http1Reply:
         "until_close",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, call: Call) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        alarms: Alarms,
+        connection: Connection,
+        call: Call,
+    ) -> None:
         self._loop = loop
         self._connection: Connection | None = connection
         self._idle = call.idle_timeout
@@ -67,7 +74,7 @@ class Http1Reply:
         self._inflate: Any = None
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._limit = SilenceLimit(loop, call.first_byte_timeout, self._silent)
+        self._limit = SilenceLimit(loop, alarms, call.first_byte_timeout, self._silent)
         self._raw: Headers = []
         self.headers: Headers = []
         self.status = 0

@@ -1,7 +1,7 @@
 """
-A limit on silence that costs one timer per call, not one per chunk.
+A limit on silence that costs an alarm per call, and nothing per chunk.
 
-The timer is re-armed when it fires, not when bytes arrive: an arrival only moves the deadline. Time in
+The alarm is set anew when it rings, not when bytes arrive: an arrival only moves the deadline. Time in
 which nobody waits for bytes (a slow client holds us back) does not count.
 """
 
@@ -13,29 +13,48 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from patchbay.alarms import Alarms
+
 
 class SilenceLimit:
     """
     Calls *on_silence* once when nothing was heard for the limit.
 
     Args:
-        loop: Gives time and the timer.
+        loop: Gives time.
+        alarms: Of that loop.
         limit: Seconds; 0 means none.
         on_silence: What to do then. May be replaced while it runs.
     """
 
-    __slots__ = ("_deadline", "_handle", "_limit", "_loop", "_waiting", "expired", "on_silence")
+    __slots__ = (
+        "_alarms",
+        "_deadline",
+        "_limit",
+        "_loop",
+        "_set",
+        "_waiting",
+        "expired",
+        "on_silence",
+    )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limit: float, on_silence: Callable[[], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        alarms: Alarms,
+        limit: float,
+        on_silence: Callable[[], object],
     ) -> None:
         self._loop = loop
+        self._alarms = alarms
         self._limit = limit
         self._waiting = True
         self.on_silence = on_silence
         self.expired = False
         self._deadline = loop.time() + limit
-        self._handle = loop.call_at(self._deadline, self._look) if limit else None
+        self._set = limit > 0
+        if self._set:
+            alarms.set(self, self._deadline)
 
     def heard(self) -> None:
         """Bytes came; nobody waits until `wait`."""
@@ -48,26 +67,29 @@ class SilenceLimit:
 
     def change(self, limit: float) -> None:
         """Take another limit from now on."""
-        shorter = limit and (not self._limit or limit < self._limit)
+        shorter = limit < self._limit
         self._limit = limit
         self._deadline = self._loop.time() + limit
-        if not limit or shorter or self._handle is None:
+        if not limit:
             self.stop()
-            self._handle = self._loop.call_at(self._deadline, self._look) if limit else None
+        elif shorter or not self._set:
+            self._set = True
+            self._alarms.set(self, self._deadline)
 
     def stop(self) -> None:
         """Never call again. Idempotent."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if self._set:
+            self._set = False
+            self._alarms.drop(self)
 
-    def _look(self) -> None:
+    def ring(self) -> None:
+        """See whether it was silent for so long (Alarms)."""
         now = self._loop.time()
         if not self._waiting:
             self._deadline = now + self._limit
         if now < self._deadline:
-            self._handle = self._loop.call_at(self._deadline, self._look)
+            self._alarms.set(self, self._deadline)
             return
-        self._handle = None
+        self._set = False
         self.expired = True
         self.on_silence()

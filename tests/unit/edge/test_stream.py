@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from tests.harness import virtual_time
 
+from patchbay.alarms import Alarms
 from patchbay_gateway.edge.exchange import Head
 from patchbay_gateway.edge.stream import Answer
 from patchbay_gateway.plugins.policy import EDGE_MARGIN
@@ -51,7 +52,12 @@ def make_answer(exchange: FakeExchange, **limits) -> Answer:
         **{"first_byte_grace": 20.0, "keepalive": 15.0, "first_byte_timeout": 120.0, **limits}
     )
     return Answer(
-        exchange, entry, grace=entry.first_byte_grace, keepalive=b": ka\n\n", early_head=list
+        exchange,
+        Alarms(),
+        entry,
+        grace=entry.first_byte_grace,
+        keepalive=b": ka\n\n",
+        early_head=list,
     )
 
 
@@ -160,11 +166,11 @@ def test_answer_content_in_the_turn_of_the_early_commit_follows_the_head() -> No
         exchange = FakeExchange()
         answer = make_answer(exchange)
         answer.begin_attempt()
-        answer._timer_fired()  # the early commit is scheduled and has not run
+        answer.ring()  # the early commit is scheduled and has not run
         assert not exchange.sent
         loop = asyncio.get_running_loop()
         loop.moved += 20  # type: ignore[attr-defined]
-        answer._timer_fired()
+        answer.ring()
         assert answer.headers_committed
         await answer.commit_headers(200, [])
         await answer.write(b"data")
@@ -220,7 +226,9 @@ def test_answer_whole_waits_for_the_body_too() -> None:
     async def scenario() -> float:
         exchange = FakeExchange()
         limits = StreamingEntry(first_byte_timeout=3.0, idle_timeout=7.0)
-        answer = Answer(exchange, limits, grace=0.0, keepalive=b"", early_head=list, whole=True)
+        answer = Answer(
+            exchange, Alarms(), limits, grace=0.0, keepalive=b"", early_head=list, whole=True
+        )
         answer.begin_attempt()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.sleep(1000)

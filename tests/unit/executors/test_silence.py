@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from patchbay.alarms import Alarms
 from patchbay_gateway.executors.silence import SilenceLimit
 
 
@@ -42,7 +43,8 @@ class FakeLoop:
 
 def make_limit(limit: float) -> tuple[FakeLoop, list[float], Any]:
     loop, fired = FakeLoop(), []
-    silence = SilenceLimit(loop, limit, lambda: fired.append(loop.now))  # type: ignore[arg-type]
+    alarms = Alarms(loop)  # type: ignore[arg-type]
+    silence = SilenceLimit(loop, alarms, limit, lambda: fired.append(loop.now))  # type: ignore[arg-type]
     return loop, fired, silence
 
 
