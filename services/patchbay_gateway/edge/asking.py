@@ -7,9 +7,9 @@ name and the question for usage. Not here: the call (execution.py), the translat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import orjson
 
 from patchbay import errors, status
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.edge.steps import PluginSteps
     from patchbay_gateway.plugins.request_interceptors import Intercepted
-    from patchbay_gateway.plugins.snapshot import ProviderEntry
+    from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct):
     """One attempt's question."""
 
     message: executor_pb2.ExecutorRequest
@@ -57,7 +56,7 @@ async def ask(
         InvalidRequest: DIALECT_NOT_AVAILABLE, or what cannot be said in the executor's format.
         Unavailable: PLUGIN_FAILED, NO_EXECUTOR.
     """
-    taken = _formats(request, lease.attempt.plugin_id, plugins)
+    taken = plugins.formats_of(request, lease.attempt.plugin_id)
     assert request.document is not None
     if (
         request.steps is None
@@ -67,7 +66,7 @@ async def ask(
         hide = _hides_usage(request, provider)
         payload = _as_it_is(request, request.document, lease, hide=hide)
         sent = headers.for_plugins(request.routed.exchange.head.headers)
-        return Asked(_message(request, lease, provider, taken, sent, payload), taken, hide)
+        return Asked(_message(request, lease, provider, plugins, taken, sent, payload), taken, hide)
     return await _stepped(request, lease, provider, plugins, taken)
 
 
@@ -114,13 +113,19 @@ async def _stepped(
     executed = None
     if steps.answer_hooks or steps.chunk_hooks:
         executed = Executed(model, current.headers, current.body, payload)
-    message = _message(request, lease, provider, taken, current.headers, payload)
+    message = _message(request, lease, provider, plugins, taken, current.headers, payload)
     if not same:
         (message.original_request,) = with_room(request.snapshot, payload, current.body)
     return Asked(message, taken, hide, executed, context)
 
 
-def _formats(request: Request, plugin_id: str, plugins: PluginSteps) -> Formats:
+def formats_at(request: Request, plugin_id: str, plugins: PluginSteps) -> Formats:
+    """
+    Return the formats of *request* at a plugin's executor.
+
+    Raises:
+        InvalidRequest: DIALECT_NOT_AVAILABLE.
+    """
     client = request.routed.dialect.name
     capability = plugins.registry.executor(plugin_id)
     if capability is None:
@@ -166,39 +171,50 @@ def _message(
     request: Request,
     lease: scheduler_pb2.Lease,
     provider: ProviderEntry | None,
+    plugins: PluginSteps,
     taken: Formats,
     sent: errors.Headers,
     payload: bytes,
 ) -> executor_pb2.ExecutorRequest:
-    info = lease.attempt
-    message = executor_pb2.ExecutorRequest(
-        auth_id=info.credential_id,
-        auth_provider=provider.name if provider is not None else "",
-        model=info.upstream_model,
-        format=taken.executor,
-        stream=request.stream,
-        alt=request.routed.alt,
-        source_format=taken.client,
-        payload=payload,
-        operation=request.routed.operation,
-        attempt_uid=info.attempt_uid,
-        auth_attributes=lease.attributes,
-    )
+    info, routed = lease.attempt, request.routed
+    message = executor_pb2.ExecutorRequest()
+    message.auth_id = info.credential_id
+    message.model = info.upstream_model
+    message.format = taken.executor
+    message.stream = request.stream
+    message.source_format = taken.client
+    message.payload = payload
+    message.operation = routed.operation
+    message.attempt_uid = info.attempt_uid
+    if routed.alt:
+        message.alt = routed.alt
+    if lease.attributes:
+        message.auth_attributes.update(lease.attributes)
     status.headers_to_map(sent, message.headers)
-    if request.routed.execution_session_id:
+    if routed.execution_session_id:
         # The name that pluginapi gives it among its metadata.
-        message.metadata = orjson.dumps(
-            {"execution_session_id": request.routed.execution_session_id}
-        )
+        message.metadata = orjson.dumps({"execution_session_id": routed.execution_session_id})
     if lease.HasField("secret"):
         message.secret.CopyFrom(lease.secret)
-    settings = message.provider
+    message.provider.CopyFrom(plugins.settings_of(request.snapshot, provider))
+    if provider is not None:
+        message.auth_provider = provider.name
+        if lease.proxy_url:
+            message.provider.proxy_url = lease.proxy_url
+    return message
+
+
+def settings_message(
+    snapshot: Snapshot, provider: ProviderEntry | None
+) -> executor_pb2.ProviderSettings:
+    """Return what executors are told of *provider* in every request of *snapshot*."""
+    limits = snapshot.settings.streaming
+    settings = executor_pb2.ProviderSettings()
     if provider is not None:
         settings.base_url = provider.base_url
-        settings.proxy_url = lease.proxy_url or provider.proxy_url
+        settings.proxy_url = provider.proxy_url
         settings.attempt_header = provider.attempt_header
         settings.token_factor = provider.token_factor
-    limits = request.snapshot.settings.streaming
     settings.first_byte_timeout.FromMilliseconds(int(limits.first_byte_timeout * 1000))
     settings.idle_timeout.FromMilliseconds(int(limits.idle_timeout * 1000))
-    return message
+    return settings

@@ -17,6 +17,8 @@ from patchbay_gateway.kernel import outcomes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from google.protobuf.duration_pb2 import Duration
+
     from patchbay.type.v1 import usage_pb2
     from patchbay_gateway.edge.counting import EdgeCounts
     from patchbay_gateway.edge.dialects.limits import Limit
@@ -148,20 +150,25 @@ class Attempt:
         self._leases.release(self.live)
         nested = self.scope is not None and self.scope.nested
         info, usage = self.lease.attempt, None if nested else self.live.usage
-        item = scheduler_pb2.ReportItem(attempt=info, usage=usage)
+        item = scheduler_pb2.ReportItem()
+        item.attempt.CopyFrom(info)
+        if usage is not None:
+            item.usage.CopyFrom(usage)
         settlement = item.settlement
-        settlement.nested = nested
+        if nested:
+            settlement.nested = True
         settlement.outcome = outcome
         settlement.http_status = http_status
         settlement.client_status = client_status
-        settlement.reason = reason
+        if reason:
+            settlement.reason = reason
         settlement.reached = sent.value  # type: ignore[assignment]
         ended = self._clock.monotonic() if self._ended is None else self._ended
         seconds, first = ended - self._started, None
-        settlement.latency.FromNanoseconds(int(seconds * _NANO))
+        _last(settlement.latency, seconds)
         if self._first_byte is not None:
             first = self._first_byte - self._started
-            settlement.first_byte.FromNanoseconds(int(first * _NANO))
+            _last(settlement.first_byte, first)
         self._counts.attempt(
             info.provider,
             info.upstream_model,
@@ -191,6 +198,11 @@ class Attempt:
         fault.error.code = held.code
         fault.error.message = held.message
         fault.error.at.FromMilliseconds(int(self._clock.now() * 1000))
+
+
+def _last(duration: Duration, seconds: float) -> None:
+    duration.seconds = int(seconds)
+    duration.nanos = int(seconds % 1 * _NANO)
 
 
 def orphaned(lease: scheduler_pb2.Lease) -> scheduler_pb2.ReportItem:

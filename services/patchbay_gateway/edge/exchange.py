@@ -8,8 +8,9 @@ dialects, limits on the whole process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,8 +23,7 @@ class ClientGone(Exception):
     """The client left, or took nothing for the write-stall limit. Raised by `body` and `send*`."""
 
 
-@dataclass(slots=True)
-class Head:
+class Head(msgspec.Struct):
     """The head of a client request."""
 
     method: str

@@ -185,7 +185,7 @@ class HttpExchange:
             parts += (name, b": ", value, b"\r\n")
         block = b"".join(parts)
         lines = len(headers)
-        if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
+        if block.count(b"\n") != lines or block.count(b"\r") != lines or block.find(b"\0") >= 0:
             raise ValueError("a header holds a line break or NUL")
         self.committed = True
         head = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from patchbay import errors, status
 from patchbay.scheduler.v1 import scheduler_pb2
@@ -47,15 +48,14 @@ _Entry = tuple[scheduler_pb2.AcquireItem, asyncio.Future[scheduler_pb2.AcquireRe
 _Batch = list[_Entry]
 
 
-@dataclass(slots=True)
-class LiveLease:
+class LiveLease(msgspec.Struct):
     """A lease and what its attempt has consumed so far."""
 
     lease: scheduler_pb2.Lease
     usage: usage_pb2.Usage | None = None
     renewed: int = 0
     """Ordinal of the last renewal that carried usage, whether or not it arrived."""
-    reported: usage_pb2.Usage | None = field(default=None)
+    reported: usage_pb2.Usage | None = None
     """The usage of the last renewal that arrived."""
 
 
@@ -225,9 +225,8 @@ class Leases:
             self._flush()
 
     async def _call(self, batch: _Batch) -> None:
-        request = scheduler_pb2.AcquireRequest(
-            edge_id=self._edge_id, items=[item for item, _ in batch]
-        )
+        request = scheduler_pb2.AcquireRequest(edge_id=self._edge_id)
+        request.items.extend([item for item, _ in batch])
         try:
             response = await self._scheduler.call(methods.ACQUIRE, request, deadline=_DEADLINE)
         except errors.PatchbayError as error:

@@ -124,7 +124,8 @@ class Outbox:
         Raises:
             PatchbayError: It would be refused for ever.
         """
-        request = scheduler_pb2.ReportRequest(edge_id=self._edge_id, items=batch)
+        request = scheduler_pb2.ReportRequest(edge_id=self._edge_id)
+        request.items.extend(batch)
         failures = 0
         while True:
             try:

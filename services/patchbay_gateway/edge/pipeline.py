@@ -20,6 +20,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
+from patchbay.alarms import Alarms
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay_gateway.edge import attempts, body, failures, knowing, sessions, targets, telling
 from patchbay_gateway.edge.exchange import ClientGone
@@ -93,6 +94,7 @@ class Pipeline:
         self._plugins = plugins
         self._random = random
         self._sampler = LimitSampler()
+        self._alarms = Alarms()
 
     async def run(self, routed: RoutedRequest) -> None:
         """Answer *routed*, whatever happens. Returns when the exchange is over."""
@@ -170,14 +172,7 @@ class Pipeline:
         if route is not None:
             model = request.model if route.model == named else route.model
             return targets.routed(request.snapshot, route.provider, model)
-        return targets.resolve(
-            request.snapshot,
-            self._registry,
-            model=request.model,
-            dialect=request.routed.dialect.name,
-            operation=request.routed.operation,
-            accepts=self._plugins.accepts(request),
-        )
+        return self._plugins.candidates(request)
 
     async def _attempts(
         self, request: Request, candidates: targets.Candidates, owner: Owner
@@ -198,7 +193,7 @@ class Pipeline:
                     live = await self._lease(request, candidates, tries, answer)  # 6
                 except errors.PatchbayError as refusal:
                     if failure is None and not answer.headers_committed:
-                        # Set before any await: the answer's timer must not commit headers now.
+                        # Set before any await: the answer's alarm must not commit headers now.
                         answer.headers_committed = True
                         raise
                     if failure is None:
@@ -295,6 +290,7 @@ class Pipeline:
             grace, keepalive = 0.0, b""
         return Answer(
             request.routed.exchange,
+            self._alarms,
             limits,
             grace=grace,
             keepalive=keepalive,
@@ -318,17 +314,22 @@ class Pipeline:
     ) -> tuple[scheduler_pb2.AcquireItem, bool]:
         """Return what is asked for, and whether on a call of its own."""
         assert request.document is not None
-        item = scheduler_pb2.AcquireItem(
-            attempt=request.info(tries.number + 1, self._installation),
-            providers=candidates.providers,
-            pinned_credential_id=request.routed.pinned_credential_id,
-            execution_session_id=request.routed.execution_session_id,
-            # The rule of thumb for reservations; billing never uses it.
-            estimated_input_tokens=len(request.document.data) // 4,
-            session_ids=request.session_ids,
-            direct_plugin_id=request.direct,
-            target_model=candidates.target_model,
-        )
+        routed = request.routed
+        item = scheduler_pb2.AcquireItem()
+        request.describe(item.attempt, tries.number + 1, self._installation)
+        item.providers.extend(candidates.providers)
+        # The rule of thumb for reservations; billing never uses it.
+        item.estimated_input_tokens = len(request.document.data) // 4
+        if routed.pinned_credential_id:
+            item.pinned_credential_id = routed.pinned_credential_id
+        if routed.execution_session_id:
+            item.execution_session_id = routed.execution_session_id
+        if request.session_ids:
+            item.session_ids.extend(request.session_ids)
+        if request.direct:
+            item.direct_plugin_id = request.direct
+        if candidates.target_model:
+            item.target_model = candidates.target_model
         tries.fill(item)
         return item, self._plugins.tell_scheduler(request, item)
 

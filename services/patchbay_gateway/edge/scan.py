@@ -201,14 +201,21 @@ def _invalid(message: str) -> InvalidRequest:
 
 
 def _places(data: bytes, top: _Top) -> dict[bytes, Span]:
-    wanted = {key for key in _KEYS if getattr(top, key.decode()) is not msgspec.UNSET}
+    absent = msgspec.UNSET
+    wanted = {
+        key
+        for key, value in zip(_KEYS, (top.model, top.stream, top.stream_options), strict=True)
+        if value is not absent
+    }
     places = _plain_places(data, wanted)
     return _locate(data, _decode_places, _KEYS) if places is None else places
 
 
 def _plain_places(data: bytes, wanted: set[bytes]) -> dict[bytes, Span] | None:
     """Return where the *wanted* keys stand; None if the text leaves a doubt."""
-    if _ESCAPED_LETTER.search(data) or _LONG_S in data:
+    if data.find(b"\\u0") >= 0 and _ESCAPED_LETTER.search(data):
+        return None
+    if not data.isascii() and data.find(_LONG_S) >= 0:
         return None
     lower = data.lower()
     if len(data) < _SMALL and not wanted and not any(b'"%b"' % key in lower for key in _KEYS):

@@ -15,10 +15,11 @@ from urllib.parse import parse_qs
 import orjson
 
 from patchbay import status
-from patchbay.plugin.v1 import plugin_pb2, request_lifecycle_pb2
-from patchbay_gateway.edge import body, formats, headers, targets
+from patchbay.plugin.v1 import executor_pb2, plugin_pb2, request_lifecycle_pb2
+from patchbay_gateway.edge import asking, body, formats, headers, targets
 from patchbay_gateway.edge.outgoing import Outgoing
-from patchbay_gateway.edge.translation import Translation
+from patchbay_gateway.edge.remembered import Remembered
+from patchbay_gateway.edge.translation import Formats, Translation
 from patchbay_gateway.plugins.execution import PluginExecution
 from patchbay_gateway.plugins.frontend_auth import FrontendAuth
 from patchbay_gateway.plugins.grants import grants_of
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.plugins.calls import PluginCalls, Scope
     from patchbay_gateway.plugins.model_router import ModelRoute
     from patchbay_gateway.plugins.registry import PluginRegistry
+    from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
     from patchbay_gateway.translate.registry import Registry
 
 _SUCCEEDED: Final = request_lifecycle_pb2.REQUEST_COMPLETION_OUTCOME_SUCCEEDED
@@ -63,8 +65,6 @@ _HOOKED: Final = frozenset(
         "request_lifecycle_plugin",
     }
 )
-# Executors, dialects and operations; beyond it the answers are worked out anew.
-_TAKEN: Final = 4096
 
 
 class PluginSteps:
@@ -90,9 +90,9 @@ class PluginSteps:
         self.native = native
         self.dialects = dialects
         self.hooks = Hooks(registry)
-        self._taken: dict[
-            tuple[int, str, str, bool], tuple[plugin_pb2.ExecutorCapability, str]
-        ] = {}
+        self._candidates = Remembered[tuple[str, str, str], targets.Candidates](registry)
+        self._formats = Remembered[tuple[str, str, str, bool], Formats](registry)
+        self._settings = Remembered[str, executor_pb2.ProviderSettings](registry)
         self.routers = ModelRouters(self.hooks, calls)
         self.requests = RequestInterceptors(self.hooks, calls)
         self.answers = ResponseInterceptors(self.hooks, calls)
@@ -139,25 +139,67 @@ class PluginSteps:
         """Whether a plugin translates requests of this snapshot."""
         return bool(self.hooks.of(request.snapshot, "request_translator"))
 
+    def candidates(self, request: Request) -> targets.Candidates:
+        """
+        Return who can serve *request*, by the catalogue.
+
+        Raises:
+            NotFound, InvalidRequest, Unavailable: As `targets.resolve`.
+        """
+        routed = request.routed
+        known = self._candidates.of(request.snapshot)
+        key = (request.model, routed.dialect.name, routed.operation)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = targets.resolve(
+                request.snapshot,
+                self.registry,
+                model=request.model,
+                dialect=routed.dialect.name,
+                operation=routed.operation,
+                accepts=self.accepts(request),
+            )
+        return found
+
+    def formats_of(self, request: Request, plugin_id: str) -> Formats:
+        """
+        Return the formats in which a plugin's executor is asked and answers *request*.
+
+        Raises:
+            InvalidRequest: DIALECT_NOT_AVAILABLE.
+        """
+        routed = request.routed
+        known = self._formats.of(request.snapshot)
+        key = (plugin_id, routed.dialect.name, routed.operation, request.stream)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = asking.formats_at(request, plugin_id, self)
+        return found
+
+    def settings_of(
+        self, snapshot: Snapshot, provider: ProviderEntry | None
+    ) -> executor_pb2.ProviderSettings:
+        """Return what executors are told of *provider*; not to be changed."""
+        known = self._settings.of(snapshot)
+        name = provider.name if provider is not None else ""
+        found = known.get(name)
+        if found is None:
+            found = known[name] = asking.settings_message(snapshot, provider)
+        return found
+
     def accepts(self, request: Request) -> Callable[[plugin_pb2.ExecutorCapability], bool]:
         """Return whether an executor can serve *request*, translated if need be."""
         return lambda capability: bool(self.format_of(capability, request))
 
     def format_of(self, capability: plugin_pb2.ExecutorCapability, request: Request) -> str:
         """Return the format in which an executor gets *request*; empty when it takes none."""
-        name, operation = request.routed.dialect.name, request.routed.operation
-        translators = self.translates(request)
-        # By identity: a registration's answer stays the same object until the next.
-        key = (id(capability), name, operation, translators)
-        kept = self._taken.get(key)
-        if kept is None or kept[0] is not capability:
-            found = formats.input_format(
-                capability, name, operation, self.native, translators=translators
-            )
-            if len(self._taken) >= _TAKEN:
-                self._taken.clear()
-            kept = self._taken[key] = (capability, found)
-        return kept[1]
+        return formats.input_format(
+            capability,
+            request.routed.dialect.name,
+            request.routed.operation,
+            self.native,
+            translators=self.translates(request),
+        )
 
     def answer_format(
         self, capability: plugin_pb2.ExecutorCapability, request: Request, given: str

@@ -7,8 +7,9 @@ Pure over one snapshot and the registry's view. Not here: choosing a credential 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from patchbay import errors
 from patchbay_gateway.plugins.snapshot import RetryEntry
@@ -31,8 +32,7 @@ class Executors(Protocol):
         """Return what the plugin's ready addresses declare, None when there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, gc=False):
     """Who may serve a request."""
 
     providers: tuple[str, ...]

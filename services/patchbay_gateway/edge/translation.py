@@ -13,9 +13,9 @@ translations (translate/), which format is chosen (formats.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import orjson
 
 from patchbay import errors
@@ -40,8 +40,7 @@ _Message = transform_pb2.ResponseTransformRequest
 _Payload = transform_pb2.PayloadResponse
 
 
-@dataclass(frozen=True, slots=True)
-class Formats:
+class Formats(msgspec.Struct, frozen=True, gc=False):
     """The formats of one attempt."""
 
     client: str

@@ -178,7 +178,7 @@ def _authorize(secret: OpenedSecret, betas: str = "") -> Headers:
 
 def _refuse_error_body(body: bytes, headers: Headers) -> None:
     """Raise the failure that *body*, a 200's, reports."""
-    if b'"error"' in body[:4096]:
+    if body.find(b'"error"', 0, 4096) >= 0:
         document = error_document(body)
         if document is not None:
             raise reported_failure(document, body, headers)

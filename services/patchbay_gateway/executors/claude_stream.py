@@ -123,11 +123,11 @@ class ClaudeStream:
         return batch
 
     def _look(self, events: Sequence[bytes], block: bytes) -> StreamBatch:
-        if b'"error"' in block and _ERROR_SIGN.search(block):
+        if block.find(b'"error"') >= 0 and _ERROR_SIGN.search(block):
             self._look_for_errors(events)
         if not self._content:
-            self._content = _BLOCK in block
-        if _STOP in block and _has(events, _STOP, "message_stop"):
+            self._content = block.find(_BLOCK) >= 0
+        if block.find(_STOP) >= 0 and _has(events, _STOP, "message_stop"):
             self.done = True
         if has_usage(block):
             self._read_usage(events)
@@ -146,7 +146,9 @@ class ClaudeStream:
                 usage = usage_object(event_data(event))
                 if usage is not None:
                     self._counts.add(usage)
-                    self._final = self._final or (_DELTA in event and "output_tokens" in usage)
+                    self._final = self._final or (
+                        event.find(_DELTA) >= 0 and "output_tokens" in usage
+                    )
 
     def _look_for_errors(self, events: Sequence[bytes]) -> None:
         for index, event in enumerate(events):
@@ -155,7 +157,7 @@ class ClaudeStream:
                 document = error_document(data)
                 if document is not None:
                     # One read may bring content and then the error.
-                    if not self._content and not any(_BLOCK in e for e in events[:index]):
+                    if not self._content and not any(e.find(_BLOCK) >= 0 for e in events[:index]):
                         raise reported_failure(document, data, self._headers)
                     # After content the event is the client's to see; nothing more will come.
                     self.done = True

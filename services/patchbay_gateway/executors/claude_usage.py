@@ -57,7 +57,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 def has_usage(block: bytes) -> bool:
     """Whether *block* may hold a usage object."""
-    return b'"usage":{' in block or b'"usage": {' in block
+    return block.find(b'"usage":{') >= 0 or block.find(b'"usage": {') >= 0
 
 
 def usage_object(body: bytes) -> dict[str, Any] | None:

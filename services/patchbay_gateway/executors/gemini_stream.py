@@ -148,11 +148,13 @@ class GeminiStream:
         return StreamBatch(chunks, self.usage) if chunks else None
 
     def _look(self, events: Sequence[bytes], block: bytes) -> StreamBatch:
-        if _ERROR in block:
+        if block.find(_ERROR) >= 0:
             self._look_for_errors(events)
         if not self._content:
-            self._content = _CONTENT in block
-        if (_FINISH in block or _BLOCKED in block) and any(_ends(event) for event in events):
+            self._content = block.find(_CONTENT) >= 0
+        if (block.find(_FINISH) >= 0 or block.find(_BLOCKED) >= 0) and any(
+            _ends(event) for event in events
+        ):
             self.done = True
         news = has_usage(block)
         if news:
@@ -175,12 +177,12 @@ class GeminiStream:
 
     def _look_for_errors(self, events: Sequence[bytes]) -> None:
         for index, event in enumerate(events):
-            if _ERROR not in event:
+            if event.find(_ERROR) < 0:
                 continue
             document = error_document(event_data(event) or event)
             if document is not None:
                 # One read may bring content and then the error.
-                shown = self._content or any(_CONTENT in e for e in events[:index])
+                shown = self._content or any(e.find(_CONTENT) >= 0 for e in events[:index])
                 if self._array or not shown:
                     raise reported_failure(document, self._headers)
                 # After content the event is the client's to see; nothing more will come.
@@ -189,7 +191,7 @@ class GeminiStream:
 
 def _ends(event: bytes) -> bool:
     """Whether *event* holds an end; the same words may be an argument of a function call."""
-    if _FINISH not in event and _BLOCKED not in event:
+    if event.find(_FINISH) < 0 and event.find(_BLOCKED) < 0:
         return False
     try:
         document = _decode(event_data(event))

@@ -51,13 +51,13 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 def has_usage(block: bytes) -> bool:
     """Whether *block* may hold usage."""
-    return _SIGN in block
+    return block.find(_SIGN) >= 0
 
 
 def usage_of_events(events: Sequence[bytes]) -> UsageMetadata | None:
     """Return the last `usageMetadata` in *events*, None if there is none; those before it say less."""
     for event in reversed(events):
-        if _SIGN in event:
+        if event.find(_SIGN) >= 0:
             usage = usage_of_body(event_data(event))
             if usage is not None:
                 return usage

@@ -19,10 +19,12 @@ import aiohappyeyeballs
 import httptools
 
 from patchbay import errors
+from patchbay.alarms import Alarms
 from patchbay_gateway.executors.http1_reply import Http1Reply
 from patchbay_gateway.executors.upstream import CONNECTION
 
 if TYPE_CHECKING:
+    from patchbay.errors import Headers
     from patchbay_gateway.executors.proxies import Proxies
     from patchbay_gateway.executors.upstream import Call, Reply, Upstream
 
@@ -34,6 +36,7 @@ _RESERVE = 8
 # What a peak left beyond the reserve is kept for seconds only: each such connection pins memory.
 _SURPLUS_KEEPALIVE = 5.0
 _URL = re.compile(r"[!-~]+")
+_BREAKS = re.compile(rb"[\r\n\0]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Http1Upstream:
         self._max_idle = max_idle
         self._sweep_every = min(keepalive, _SURPLUS_KEEPALIVE)
         self._loop = asyncio.get_running_loop()
+        self._alarms = Alarms(self._loop)
         self._targets: dict[str, _Target] = {}
         self._idle: dict[tuple[str, str, int], list[Connection]] = {}
         self._all: set[Connection] = set()
@@ -90,7 +94,7 @@ class Http1Upstream:
         request = _request(call, target)
         connection = None if call.fresh else self._pooled(target.key)
         connection = connection or await self._connect(target.key)
-        reply = Http1Reply(self._loop, connection, call)
+        reply = Http1Reply(self._loop, self._alarms, connection, call)
         connection.send(reply, request, call.body)
         try:
             await reply.head()
@@ -212,21 +216,27 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def _request(call: Call, target: _Target) -> bytes:
-    lines = [call.method.encode("ascii"), target.line]
-    for name, value in call.headers:
-        if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise errors.InvalidRequest(
-                f"the header {name.decode('latin-1')} has a line break in it",
-                reason="INVALID_HEADER",
-                sent=errors.Sent.NO,
-            )
-        lines += (name, b": ", value, b"\r\n")
-    if call.body or call.method not in {"GET", "HEAD"}:
-        lines.append(b"content-length: %d\r\n" % len(call.body))
-    lines.append(b"\r\n")
-    if len(call.body) <= _JOINED:
-        lines.append(call.body)
-    return b"".join(lines)
+    headers, body = call.headers, call.body
+    block = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    lines = len(headers)
+    # One look at all of them: nearly never is one to be named.
+    if block.count(b"\n") != lines or block.count(b"\r") != lines or block.find(b"\0") >= 0:
+        raise _line_break(headers)
+    length = b""
+    if body or call.method not in {"GET", "HEAD"}:
+        length = b"content-length: %d\r\n" % len(body)
+    sent = body if len(body) <= _JOINED else b""
+    method = call.method.encode("ascii")
+    return b"%b%b%b%b\r\n%b" % (method, target.line, block, length, sent)
+
+
+def _line_break(headers: Headers) -> errors.InvalidRequest:
+    found = next(n for n, value in headers if _BREAKS.search(n) or _BREAKS.search(value))
+    return errors.InvalidRequest(
+        f"the header {found.decode('latin-1')} has a line break in it",
+        reason="INVALID_HEADER",
+        sent=errors.Sent.NO,
+    )
 
 
 class Connection(asyncio.Protocol):

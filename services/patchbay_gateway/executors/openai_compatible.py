@@ -101,7 +101,7 @@ class OpenAICompatibleExecutor(Executor):
             body = await read_all(reply)
         finally:
             reply.close()
-        if b'"error"' in body and any(sign in body for sign in _ERROR_SIGNS):
+        if body.find(b'"error"') >= 0 and any(sign in body for sign in _ERROR_SIGNS):
             _refuse_error_body(body)
         usage = openai_usage.usage_of_body(body) if openai_usage.has_usage(body) else None
         if usage is None:

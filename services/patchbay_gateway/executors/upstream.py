@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from patchbay import errors, upstream_headers
 
@@ -31,8 +32,7 @@ TIMEOUT: Final = "UPSTREAM_TIMEOUT"
 """Reason: no first byte, or too long a silence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request to a provider."""
 
     method: str

@@ -113,21 +113,11 @@ class Hooks:
 
     def of(self, snapshot: Snapshot, capability: str) -> tuple[Hook, ...]:
         """Return the plugins of *capability* in order, whatever they match."""
-        if self._generation != self._declarations.generation:
-            self._generation = self._declarations.generation
-            self._known.clear()
-        known = self._known.get(snapshot.version)
-        if known is None:
-            known = self._known[snapshot.version] = self._work_out(snapshot)
-            while len(self._known) > _SNAPSHOTS:
-                # Not the one just asked for: a request may be pinned to one older than all others.
-                del self._known[min(v for v in self._known if v != snapshot.version)]
-        return known.get(capability, ())
+        return self._of(snapshot).get(capability, ())
 
     def wanted(self, snapshot: Snapshot, capabilities: frozenset[str]) -> bool:
         """Whether any plugin has one of *capabilities*: one look-up for requests that nobody wants."""
-        self.of(snapshot, "")
-        return not capabilities.isdisjoint(self._known[snapshot.version])
+        return not capabilities.isdisjoint(self._of(snapshot))
 
     def asked(self, execution: PluginExecution, capability: str) -> tuple[Hook, ...]:
         """
@@ -146,6 +136,18 @@ class Hooks:
         if not hooks:
             return ()
         return tuple(hook for hook in hooks if hook.accepts(facts))
+
+    def _of(self, snapshot: Snapshot) -> dict[str, tuple[Hook, ...]]:
+        if self._generation != self._declarations.generation:
+            self._generation = self._declarations.generation
+            self._known.clear()
+        known = self._known.get(snapshot.version)
+        if known is None:
+            known = self._known[snapshot.version] = self._work_out(snapshot)
+            while len(self._known) > _SNAPSHOTS:
+                # Not the one just asked for: a request may be pinned to one older than all others.
+                del self._known[min(v for v in self._known if v != snapshot.version)]
+        return known
 
     def _work_out(self, snapshot: Snapshot) -> dict[str, tuple[Hook, ...]]:
         found: dict[str, tuple[Hook, ...]] = {}

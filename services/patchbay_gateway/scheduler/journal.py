@@ -16,6 +16,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+
 from patchbay.usage.v1 import journal_pb2
 
 if TYPE_CHECKING:
@@ -81,8 +83,7 @@ def _varint(value: int) -> bytes:
 _SMALL: Final = tuple(bytes([value]) for value in range(0x80))
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(msgspec.Struct):
     """An event before it has its place in the file. The messages are read, never changed."""
 
     kind: journal_pb2.EventKind.ValueType

@@ -15,6 +15,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.scheduler.alone import PROBING, Refused
 from patchbay_gateway.scheduler.leases import Check
@@ -36,8 +38,7 @@ _READ: Final = 1.0
 _TURNS: Final = 8
 
 
-@dataclass(slots=True)
-class Wish:
+class Wish(msgspec.Struct):
     """One attempt that wants a credential; the fields are those of `Selector.pick`."""
 
     uid: str
@@ -56,8 +57,7 @@ class Wish:
     """Built-in strategy that a plugin wants."""
 
 
-@dataclass(slots=True, eq=False)
-class Placed:
+class Placed(msgspec.Struct, eq=False):
     """A lease of one's own."""
 
     grant: Grant

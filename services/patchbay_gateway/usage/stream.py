@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
+
 from patchbay_gateway.kernel.redis import CommandRefused, ensure_epoch
 
 if TYPE_CHECKING:
@@ -27,8 +29,7 @@ _DEAD_LIMIT: Final = 10_000
 _FORGET_AFTER_MS: Final = 3_600_000
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the stream."""
 
     id: bytes

@@ -53,7 +53,7 @@ class EventCutter:
             # blank line may lie across the seam by three bytes at most.
             held = self._held[-1]
             seam = (held[-3:] if len(held) >= 3 else b"".join(self._held[-3:])[-3:]) + data
-            if (b"\n\n" not in seam) and (b"\r" not in seam or not _BLANK_LINE.search(seam)):
+            if (seam.find(b"\n\n") < 0) and (seam.find(b"\r") < 0 or not _BLANK_LINE.search(seam)):
                 self._hold(data)
                 self.block = b""
                 return []
@@ -61,7 +61,7 @@ class EventCutter:
             data = b"".join(self._held)
             self._held.clear()
             self._held_bytes = 0
-        if b"\r" in data:
+        if data.find(b"\r") >= 0:
             return self._cut_any(data)
         events = data.split(b"\n\n")
         rest = events.pop()

@@ -98,13 +98,13 @@ class GeminiDialect:
 
     def classify(self, chunk: bytes, state: StreamState) -> ChunkKind:
         """A `finishReason` or `blockReason` is the end, though its chunk may hold content too."""
-        if b'"error"' in chunk:
+        if chunk.find(b'"error"') >= 0:
             found = faults.event_json(chunk)
             if isinstance(found, list) and found:
                 found = found[0]
             if isinstance(found, dict) and found.get("error"):
                 return ChunkKind.ERROR
-        if b'"finishReason"' in chunk or b'"blockReason"' in chunk:
+        if chunk.find(b'"finishReason"') >= 0 or chunk.find(b'"blockReason"') >= 0:
             state.terminal = state.content = True
             return ChunkKind.TERMINAL
         if chunk[:1] == b":":

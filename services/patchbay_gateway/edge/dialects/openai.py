@@ -121,7 +121,7 @@ class OpenAIDialect:
             state.terminal = True
             return ChunkKind.TERMINAL
         # Inside strings the quotes are escaped, so this is a key or a value of its own.
-        if b'"error"' in chunk:
+        if chunk.find(b'"error"') >= 0:
             found = faults.event_json(chunk)
             if isinstance(found, dict) and found.get("error"):
                 return ChunkKind.ERROR
@@ -145,7 +145,7 @@ class OpenAIDialect:
 
     def is_usage_only(self, chunk: bytes) -> bool:
         """Whether it is the chunk of `include_usage`: `choices` empty and `usage` set."""
-        if b'"usage"' not in chunk or b'"choices"' not in chunk or b"[]" not in chunk:
+        if chunk.find(b'"usage"') < 0 or chunk.find(b'"choices"') < 0 or chunk.find(b"[]") < 0:
             return False
         found = faults.event_json(chunk)
         return isinstance(found, dict) and found.get("choices") == [] and bool(found.get("usage"))

@@ -83,7 +83,7 @@ class OpenAIResponseDialect(OpenAIDialect):
         if kind in _LIFECYCLE or (not kind and chunk[:1] == b":"):
             return ChunkKind.LIFECYCLE
         # Providers that answer errors of the chat kind on this route as well.
-        if not kind and b'"error"' in chunk:
+        if not kind and chunk.find(b'"error"') >= 0:
             found = faults.event_json(chunk)
             if isinstance(found, dict) and found.get("error"):
                 return ChunkKind.ERROR

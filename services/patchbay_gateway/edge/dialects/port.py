@@ -12,6 +12,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,8 +34,7 @@ class ChunkKind(enum.Enum):
     """The regular end: `[DONE]`, `message_stop`, `response.completed` …"""
 
 
-@dataclass(slots=True)
-class StreamState:
+class StreamState(msgspec.Struct, gc=False):
     """What one streamed answer has shown so far."""
 
     sequence: int = -1

@@ -7,8 +7,9 @@ client key and model are the pipeline's to look at. Not here: how paths are read
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.exchange import Exchange
 
 
-@dataclass(frozen=True, slots=True)
-class RoutedRequest:
+class RoutedRequest(msgspec.Struct, frozen=True):
     """A client request of which path and method are understood."""
 
     dialect: Dialect
