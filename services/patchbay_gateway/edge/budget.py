@@ -95,4 +95,5 @@ class Charge:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.release()
+        self._budget.used -= self.size
+        self.size = 0

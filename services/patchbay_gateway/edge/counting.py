@@ -69,8 +69,7 @@ class EdgeCounts:
             ("provider", "model", "unit"),
         )
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._by_attempt: dict[tuple[str, str], Counter] = {}
-        self._by_provider: dict[str, tuple[Histogram, Histogram]] = {}
+        self._by_attempt: dict[tuple[str, str], tuple[Counter, Histogram, Histogram]] = {}
         self._by_model: dict[tuple[str, str], dict[str, Counter]] = {}
 
     def begun(self, request: Request) -> None:
@@ -119,20 +118,18 @@ class EdgeCounts:
             first_byte: Seconds until the first of its answer; None if there was none.
             usage: What it consumed; None where that is counted elsewhere, or unknown.
         """
-        counter = self._by_attempt.get((provider, outcome))
-        if counter is None:
-            counter = self._attempts.labels(provider, outcome)
-            self._by_attempt[provider, outcome] = counter
-        counter.inc()
-        times = self._by_provider.get(provider)
-        if times is None:
-            times = self._by_provider[provider] = (
+        found = self._by_attempt.get((provider, outcome))
+        if found is None:
+            found = self._by_attempt[provider, outcome] = (
+                self._attempts.labels(provider, outcome),
                 self._attempt_durations.labels(provider),
                 self._first_bytes.labels(provider),
             )
-        times[0].observe(seconds)
+        counter, durations, first_bytes = found
+        counter.inc()
+        durations.observe(seconds)
         if first_byte is not None:
-            times[1].observe(first_byte)
+            first_bytes.observe(first_byte)
         if usage is not None:
             self._count_tokens(provider, model, usage)
 

@@ -9,6 +9,7 @@ CancelledError, the client left or we stop. Not here: whether to try again (pipe
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -208,7 +209,7 @@ class Execution:
         # Settled before the last byte goes out: what a client has seen whole is never `lost`.
         request.status = code
         attempt.succeed(code)
-        extra = told([(b"content-type", content_type.encode())])
+        extra = list(_content_type(content_type))
         if not answer.headers_committed:
             extra.append((b"content-length", b"%d" % len(payload)))
         head = request.answer_headers(extra, response.headers)
@@ -403,6 +404,12 @@ class Execution:
         if data:
             request.state.last = chunks[-1]
             await self._answer.write(data)
+
+
+# Providers have a handful of them; one that invents more costs what it would without.
+@functools.lru_cache(maxsize=256)
+def _content_type(text: str) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple(told([(b"content-type", text.encode())]))
 
 
 def _pick(registry: PluginRegistry, plugin_id: str, avoid: list[str]) -> Member:

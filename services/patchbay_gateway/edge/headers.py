@@ -6,6 +6,7 @@ Not here: which headers an executor sends upstream (the executors' own allow-lis
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
@@ -128,6 +129,7 @@ def answer_headers(
     return headers
 
 
+@functools.lru_cache(maxsize=1024)
 def header_value(text: str) -> bytes:
     """Return *text* as a header value: printable ASCII, anything else as `?`."""
     if text.isascii() and text.isprintable():

@@ -108,15 +108,16 @@ class Leases:
                 "too many requests wait for a lease", reason="OVERLOADED", retry_after=1
             )
         result = await (self._turn(item) if alone else self._together(item))
-        if result.HasField("refusal") and result.refusal.reason == _QUEUED:
-            end = self._clock.monotonic() + patience
-            result = await self._turn(item)
-            while result.HasField("refusal") and result.refusal.reason == _QUEUED:
-                if self._clock.monotonic() >= end:
-                    raise _in_vain()
-                result = await self._turn(item)
         if result.HasField("refusal"):
-            raise _refused(result.refusal)
+            end = self._clock.monotonic() + patience
+            again = False
+            while result.HasField("refusal") and result.refusal.reason == _QUEUED:
+                if again and self._clock.monotonic() >= end:
+                    raise _in_vain()
+                again = True
+                result = await self._turn(item)
+            if result.HasField("refusal"):
+                raise _refused(result.refusal)
         live = LiveLease(result.lease)
         self._live[result.lease.attempt.attempt_uid] = live
         return live
@@ -226,7 +227,9 @@ class Leases:
 
     async def _call(self, batch: _Batch) -> None:
         request = scheduler_pb2.AcquireRequest(edge_id=self._edge_id)
-        request.items.extend([item for item, _ in batch])
+        add = request.items.add
+        for item, _ in batch:
+            add().CopyFrom(item)
         try:
             response = await self._scheduler.call(methods.ACQUIRE, request, deadline=_DEADLINE)
         except errors.PatchbayError as error:

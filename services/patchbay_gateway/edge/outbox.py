@@ -125,7 +125,9 @@ class Outbox:
             PatchbayError: It would be refused for ever.
         """
         request = scheduler_pb2.ReportRequest(edge_id=self._edge_id)
-        request.items.extend(batch)
+        add = request.items.add
+        for item in batch:
+            add().CopyFrom(item)
         failures = 0
         while True:
             try:

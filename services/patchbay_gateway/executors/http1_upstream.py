@@ -217,7 +217,10 @@ def _tls_context() -> ssl.SSLContext:
 
 def _request(call: Call, target: _Target) -> bytes:
     headers, body = call.headers, call.body
-    block = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    parts: list[bytes] = []
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    block = b"".join(parts)
     lines = len(headers)
     # One look at all of them: nearly never is one to be named.
     if block.count(b"\n") != lines or block.count(b"\r") != lines or block.find(b"\0") >= 0:

@@ -31,14 +31,44 @@ RESPONSE_FIELDS: Final = (b'"delta":',)
 """The same for responses; the `.done` events repeat it under other names."""
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _Within(msgspec.Struct):
+    usage: _Counts | None = None
+
+
 class _Body(msgspec.Struct):
-    """The part of a body or event that can hold usage; the decoder skips the rest."""
+    """The part of a body or event that can hold usage, as it should be; the decoder skips the rest."""
+
+    usage: _Counts | None = None
+    response: _Within | None = None
+
+
+class _AnyBody(msgspec.Struct):
+    """The same whatever it holds."""
 
     usage: Any = None
     response: Any = None
 
 
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_any = msgspec.json.Decoder(_AnyBody).decode
 
 
 def has_usage(block: bytes) -> bool:
@@ -60,6 +90,49 @@ def usage_of_body(body: bytes) -> Usage | None:
     """Return the usage of a JSON body, or of the `response` in it; None without one or if malformed."""
     try:
         document = _decode(body)
+    except msgspec.ValidationError:
+        return _oddly_typed(body)
+    except msgspec.MsgspecError:
+        return None
+    counts = document.usage
+    if counts is None and document.response is not None:
+        counts = document.response.usage
+    return None if counts is None else _usage_of(counts)
+
+
+def _usage_of(counts: _Counts) -> Usage | None:
+    """Return what `read_usage` returns, for numbers that are numbers: a quarter of its cost."""
+    items: list[tuple[str, int]] = []
+    prompt = _first(counts.prompt_tokens, counts.input_tokens)
+    completion = _first(counts.completion_tokens, counts.output_tokens)
+    if prompt is not None:
+        items.append(("input_tokens", prompt))
+    if completion is not None:
+        items.append(("output_tokens", completion))
+    if not items:
+        return None
+    details = counts.prompt_tokens_details or counts.input_tokens_details
+    if details is not None:
+        if (cached := details.cached_tokens) is not None and cached > 0:
+            items.append(("cache_read_tokens", cached))
+        if created := _first(details.cache_creation_tokens, details.cache_write_tokens):
+            items.append(("cache_creation_tokens", created))
+    details = counts.completion_tokens_details or counts.output_tokens_details
+    if details is not None and (thought := details.reasoning_tokens) is not None and thought > 0:
+        items.append(("reasoning_tokens", thought))
+    return Usage(tuple(items))
+
+
+def _first(number: int | None, other: int | None) -> int | None:
+    if number is not None and number >= 0:
+        return number
+    return other if other is not None and other >= 0 else None
+
+
+def _oddly_typed(body: bytes) -> Usage | None:
+    """Return the usage where some number is written as another type, or `usage` is no object."""
+    try:
+        document = _decode_any(body)
     except msgspec.MsgspecError:
         return None
     usage = document.usage

@@ -55,7 +55,8 @@ class FrontendAuth:
 
     def exclusive(self, snapshot: Snapshot) -> Hook | None:
         """Return the one plugin that decides alone: the first by priority; None when there is none."""
-        return next(iter(self._hooks.of(snapshot, _EXCLUSIVE)), None)
+        hooks = self._hooks.of(snapshot, _EXCLUSIVE)
+        return hooks[0] if hooks else None
 
     def any(self, snapshot: Snapshot) -> bool:
         """Whether anybody can be asked."""

@@ -105,6 +105,9 @@ class Hooks:
         self._declarations = declarations
         self._generation = -1
         self._known: dict[int, dict[str, tuple[Hook, ...]]] = {}
+        # What was asked for last: one request asks several times.
+        self._last: Snapshot | None = None
+        self._last_known: dict[str, tuple[Hook, ...]] = {}
 
     @property
     def generation(self) -> int:
@@ -141,12 +144,15 @@ class Hooks:
         if self._generation != self._declarations.generation:
             self._generation = self._declarations.generation
             self._known.clear()
+        elif snapshot is self._last:
+            return self._last_known
         known = self._known.get(snapshot.version)
         if known is None:
             known = self._known[snapshot.version] = self._work_out(snapshot)
             while len(self._known) > _SNAPSHOTS:
                 # Not the one just asked for: a request may be pinned to one older than all others.
                 del self._known[min(v for v in self._known if v != snapshot.version)]
+        self._last, self._last_known = snapshot, known
         return known
 
     def _work_out(self, snapshot: Snapshot) -> dict[str, tuple[Hook, ...]]:

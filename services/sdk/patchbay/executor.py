@@ -111,12 +111,17 @@ class ExecutorRequest:
     def first_byte_timeout(self) -> float:
         """Seconds until the first byte of the answer's body."""
         provider = self.message.provider
-        return _seconds(provider, "first_byte_timeout", FIRST_BYTE_TIMEOUT)
+        if not provider.HasField("first_byte_timeout"):
+            return FIRST_BYTE_TIMEOUT
+        return _seconds(provider.first_byte_timeout)
 
     @property
     def idle_timeout(self) -> float:
         """Seconds between two bytes of the answer."""
-        return _seconds(self.message.provider, "idle_timeout", IDLE_TIMEOUT)
+        provider = self.message.provider
+        if not provider.HasField("idle_timeout"):
+            return IDLE_TIMEOUT
+        return _seconds(provider.idle_timeout)
 
     @property
     def token_factor(self) -> float:
@@ -168,12 +173,18 @@ class ExecutorHTTPRequest:
     @property
     def first_byte_timeout(self) -> float:
         """Seconds until the first byte of the answer's body."""
-        return _seconds(self.message.provider, "first_byte_timeout", FIRST_BYTE_TIMEOUT)
+        provider = self.message.provider
+        if not provider.HasField("first_byte_timeout"):
+            return FIRST_BYTE_TIMEOUT
+        return _seconds(provider.first_byte_timeout)
 
     @property
     def idle_timeout(self) -> float:
         """Seconds between two bytes of the answer."""
-        return _seconds(self.message.provider, "idle_timeout", IDLE_TIMEOUT)
+        provider = self.message.provider
+        if not provider.HasField("idle_timeout"):
+            return IDLE_TIMEOUT
+        return _seconds(provider.idle_timeout)
 
     def headers(self) -> Headers:
         """Return the request's headers as pairs."""
@@ -421,10 +432,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         return self._only
 
 
-def _seconds(provider: executor_pb2.ProviderSettings, name: str, default: float) -> float:
-    if not provider.HasField(name):  # type: ignore[arg-type] # the stub lists literals
-        return default
-    duration: Duration = getattr(provider, name)
+def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
