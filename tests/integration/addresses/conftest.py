@@ -43,8 +43,7 @@ class Executors:
             stdout=asyncio.subprocess.PIPE,
         )
         self._processes[address] = process
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
+        await self.said(address, "ready")
         if named:
             self.name(host)
         return address
@@ -57,6 +56,13 @@ class Executors:
         """Take *hosts* off the name's records."""
         for host in hosts:
             self.dns.records[NAME].remove(host)
+
+    async def said(self, address: str, word: str) -> None:
+        """Wait until the process has said *word*, as the next that it says."""
+        stdout = self._processes[address].stdout
+        assert stdout is not None
+        async with asyncio.timeout(60):
+            assert await stdout.readline() == f"{word}\n".encode()
 
     def drain(self, address: str) -> None:
         """Send SIGTERM."""

@@ -3,7 +3,7 @@ An executor of the tests' own as a process: answers with its address, streams on
 
     python executor_process.py HOST:PORT
 
-Prints `ready` once it listens. SIGTERM drains it.
+Prints `ready` once it listens, and `slow` when it is asked to be. SIGTERM drains it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 KEY = b"a test's plugin key, 32 bytes..."
 
 
+def say(word: str) -> None:
+    """Tell the test."""
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 class Pinger(Executor):
     id = "pinger"
     name = "Pinger"
@@ -43,6 +49,7 @@ class Pinger(Executor):
 
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         if request.payload == b"slow":
+            say("slow")
             await asyncio.sleep(60)
         return ExecutorResponse(self._address.encode())
 
@@ -59,8 +66,7 @@ async def main(address: str) -> None:
     await server.start(address)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    say("ready")
     await stop.wait()
     await server.drain(10.0, notice=0.3)
 

@@ -6,7 +6,9 @@ Each case is a provider of its own with its own model, so that what rests in one
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections import defaultdict
@@ -211,6 +213,18 @@ def resting(gateway: Up, *credentials: str) -> None:
     until(rest, 60, f"{credentials} do not rest")
 
 
+def settled(gateway: Up, answer: httpx.Response) -> None:
+    """Wait until the attempts of *answer* are in the ledger: the scheduler, which tells it, knows of them."""
+    ask_ledger = "select count(*) from attempts where request_uid = ? and state != 'open'"
+
+    def booked() -> bool:
+        with contextlib.closing(sqlite3.connect(gateway.ledger_path, timeout=60)) as ledger:
+            (count,) = ledger.execute(ask_ledger, [answer.headers["x-request-id"]]).fetchone()
+        return bool(count)
+
+    until(booked, 60, "the ledger does not hear of it")
+
+
 @pytest.mark.parametrize("case", ["next", "rule"])
 def test_failing_account_is_followed_by_the_next(
     client: httpx.Client, gateway: Up, provider: Provider, case: str
@@ -235,12 +249,12 @@ def test_stream_that_fails_before_content_is_another_accounts(
 
 
 def test_request_fault_is_told_and_held_against_nobody(
-    client: httpx.Client, provider: Provider
+    client: httpx.Client, gateway: Up, provider: Provider
 ) -> None:
     for _ in range(2):
         answer = ask(client, "bad-request")
         assert (answer.status_code, answer.headers["x-patchbay-attempts"]) == (400, "1")
-        time.sleep(0.2)
+        settled(gateway, answer)
     assert [account for account, _ in provider.calls["bad-request"]] == ["a", "a"]
 
 

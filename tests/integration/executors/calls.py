@@ -70,12 +70,15 @@ def addressed(
 
 
 async def collect(
-    executor: Executor, request: ExecutorRequest
+    executor: Executor, request: ExecutorRequest, began: asyncio.Event | None = None
 ) -> tuple[list[StreamItem], errors.PatchbayError | None]:
+    """Return all items and the error that ended them; *began* is set with the first content."""
     items: list[StreamItem] = []
     try:
         async for item in executor.execute_stream(request):
-            items.append(item)  # noqa: PERF401 - what came before an error is wanted
+            items.append(item)
+            if began is not None and isinstance(item, StreamBatch):
+                began.set()
     except errors.PatchbayError as error:
         return items, error
     return items, None

@@ -121,13 +121,15 @@ async def test_cancel_reaches_the_provider_within_100_ms(
             deadline=None,
             metadata=metadata(OPENAI),
         )
-        reading = asyncio.create_task(_read(call))
+        began = asyncio.Event()
+        reading = asyncio.create_task(_read(call, began))
         await fake.until(
             lambda asked=asked: (  # type: ignore[misc]
                 len(fake.records) > asked and fake.last.chunks_sent == int(stall != "head") * 2
             )
         )
-        await asyncio.sleep(0.05)
+        if stall != "head":
+            await began.wait()
         left_at = time.time()
         reading.cancel()
         await asyncio.wait([reading])
@@ -149,7 +151,7 @@ async def test_caller_that_stops_reading_holds_the_provider_back_and_can_leave(
     parts = aiter(call)
     await anext(parts)
     await anext(parts)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.4)  # that it does not go on is told by nothing
     assert fake.last.chunks_sent < 100_000
     await call.aclose()
     await fake.until(lambda: fake.last.aborted)
@@ -172,9 +174,10 @@ async def test_unknown_built_in_is_refused() -> None:
             pass
 
 
-async def _read(call: object) -> None:
-    async for _ in call:  # type: ignore[attr-defined]
-        pass
+async def _read(call: object, began: asyncio.Event) -> None:
+    async for part in call:  # type: ignore[attr-defined]
+        if part.WhichOneof("message") == "batch":
+            began.set()
 
 
 async def test_request_as_large_as_the_configured_body_arrives() -> None:

@@ -362,11 +362,13 @@ async def test_cancel_reaches_the_provider_within_100_ms(
     while len(took) < 5 and min(took, default=1.0) >= 0.1:
         asked = len(fake.records)
         request = make_request(fake.url, stream=True, first_byte=60, idle=60, stall=stall)
-        task = asyncio.create_task(collect(executor, request))
+        began = asyncio.Event()
+        task = asyncio.create_task(collect(executor, request, began))
         await fake.until(lambda asked=asked: len(fake.records) > asked)  # type: ignore[misc]
-        if stall != "head":
+        if stall == "2":
+            await began.wait()
+        elif stall == "body":
             await fake.until(lambda: fake.last.status == 200 or fake.last.ended_at > 0)
-        await asyncio.sleep(0.02)
         cancelled_at = time.time()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -396,7 +398,7 @@ async def test_slow_reader_holds_the_provider_back(
     async with contextlib.aclosing(items):
         await anext(items)
         await anext(items)
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(1.3)  # longer than the silence that is allowed: what this is about
         # The sockets' buffers hold some megabytes; the stream has 8. Nobody waited, so it is no timeout.
         held = fake.last.chunks_sent
         assert held < 60_000

@@ -8,6 +8,7 @@ import random
 import signal
 
 import pytest
+from tests.integration.kernel.blocked import until_blocked
 
 from patchbay.errors import FailedPrecondition, Unavailable
 from patchbay_gateway.kernel.clock import SystemClock
@@ -22,13 +23,6 @@ async def alone(own_valkey):
     made = Store(own_valkey.url, installation="x", clock=SystemClock(), timeout=20.0)
     yield made
     await made.aclose()
-
-
-async def until_blocked(store: Store) -> None:
-    """Wait until a reader of a group waits in the server."""
-    async with asyncio.timeout(60):
-        while b"flags=b" not in await store.call("CLIENT", "LIST"):  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.01)
 
 
 async def test_call_returns_bytes_ints_none_lists_and_dicts(store):
@@ -127,7 +121,8 @@ async def test_read_group_waits_longer_than_the_timeout_of_calls(own_valkey, alo
     stream = alone.key("journal")
     reading = asyncio.create_task(quick.read_group(stream, "g", "c", 1, 60_000))
     await until_blocked(alone)
-    await asyncio.sleep(1.2)  # longer than the timeout of calls
+    with pytest.raises(Unavailable):
+        await quick.call("BLPOP", alone.key("nothing"), 0)  # ends with the timeout of calls
     await alone.call("XADD", stream, "*", "e", "late")
     assert (await reading)[0][1] == {b"e": b"late"}
     await quick.aclose()
@@ -152,9 +147,7 @@ async def test_read_group_cancelled_takes_nothing_afterwards(alone):
     with pytest.raises(asyncio.CancelledError):
         await reading
     # The server learns of the end a moment later.
-    async with asyncio.timeout(60):
-        while b"flags=b" in await store.call("CLIENT", "LIST"):  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.01)
+    await until_blocked(store, blocked=False)
     await store.call("XADD", stream, "*", "e", 1)
     assert len(await store.read_group(stream, "g", "other", 1, 10)) == 1
 

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from tests.integration.kernel.blocked import until_blocked
 
 from patchbay.errors import Unavailable
 from patchbay_gateway.kernel.clock import SystemClock
@@ -159,7 +160,7 @@ async def test_reader_of_a_group_fails_when_the_server_dies_and_reads_on_afterwa
     own_valkey, cut
 ):
     reading = asyncio.create_task(cut.read_group("s", "g", "c", 1, 30_000))
-    await asyncio.sleep(0.1)
+    await until_blocked(cut)
     own_valkey.kill()
     with pytest.raises(Unavailable):
         await reading

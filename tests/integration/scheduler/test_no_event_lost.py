@@ -92,6 +92,15 @@ async def test_every_event_arrives(own_gateway: Gateway, own_valkey: ValkeyProce
             made.update({(uid, 1), (uid, 3)})
             await asyncio.sleep(0.002)
 
+    async def traffic() -> None:
+        """Return when each worker has come round some times more, before an outage and after it."""
+        enough = len(made) + 300
+
+        async def came() -> bool:
+            return len(made) >= enough
+
+        await eventually(came, 60)
+
     async with (
         own_gateway.scheduler("a") as (first, holder),
         own_gateway.scheduler("b") as (second, _),
@@ -106,9 +115,9 @@ async def test_every_event_arrives(own_gateway: Gateway, own_valkey: ValkeyProce
                 for i in range(3)
             ]
             for _ in range(2):
-                await asyncio.sleep(0.5)  # some traffic before and after
+                await traffic()
                 await hurt(how, own_valkey, own_gateway.store())
-            await asyncio.sleep(0.5)
+            await traffic()
             stop.set()
             await asyncio.gather(*workers)
 

@@ -131,12 +131,24 @@ async def test_poison_goes_to_the_dead_letters_and_holds_nothing_up(bench: Bench
         }
 
 
+class WatchedHolder(SnapshotHolder):
+    """Tells when somebody waits for the first snapshot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited = asyncio.Event()
+
+    async def first(self) -> Snapshot:
+        self.waited.set()
+        return await super().first()
+
+
 async def test_prices_of_a_snapshot_are_waited_for(bench: Bench) -> None:
     """A usage service that is a second behind must not bill by yesterday's prices."""
-    bench.holder = SnapshotHolder()
+    bench.holder = holder = WatchedHolder()
     async with bench.service() as servicer:
         await bench.send([make_bytes("settled", 1, sequence=1, usage=TOKENS, version=7)])
-        await asyncio.sleep(0.1)  # nothing happens, which nothing announces
+        await asyncio.wait_for(holder.waited.wait(), 60)
         assert await bench.watermark() == 0
         bench.holder.set(Snapshot(version=7, prices=()))
         await bench.reaches(1)

@@ -133,10 +133,11 @@ def test_late_reply_ends_the_connection_and_a_timely_one_does_not():
 def test_busy_loop_is_not_taken_for_a_hung_server():
     """A reply that came while the loop was busy must still count, in whatever order the loop looks."""
     ours, theirs = socket.socketpair()
-    busy, replied = threading.Event(), threading.Event()
+    asked, busy, replied = threading.Event(), threading.Event(), threading.Event()
 
     def server() -> None:
         theirs.recv(1000)
+        asked.set()
         busy.wait(60)
         theirs.sendall(b"+ok\r\n")
         replied.set()
@@ -145,7 +146,7 @@ def test_busy_loop_is_not_taken_for_a_hung_server():
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: Connection(0.5), sock=ours)
         future = connection.send("PING")
-        await asyncio.sleep(0.01)  # the command goes out
+        await asyncio.to_thread(asked.wait, 60)
         busy.set()
         replied.wait(60)
         time.sleep(0.6)  # noqa: ASYNC251 - busy beyond the deadline
