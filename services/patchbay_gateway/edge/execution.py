@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
 from patchbay_gateway.edge import asking
+from patchbay_gateway.edge.dialects import blotting, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.kernel import outcomes
@@ -84,6 +85,8 @@ class Execution:
         self._hide_usage = False
         self._scope: Scope | None = None
         """What the executor may call back in."""
+        self._failure: errors.PatchbayError | None = None
+        """What a provider's error event said before secrets were taken out of it."""
         self._over = False
         """The provider had its last word and did not end the stream; the call was given up."""
 
@@ -338,8 +341,11 @@ class Execution:
         """Settle a stream that came to its end: as failed if that end was an error event."""
         request = self._request
         dialect, state = request.routed.dialect, request.state
-        if b"error" in state.last and dialect.classify(state.last, state) is ChunkKind.ERROR:
-            error = dialect.in_stream_error(state.last)
+        if (
+            state.last.find(b"error") >= 0
+            and dialect.classify(state.last, state) is ChunkKind.ERROR
+        ):
+            error = self._failure or dialect.in_stream_error(state.last)
             self._attempt.fail(error, 200, self._judge.judge(request, error))
         else:
             self._attempt.succeed(200)
@@ -401,9 +407,29 @@ class Execution:
         if self._hide_usage and _NO_CHOICES.search(data):
             chunks = [c for c in chunks if c.find(b'"usage"') < 0 or not dialect.is_usage_only(c)]
             data = b"".join(chunks)
+        if data.find(b"error") >= 0:
+            chunks = self._shown(chunks)
+            data = b"".join(chunks)
         if data:
             request.state.last = chunks[-1]
             await self._answer.write(data)
+
+    def _shown(self, chunks: Sequence[bytes]) -> list[bytes]:
+        """Return *chunks* with error events of the provider that hold secrets made anew without them."""
+        request, shown = self._request, []
+        dialect, last = request.routed.dialect, request.state.last
+        for chunk in chunks:
+            last_but_one, last = last, chunk
+            if (
+                chunk.find(b"error") >= 0
+                and dialect.classify(chunk, StreamState()) is ChunkKind.ERROR
+                and not blotting.harmless(chunk, faults.event_json(chunk))
+            ):
+                self._failure = dialect.in_stream_error(chunk)
+                state = StreamState(last=last_but_one)
+                last = dialect.stream_error(self._failure, state, request.routed.request_id)
+            shown.append(last)
+        return shown
 
 
 # Providers have a handful of them; one that invents more costs what it would without.

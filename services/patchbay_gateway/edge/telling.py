@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from patchbay_gateway.edge import attempts
+from patchbay_gateway.edge.dialects import blotting
 
 if TYPE_CHECKING:
     from patchbay import errors
@@ -24,7 +25,7 @@ _WITHOUT_CONTENT: Final = frozenset({204, 205, 304})
 def status_of(request: Request, error: errors.PatchbayError) -> int:
     """Return the status by which *error* is known to the client and the ledger, and keep it."""
     request.status = request.routed.dialect.error(error, "").status
-    request.error = error.message
+    request.error = blotting.brief(error.message)
     if request.routed.on_error is not None:
         request.routed.on_error(error)
     return request.status

@@ -29,6 +29,30 @@ CLAUDE_BODY = (
 )
 GEMINI_BODY = b'{"error":{"code":400,"message":"bad part","status":"INVALID_ARGUMENT"}}'
 JSON = "application/json"
+# Well-formed errors that quote what the provider was sent, in the sentence and beside it.
+QUOTES = "sent Authorization: Bearer abcdefghijkl"
+OPENAI_QUOTES = {
+    "error": {
+        "message": QUOTES,
+        "type": "server_error",
+        "param": "headers",
+        "code": "bad_header",
+        "internal": {"api_key": "abcdefghijkl"},
+    }
+}
+CLAUDE_QUOTES = {
+    "type": "error",
+    "error": {"type": "api_error", "message": QUOTES, "headers": {"x-api-key": "abcdefghijkl"}},
+    "request_id": "req_1",
+}
+GEMINI_QUOTES = {
+    "error": {
+        "code": 500,
+        "message": QUOTES,
+        "status": "INTERNAL",
+        "details": [{"@type": "x/DebugInfo", "detail": "?key=abcdefghijkl0"}],
+    }
+}
 HIDDEN = "team-credential at https://upstream.internal"
 
 CASES: dict[str, errors.PatchbayError] = {
@@ -80,6 +104,16 @@ CASES: dict[str, errors.PatchbayError] = {
     "upstream_other_json": errors.UpstreamError(
         422, body=b'{"detail":"no such field"}', content_type=JSON
     ),
+    **{
+        f"upstream_{name}_quotes": errors.UpstreamError(
+            500, body=json.dumps(document).encode(), content_type=JSON
+        )
+        for name, document in (
+            ("openai", OPENAI_QUOTES),
+            ("claude", CLAUDE_QUOTES),
+            ("gemini", GEMINI_QUOTES),
+        )
+    },
     "upstream_credential_refused": errors.UpstreamError(
         401,
         body=b'{"error":{"message":"Incorrect API key provided: tes***ey","type":"invalid_request_error",'
@@ -91,6 +125,14 @@ CASES: dict[str, errors.PatchbayError] = {
     "upstream_timeout": errors.UpstreamError(504, "no first byte within 120 s"),
     "upstream_odd_status": errors.UpstreamError(302, "the provider answered 302"),
 }
+IN_STREAM = {
+    "openai": b"data: %b\n\n" % json.dumps(OPENAI_QUOTES).encode(),
+    "openai-response": b"event: error\ndata: %b\n\n"
+    % json.dumps({"type": "error", **OPENAI_QUOTES["error"], "sequence_number": 8}).encode(),
+    "claude": b"event: error\ndata: %b\n\n" % json.dumps(CLAUDE_QUOTES).encode(),
+    "gemini": b"data: %b\n\n" % json.dumps(GEMINI_QUOTES).encode(),
+}
+"""The same as events of a stream, by dialect."""
 CARDS = [ModelCard("zeta", "p1", 1_700_000_000), ModelCard("alpha/beta", "p2")]
 
 
@@ -114,6 +156,13 @@ def test_errors_are_as_written_down(name: str) -> None:
             "headers": [[n.decode(), v.decode()] for n, v in answer.headers],
             "body": json.loads(answer.body),
             "stream": dialect.stream_error(error, state, "req-1").decode(),
+        }
+    if name in IN_STREAM:
+        reported = dialect.in_stream_error(IN_STREAM[name])
+        state = StreamState(last=b'event: x\ndata: {"type":"x","sequence_number":7}\n\n')
+        seen["in_stream_quotes"] = {
+            "body": json.loads(dialect.error(reported, "req-1").body),
+            "stream": dialect.stream_error(reported, state, "req-1").decode(),
         }
     against(GOLDEN / "errors" / f"{name}.json", seen)
 

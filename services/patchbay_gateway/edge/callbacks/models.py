@@ -21,6 +21,7 @@ from patchbay_gateway.edge.auth import Client
 from patchbay_gateway.edge.callbacks.answers import Answer, ByPlugins, Translated
 from patchbay_gateway.edge.callbacks.exchange import MemoryExchange
 from patchbay_gateway.edge.callbacks.payload import STREAM_IN_BODY, WHOLE, payload
+from patchbay_gateway.edge.dialects import blotting
 from patchbay_gateway.edge.dialects.table import GEMINI_JSON
 from patchbay_gateway.edge.exchange import Head
 from patchbay_gateway.edge.request import Request
@@ -412,7 +413,9 @@ def _as_upstream(
     told = dialect.error(error, routed.request_id)
     return errors.UpstreamError(
         _error_status(told.status),
-        error.message if not isinstance(error, errors.Internal) else "internal error",
+        blotting.clean(error.message)
+        if not isinstance(error, errors.Internal)
+        else "internal error",
         body=told.body,
         headers=[*told.headers, (b"x-request-id", routed.request_id.encode())],
         content_type="application/json",

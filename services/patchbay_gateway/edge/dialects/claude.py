@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import faulting, faulting_claude, faults
+from patchbay_gateway.edge.dialects import blotting, faulting, faulting_claude, faults
 from patchbay_gateway.edge.dialects.openai_response import event_type
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
@@ -66,13 +66,14 @@ class ClaudeDialect:
             (b"request-id", request_id.encode("latin-1")),
             *faults.retry_headers(error, status, milliseconds=True),
         ]
-        if (
-            isinstance(error, errors.UpstreamError)
-            and not faults.refuses_credential(error)
-            and _is_shaped(faults.upstream_object(error))
-        ):
-            return ClientError(status, error.body, headers)
-        return ClientError(status, orjson.dumps(_envelope(error, status, request_id)), headers)
+        body = _envelope(error, status, request_id)
+        found = faults.shaped(error, _is_shaped)
+        if found is not None:
+            assert isinstance(error, errors.UpstreamError)
+            if blotting.harmless(error.body, found):
+                return ClientError(status, error.body, headers)
+            body["error"]["type"] = faults.text_of(found["error"], "type")
+        return ClientError(status, orjson.dumps(body), headers)
 
     def stream_error(self, error: PatchbayError, state: StreamState, request_id: str) -> bytes:
         """Return `event: error`; no `message_stop` follows it."""

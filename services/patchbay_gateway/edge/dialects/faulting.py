@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
 from patchbay.errors import FaultScope
-from patchbay_gateway.edge.dialects import faults, said, waits
+from patchbay_gateway.edge.dialects import blotting, said, waits
 from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.outcomes import Fault, FaultKind
 
@@ -185,7 +185,7 @@ def fault_of(error: UpstreamError, now: float, peculiar: Peculiar) -> Fault:
     """
     if not _answered(error):
         kind = FaultKind.CONNECTION if _broke(error) else FaultKind.TRANSIENT
-        return Fault(kind, code=error.reason, message=faults.brief(error.message))
+        return Fault(kind, code=error.reason, message=blotting.brief(error.message))
     found = said.read(error)
     kind, scope = _verdict(error, found, peculiar)
     if kind is FaultKind.QUOTA and scope is _UNSAID and peculiar.scope is not None:
@@ -201,8 +201,8 @@ def fault_of(error: UpstreamError, now: float, peculiar: Peculiar) -> Fault:
         if kind in _WAITING
         else None,
         error.http_status,
-        found.code[:128],
-        faults.brief(error.message if found.page else found.text),
+        blotting.field(found.code)[:128],
+        blotting.brief(error.message if found.page else found.text),
         no_retry=(b"x-should-retry", b"false") in error.headers,
     )
 

@@ -24,15 +24,17 @@ Only the log repeats that. Not here: what is retried (kernel/outcomes.py).
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from patchbay import errors
+from patchbay_gateway.edge.dialects import blotting
 from patchbay_gateway.kernel import logs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from patchbay.errors import Headers, PatchbayError
 
 _BY_CLASS: Final[dict[type[errors.PatchbayError], int]] = {
@@ -87,17 +89,9 @@ _OF_THE_POOL: Final = frozenset(
     }
 )
 _CREDENTIAL_REFUSED: Final = frozenset({401, 403, 407})
-_MAX_MESSAGE: Final = 2048
+# As much of a text that is no JSON as may be a sentence.
+_MAX_TEXT: Final = 8192
 _DEFAULT_RETRY_AFTER: Final = 1.0
-# A provider's message may quote what it was sent: what follows the word for a secret, what looks like one.
-_SECRETS: Final = re.compile(
-    r"(?i)(\b(?:api[_-]?key|access[_-]?token|refresh[_-]?token|token|authorization|secret|password|key)\b[\"']?"
-    r"\s*[:=]\s*[\"']?(?:bearer\s+)?|\bbearer\s+|\bapi key provided:\s*)[^\s\"',;}&]{6,}"
-)
-_LOOKS_SECRET: Final = re.compile(
-    r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|hf|ghp|gho|key)[-_]|AIza|ya29\.|eyJ)[A-Za-z0-9_\-.*]{8,}"
-)
-
 _log = logs.get_logger("edge.faults")
 
 
@@ -165,7 +159,7 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
                 f"the provider refused the gateway's credential (HTTP {error.http_status}); "
                 "your own API key was accepted"
             )
-        return clean(upstream_message(error) or error.message)
+        return blotting.clean(upstream_message(error) or error.message)
     if status == 500:
         error_id = error.metadata.get("error_id", "")
         return f"internal error {error_id or request_id}"
@@ -175,7 +169,7 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
                 "an executor cannot make the call",
                 request_id=request_id,
                 reason=error.reason,
-                why=clean(error.message),
+                why=blotting.clean(error.message),
             )
         return "the gateway cannot call this model's provider; the reason is in its log"
     if error.reason == "MESSAGE_TOO_LARGE":
@@ -184,26 +178,6 @@ def message_of(error: PatchbayError, status: int, request_id: str) -> str:
     if error.reason == "ANSWER_TOO_LARGE":
         return "the answer of this model's executor is larger than the gateway takes"
     return error.message
-
-
-def clean(text: str) -> str:
-    """Return *text* cut to 2048 characters and without secrets."""
-    text = _blotted(text)
-    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
-
-
-def brief(text: str) -> str:
-    """Return *text* as it may be kept and shown: without secrets, one line, at most 2048 bytes."""
-    # Cut before the work and after: blotting out makes a text longer, but not by much.
-    line = " ".join(_blotted(text[: 4 * _MAX_MESSAGE]).split())
-    encoded = line.encode("utf-8", "replace")
-    if len(encoded) <= _MAX_MESSAGE:
-        return line
-    return encoded[: _MAX_MESSAGE - 3].decode("utf-8", "ignore") + "…"
-
-
-def _blotted(text: str) -> str:
-    return _LOOKS_SECRET.sub("[REDACTED]", _SECRETS.sub(r"\1[REDACTED]", text))
 
 
 def upstream_object(error: errors.UpstreamError) -> Any:
@@ -235,7 +209,7 @@ def upstream_message(error: errors.UpstreamError) -> str:
     # A web server's page says nothing to a client that the status does not.
     if "html" in error.content_type or error.body.lstrip()[:1] == b"<":
         return ""
-    return error.body[: 4 * _MAX_MESSAGE].decode("utf-8", "replace").strip()
+    return error.body[:_MAX_TEXT].decode("utf-8", "replace").strip()
 
 
 def upstream_code(error: PatchbayError) -> tuple[str, str]:
@@ -246,8 +220,21 @@ def upstream_code(error: PatchbayError) -> tuple[str, str]:
     inner = found.get("error") if isinstance(found, dict) else None
     if not isinstance(inner, dict):
         return "", ""
-    kind, code = inner.get("type"), inner.get("code")
-    return (kind if isinstance(kind, str) else "", code if isinstance(code, str) else "")
+    return text_of(inner, "type"), text_of(inner, "code")
+
+
+def text_of(inner: dict[str, Any], name: str) -> str:
+    """Return field *name* of a provider's error object as it may be shown; '' if it is no text."""
+    found = inner.get(name)
+    return blotting.field(found) if isinstance(found, str) else ""
+
+
+def shaped(error: PatchbayError, fits: Callable[[Any], bool]) -> dict[str, Any] | None:
+    """Return a provider's error document if it *fits* the client's dialect and is the client's business."""
+    if not isinstance(error, errors.UpstreamError) or refuses_credential(error):
+        return None
+    found = upstream_object(error)
+    return found if fits(found) else None
 
 
 def retry_headers(error: PatchbayError, status: int, *, milliseconds: bool) -> Headers:
@@ -368,5 +355,5 @@ def in_stream(status: int, shaped: dict[str, Any]) -> errors.UpstreamError:
         reason="IN_STREAM_ERROR",
     )
     if text := upstream_message(error):
-        error.message = clean(text)
+        error.message = blotting.clean(text)
     return error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import faulting, faulting_openai, faults
+from patchbay_gateway.edge.dialects import blotting, faulting, faulting_openai, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
@@ -96,12 +96,17 @@ class OpenAIDialect:
         """Return *error* as an HTTP answer."""
         status, body = envelope(error, request_id)
         headers = [_JSON, *faults.retry_headers(error, status, milliseconds=True)]
-        if (
-            isinstance(error, errors.UpstreamError)
-            and not faults.refuses_credential(error)
-            and is_shaped(faults.upstream_object(error))
-        ):
-            return ClientError(status, error.body, headers)
+        found = faults.shaped(error, is_shaped)
+        if found is not None:
+            assert isinstance(error, errors.UpstreamError)
+            if blotting.harmless(error.body, found):
+                return ClientError(status, error.body, headers)
+            inner, code = found["error"], found["error"].get("code")
+            body["error"].update(
+                type=faults.text_of(inner, "type") or body["error"]["type"],
+                param=faults.text_of(inner, "param") or None,
+                code=code if isinstance(code, int) else faults.text_of(inner, "code") or None,
+            )
         return ClientError(status, orjson.dumps(body), headers)
 
     def stream_error(self, error: PatchbayError, state: StreamState, request_id: str) -> bytes:

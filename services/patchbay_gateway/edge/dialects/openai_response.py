@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from patchbay_gateway.edge.dialects import faults
+from patchbay_gateway.edge.dialects import blotting, faults
 from patchbay_gateway.edge.dialects.openai import OpenAIDialect
 from patchbay_gateway.edge.dialects.port import ChunkKind
 
@@ -64,7 +64,7 @@ class OpenAIResponseDialect(OpenAIDialect):
         event = {
             "type": "error",
             "code": code,
-            "message": faults.clean(str(inner.get("message") or "")),
+            "message": blotting.clean(str(inner.get("message") or "")),
             "param": inner.get("param"),
             "sequence_number": last_sequence(state) + 1,
         }
