@@ -22,6 +22,7 @@ from patchbay.executor import (
 )
 from patchbay_gateway.executors import openai_usage
 from patchbay_gateway.executors.estimate import OutputCounter, estimate
+from patchbay_gateway.executors.openai_choices import several_asked
 from patchbay_gateway.executors.openai_errors import explain, reported_failure
 from patchbay_gateway.executors.openai_stream import OpenAIStream
 from patchbay_gateway.executors.provider_call import (
@@ -125,6 +126,7 @@ class OpenAICompatibleExecutor(Executor):
             completions=request.operation == "completions",
             payload=len(call.body),
             factor=request.token_factor,
+            several=several_asked(call.body),
         )
         try:
             if reply.status >= 300:

@@ -3,8 +3,9 @@ What an OpenAI stream has shown so far: its end, its errors, its consumption. Pu
 
 `OpenAIStream.take` is fed the bytes of the provider and returns whole events to deliver. All questions
 are asked of the block of events that arrived together, by patterns of bytes; JSON is parsed only where a
-usage object or, before any content, an error was seen. Patterns with unescaped quotes cannot match
-inside of the model's text, where quotes are escaped. Not here: HTTP.
+usage object, the end of a choice or, before any content, an error was seen. Patterns with unescaped quotes
+cannot match inside of the model's text, where quotes are escaped. Not here: HTTP, which choices there are
+(openai_choices.py).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from patchbay.executor import StreamBatch, Usage
 from patchbay.sse import EventCutter, EventTooLarge, event_data
 from patchbay_gateway.executors import openai_usage
 from patchbay_gateway.executors.estimate import Estimate, OutputCounter
+from patchbay_gateway.executors.openai_choices import Choices
 from patchbay_gateway.executors.openai_errors import reported_failure
 from patchbay_gateway.executors.provider_call import too_large, truncated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CHAT_ENDS = (b'"finish_reason":"', b'"finish_reason": "')
 _RESPONSE_ENDS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 _DONE = b"[DONE]"
 # `"error":null` is a part of sound events; `"type":"error"` is not.
@@ -41,15 +42,15 @@ class OpenAIStream:
         completions: Whether it is the older completions form.
         payload: Bytes of the request, for an estimate.
         factor: The provider's factor for estimates.
+        several: Whether more than one choice was asked for.
     """
 
     __slots__ = (
+        "_choices",
         "_counter",
         "_cutter",
-        "_ends",
         "_estimate",
         "_fields",
-        "_responses",
         "_told",
         "_usage",
         "done",
@@ -57,15 +58,20 @@ class OpenAIStream:
     )
 
     def __init__(
-        self, *, responses: bool, completions: bool, payload: int, factor: float = 1.0
+        self,
+        *,
+        responses: bool,
+        completions: bool,
+        payload: int,
+        factor: float = 1.0,
+        several: bool = False,
     ) -> None:
         fields: Sequence[bytes] = openai_usage.CHAT_FIELDS
         if responses:
             fields = openai_usage.RESPONSE_FIELDS
         elif completions:
             fields = openai_usage.COMPLETION_FIELDS
-        self._ends = _RESPONSE_ENDS if responses else _CHAT_ENDS
-        self._responses = responses
+        self._choices = None if responses else Choices(several=several)
         self._cutter = EventCutter()
         self._fields = fields
         self._counter = OutputCounter(fields)
@@ -73,7 +79,7 @@ class OpenAIStream:
         self._usage: Usage | None = None
         self._told = -1
         self.finished = False
-        """Whether some choice has its finish reason, or `done`."""
+        """Whether every choice that was seen has its finish reason, or `done`."""
         self.done = False
         """Whether the provider had its last word: [DONE], a terminal event, an error."""
 
@@ -116,10 +122,13 @@ class OpenAIStream:
         find = block.find
         if find(_ERROR) >= 0 and _ERROR_SIGN.search(block):
             self._look_for_errors(events)
-        for end in self._ends:
-            if find(end) >= 0:
-                self.finished = True
-                self.done = self.done or self._responses
+        choices = self._choices
+        if choices is None:
+            for end in _RESPONSE_ENDS:
+                if find(end) >= 0:
+                    self.finished = self.done = True
+        elif not self.done and choices.concerns(block):
+            self.finished = choices.add(events)
         if find(_DONE) >= 0 and any(event_data(e) == _DONE for e in reversed(events)):
             self.finished = self.done = True
         if openai_usage.has_usage(block):

@@ -7,6 +7,7 @@ import pytest
 
 from patchbay import errors
 from patchbay.executor import Usage
+from patchbay_gateway.executors.openai_choices import several_asked
 from patchbay_gateway.executors.openai_stream import OpenAIStream
 
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
@@ -17,12 +18,18 @@ DONE = b"data: [DONE]\n\n"
 ERROR = b'data: {"error":{"message":"no","type":"server_error","code":null}}\n\n'
 
 
-def make_chat() -> OpenAIStream:
-    return OpenAIStream(responses=False, completions=False, payload=40)
+def make_chat(*, several: bool = False) -> OpenAIStream:
+    return OpenAIStream(responses=False, completions=False, payload=40, several=several)
 
 
 def make_responses() -> OpenAIStream:
     return OpenAIStream(responses=True, completions=False, payload=40)
+
+
+def choice(index: int, word: str = "", finish: str | None = None) -> bytes:
+    delta = {"content": word} if word else {}
+    document = {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+    return b"data: " + orjson.dumps(document) + b"\n\n"
 
 
 def event(**document: object) -> bytes:
@@ -83,6 +90,77 @@ def test_chat_end_without_either_is_truncated(data: bytes) -> None:
     with pytest.raises(errors.UpstreamError) as caught:
         stream.end()
     assert (caught.value.http_status, caught.value.reason) == (502, "UPSTREAM_TRUNCATED")
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [choice(0, "half", "")],
+        [choice(0, "half", ""), choice(0, "", "")],
+        [choice(0, "half", "").replace(b":", b" : ")],
+        [choice(0, "one"), choice(0, finish="stop"), choice(1, "half")],
+        [choice(0, "one"), choice(0, finish="stop") + choice(1, "half") + USAGE],
+        [choice(0, finish="stop"), choice(1, "half"), USAGE],
+    ],
+)
+def test_chat_end_before_every_choice_ended_is_truncated(
+    events: list[bytes], several: bool
+) -> None:
+    stream = make_chat(several=several)
+    for data in events:
+        stream.take(data)
+    with pytest.raises(errors.UpstreamError) as caught:
+        stream.end()
+    assert caught.value.reason == "UPSTREAM_TRUNCATED"
+
+
+def test_chat_choice_seen_only_before_the_first_end_counts_where_several_were_asked() -> None:
+    stream = make_chat(several=True)
+    for data in (choice(0, "a"), choice(1, "b"), choice(1, finish="stop")):
+        stream.take(data)
+    with pytest.raises(errors.UpstreamError):
+        stream.end()
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [choice(0, "a"), choice(1, "b"), choice(0, finish="stop"), choice(1, finish="length")],
+        [choice(0, "a", ""), choice(0, finish="stop"), USAGE],
+        [choice(0, "a"), choice(0, finish="stop"), choice(0)],
+        [choice(0, "a"), choice(0, finish="stop").replace(b":", b" : ")],
+        [choice(0, "a"), choice(0, finish="stop").replace(b'"delta":{}', b'"logprob":NaN')],
+        [choice(0, "a"), b'data: {"choices":[{"index":null,"finish_reason":"stop"}]}\n\n'],
+        [choice(0, finish="stop"), choice(1, "half"), DONE],
+        [choice(0, "a", ""), DONE],
+    ],
+)
+def test_chat_end_after_every_choice_ended_is_complete(events: list[bytes], several: bool) -> None:
+    stream = make_chat(several=several)
+    for data in events:
+        stream.take(data)
+    assert stream.end() is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "several"),
+    [
+        (b'{"messages":[]}', False),
+        (b'{"n":1}', False),
+        (b'{"n":null}', False),
+        (b'{"n" : 2}', True),
+        (b'{"n":[]}', True),
+        (b'{"tools":[{"properties":{"n":2}}]}', False),
+        (b'{"prompt":"one"}', False),
+        (b'{"prompt":["one"]}', False),
+        (b'{"prompt":["one","two"]}', True),
+        (b'{"n":', False),
+    ],
+)
+def test_several_asked(payload: bytes, several: bool) -> None:
+    assert several_asked(payload) is several
 
 
 def test_chat_half_frame_after_the_finish_is_dropped() -> None:

@@ -1,0 +1,105 @@
+"""
+Which choices of an OpenAI stream have begun and which have ended.
+
+An answer of one choice, which nearly all are, costs a search in each block of events: JSON is parsed only
+where a choice ends and in what follows that. Where several were asked for each event is, because one of them
+may end long before another. Not here: `[DONE]`, errors, consumption (openai_stream.py).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from patchbay.sse import event_data
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Some providers write `"finish_reason":""` into each chunk.
+_END: Final = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
+# What it may begin with; searching for these costs a fraction of the pattern.
+_COMPACT: Final = b'"finish_reason":"'
+_SPACED: Final = b'"finish_reason": "'
+_WIDE: Final = b'"finish_reason" '
+_CHOICES: Final = b'"choices"'
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: Any = 0
+    finish_reason: Any = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    """The part of an event that speaks of choices; the decoder skips the rest."""
+
+    choices: list[_Choice] | None = None
+
+
+class _Asked(msgspec.Struct, gc=False):
+    n: Any = None
+    prompt: Any = None
+
+
+_decode: Final = msgspec.json.Decoder(_Event).decode
+_decode_asked: Final = msgspec.json.Decoder(_Asked).decode
+
+
+def several_asked(payload: bytes) -> bool:
+    """Whether a request asks for more than one choice: by `n`, or by a list of prompts."""
+    if payload.find(b'"n"') < 0 and payload.find(b'"prompt"') < 0:
+        return False
+    try:
+        asked = _decode_asked(payload)
+    except msgspec.MsgspecError:
+        return False
+    prompts = len(asked.prompt) if isinstance(asked.prompt, list) else 1
+    return prompts > 1 or (asked.n is not None and asked.n != 1)
+
+
+class Choices:
+    """
+    The choices of one streamed answer.
+
+    Args:
+        several: Whether more than one was asked for.
+    """
+
+    __slots__ = ("_close", "_ended", "_seen")
+
+    def __init__(self, *, several: bool = False) -> None:
+        # From the first end on each event is looked at: providers may send more choices than were asked for.
+        self._close = several
+        self._seen: set[Any] = set()
+        self._ended: set[Any] = set()
+
+    def concerns(self, block: bytes) -> bool:
+        """Whether `add` has to see the events of *block*."""
+        find = block.find
+        if self._close:
+            return find(_CHOICES) >= 0
+        if find(_COMPACT) >= 0 or find(_SPACED) >= 0 or find(_WIDE) >= 0:
+            return _END.search(block) is not None
+        return False
+
+    def add(self, events: Sequence[bytes]) -> bool:
+        """Take *events* and return whether every choice that was seen so far has ended."""
+        for event in events:
+            if event.find(_CHOICES) >= 0:
+                self._look(event)
+        self._close = self._close or bool(self._ended)
+        return bool(self._ended) and self._seen <= self._ended
+
+    def _look(self, event: bytes) -> None:
+        try:
+            choices = _decode(event_data(event)).choices or ()
+        except msgspec.MsgspecError:
+            # No JSON as our decoder has it (`NaN`): what it says is better believed than called half.
+            choices = [_Choice(finish_reason=bool(_END.search(event)))]
+        for choice in choices:
+            index = choice.index if isinstance(choice.index, int | str) else 0
+            self._seen.add(index)
+            if choice.finish_reason:
+                self._ended.add(index)
