@@ -19,6 +19,7 @@ from patchbay_gateway.edge import asking
 from patchbay_gateway.edge.dialects import blotting, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
+from patchbay_gateway.edge.stream import HOLD_BYTES
 from patchbay_gateway.kernel import outcomes
 from patchbay_gateway.kernel.channels import methods
 from patchbay_gateway.kernel.channels.port import DRAINING, NOT_REGISTERED, OF_THE_WAY
@@ -78,7 +79,8 @@ class Execution:
         self._began = 0.0
         self._head = executor_pb2.StreamHead()
         self._held: list[bytes] = []
-        """Events that came before any content."""
+        """Events that came before any content; empty once the answer is committed."""
+        self._held_bytes = 0
         self._holding = False
         self.address = ""
         """The address that was called; empty before."""
@@ -325,10 +327,12 @@ class Execution:
             await self._write(chunks)
             return
         self._held.extend(chunks)
-        if self._deliverable(chunks):
+        self._held_bytes += sum(map(len, chunks))
+        if self._deliverable(chunks) or self._held_bytes >= HOLD_BYTES:
             self._request.waited += self._request.clock.monotonic() - self._began
+            held, self._held = self._held, []
             await self._commit()
-            await self._write(self._held)
+            await self._write(held)
 
     def _look_at_limits(self, told: Mapping[str, headers_pb2.StringList]) -> None:
         dialect = self._request.answered_in or self._request.routed.dialect
@@ -379,8 +383,9 @@ class Execution:
         request = self._request
         request.waited += request.clock.monotonic() - self._began
         self._attempt.mark_first_byte()
-        request.state.last = self._held[-1]
-        return self._headers(), b"".join(self._held)
+        held, self._held = self._held, []
+        request.state.last = held[-1]
+        return self._headers(), b"".join(held)
 
     def _headers(self) -> Headers:
         request, head = self._request, self._head

@@ -37,6 +37,11 @@ Seconds for which events that are no content are held back, so that a failure af
 elsewhere. Then they go out and the answer is committed: a client must not take a provider that has begun for
 a silent one. Providers reject within seconds what they reject at all.
 """
+HOLD_BYTES: Final = 1 << 20
+"""
+Bytes of such events that are held back; then, too, they go out and the answer is committed. It is more than
+providers send before content; without this bound one would choose how much memory a stream takes.
+"""
 
 
 class Answer:

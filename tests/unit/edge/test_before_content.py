@@ -75,6 +75,31 @@ async def test_lifecycle_events_are_held_ten_seconds_then_go_out() -> None:
     assert client.answer.replace(b": keep-alive\n\n", b"") == ROLE + TEXT + DONE
 
 
+PADDED = b'data: {"choices":[{"delta":{"role":"assistant"}}],"pad":"%b"}\n\n' % (b"x" * (300 << 10))
+
+
+@pytest.mark.parametrize(
+    "many", [PADDED, b": %b\n\n" % (b"x" * (300 << 10))], ids=["events", "comments"]
+)
+@virtual
+async def test_lifecycle_events_beyond_a_mebibyte_go_out_at_once(many: bytes) -> None:
+    script = Script(default=[many, many, many, many, 1.0, TEXT, DONE])
+    edge = Edge(script, pool("a", "b"))
+    client = await edge.ask(STREAM)
+    assert [at for at, _ in client.sent[:2]] == pytest.approx([0, 1], abs=0.1)
+    assert client.sent[0][1] == many * 4
+    assert client.answer == many * 4 + TEXT + DONE
+
+
+@virtual
+async def test_failure_after_a_mebibyte_of_events_is_not_tried_again() -> None:
+    script = Script(default=[*[PADDED] * 4, answered(500)])
+    client = await Edge(script, pool("a", "b")).ask(STREAM)
+    assert script.called == [("a", "up")]
+    assert client.answer.startswith(PADDED * 4)
+    assert b'"error"' in client.answer
+
+
 @virtual
 async def test_failure_after_held_events_went_out_is_not_tried_again() -> None:
     script = Script(default=[ROLE, 30.0, answered(500)])
