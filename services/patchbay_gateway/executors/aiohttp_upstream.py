@@ -1,9 +1,10 @@
 """
 `Upstream` over aiohttp: one pooled session per process.
 
-aiohttp's own timeouts, cookies, redirects, retries and environment proxies are off: limits are kept with
-one timer per call (silence.py), proxies are chosen once per origin (proxies.py; aiohttp's way costs a
-thread hop per call), and one call must be one request on the wire. Not here: what the bytes mean.
+aiohttp's own timeouts, cookies, redirects, retries, decompression and environment proxies are off: limits are
+kept with one timer per call (silence.py), proxies are chosen once per origin (proxies.py; aiohttp's way costs
+a thread hop per call), half of a compressed answer is none (content_coding.py; aiohttp takes it for whole),
+and one call must be one request on the wire. Not here: what the bytes mean.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from yarl import URL
 
 from patchbay import errors, upstream_headers
 from patchbay.alarms import Alarms
+from patchbay_gateway.executors import content_coding
 from patchbay_gateway.executors.silence import SilenceLimit
 from patchbay_gateway.executors.upstream import CONNECTION, TIMEOUT, TRUNCATED
 
@@ -61,6 +63,7 @@ class AiohttpUpstream:
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=connect_timeout),
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             trust_env=False,
+            auto_decompress=False,
             max_line_size=_MAX_HEADER,
             max_field_size=_MAX_HEADER,
         )
@@ -122,7 +125,7 @@ class AiohttpUpstream:
 class AiohttpReply:
     """One answer."""
 
-    __slots__ = ("_heard", "_idle", "_limit", "_response", "headers", "status")
+    __slots__ = ("_decoder", "_heard", "_idle", "_limit", "_response", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse, limit: SilenceLimit, call: Call) -> None:
         self._response = response
@@ -132,9 +135,27 @@ class AiohttpReply:
         limit.on_silence = response.close
         self.status = response.status
         self.headers: Headers = upstream_headers.answer_headers(response.raw_headers)
+        coding = ",".join(response.headers.getall("Content-Encoding", ()))
+        self._decoder = content_coding.decoder(coding.encode("latin-1", "replace"))
 
     async def read(self) -> bytes:
         """Return the next bytes (port)."""
+        decoder = self._decoder
+        data = await self._raw()
+        if decoder is None:
+            return data
+        try:
+            while data and not (plain := decoder.decode(data)):
+                data = await self._raw()
+            if data:
+                return plain
+            decoder.end()
+        except errors.UpstreamError:
+            self.close()
+            raise
+        return b""
+
+    async def _raw(self) -> bytes:
         limit = self._limit
         if self._heard:
             limit.wait()

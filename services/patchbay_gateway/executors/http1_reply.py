@@ -7,10 +7,10 @@ chunk. Not here: connections and requests (http1_upstream.py), limits on silence
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from patchbay import errors, upstream_headers
+from patchbay_gateway.executors import content_coding
 from patchbay_gateway.executors.silence import SilenceLimit
 from patchbay_gateway.executors.upstream import CONNECTION, TIMEOUT, TRUNCATED
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
     from patchbay.alarms import Alarms
     from patchbay.errors import Headers
+    from patchbay_gateway.executors.content_coding import Decoder
     from patchbay_gateway.executors.http1_upstream import Connection
     from patchbay_gateway.executors.upstream import Call
 
 HIGH: Final = 256 << 10
 """Unread bytes of one reply at which its socket is not read any more."""
-# What one piece of a compressed answer may become; more is a bomb.
-_MAX_INFLATED = 16 << 20
 
 
 class Http1Reply:
@@ -34,9 +33,9 @@ class Http1Reply:
     __slots__ = (
         "_buffer",
         "_connection",
+        "_decoder",
         "_first_byte",
         "_idle",
-        "_inflate",
         "_limit",
         "_loop",
         "_paused",
@@ -71,7 +70,7 @@ class Http1Reply:
         self.unread = 0
         """Bytes that came since the last read, framing included."""
         self.parser: Any = None
-        self._inflate: Any = None
+        self._decoder: Decoder | None = None
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._limit = SilenceLimit(loop, alarms, call.first_byte_timeout, self._silent)
@@ -124,9 +123,11 @@ class Http1Reply:
                 self._first_byte = False
                 limit.change(self._idle)
             limit.heard()
-            return data if self._inflate is None else await self._inflated(data)
+            return data if self._decoder is None else await self._decoded(data, self._decoder)
         limit.stop()
         if self.complete:
+            if self._decoder is not None:
+                self._decoder.end()
             return b""
         if limit.expired:
             raise errors.UpstreamError(
@@ -171,13 +172,15 @@ class Http1Reply:
         self.has_head = True
         self.status = status
         until_close = status not in {204, 304}
+        coding = b""
         for name, value in self._raw:
             lower = name.lower()
             if lower in {b"content-length", b"transfer-encoding"}:
                 until_close = False
-            elif lower == b"content-encoding" and value.lower() in {b"gzip", b"deflate"}:
-                # We ask for none; some send it all the same.
-                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            elif lower == b"content-encoding":
+                coding += b"," + value
+        if coding:
+            self._decoder = content_coding.decoder(coding)
         self.until_close = until_close
         self.headers = upstream_headers.answer_headers(self._raw)
         if self.only_head:
@@ -200,17 +203,26 @@ class Http1Reply:
                 connection.resume()
             connection.answered(reusable=reusable)
 
-    async def _inflated(self, data: bytes) -> bytes:
+    async def _decoded(self, data: bytes, decoder: Decoder) -> bytes:
         """Return *data* decompressed, or the next bytes where that gives none yet."""
         try:
-            plain: bytes = self._inflate.decompress(data, _MAX_INFLATED)
-        except zlib.error:
-            plain = b""
-            self.broken = True
-        if self._inflate.unconsumed_tail or self.broken:
+            plain = decoder.decode(data)
+            while not plain:
+                # Without the decoder `read` returns bytes as they came.
+                self._decoder = None
+                try:
+                    data = await self.read()
+                finally:
+                    self._decoder = decoder
+                if not data:
+                    decoder.end()
+                    break
+                plain = decoder.decode(data)
+        except errors.UpstreamError:
             self.broken, self.complete = True, False
             self.close()
-        return plain or await self.read()
+            raise
+        return plain
 
     def wake(self) -> None:
         """Let the reader look."""
