@@ -1,13 +1,14 @@
 """
 The edge's side of Acquire and Renew: requests that gather while a call is under way share the next one.
 
-`Leases.acquire` is called once per attempt. What gathered in one loop tick goes out together; at most
-`_CALLS` calls run at once, and while they run the rest gathers: batches grow with load and nobody waits
-for a timer. An attempt for which every credential is at its cap keeps a place in the scheduler's queue: it
-is asked for again, alone, on a call that the scheduler holds until its turn; how long in all is counted here,
-because the next call may reach another scheduler, where the wait would begin anew. `Leases.run` renews every
-live lease each `renew_interval` with the usage so far. Not here: the end of an attempt (outbox.py) and which
-scheduler answers (kernel/channels, plugins/addresses.py).
+`Leases.acquire` is called once per attempt. What gathered in one loop tick goes out together, and while a
+call runs the rest gathers: batches grow with load, and a larger one costs each attempt less. Nobody waits
+for a call that is slow: after `_SLOW` another one takes those who wait. An attempt for which every
+credential is at its cap keeps a place in the scheduler's queue: it is asked for again, alone, on a call that
+the scheduler holds until its turn; how long in all is counted here, because the next call may reach another
+scheduler, where the wait would begin anew. `Leases.run` renews every live lease each `renew_interval` with
+the usage so far. Not here: the end of an attempt (outbox.py) and which scheduler answers (kernel/channels,
+plugins/addresses.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from patchbay import errors, status
+from patchbay.alarms import Alarms
 from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels import methods
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
 
 # Items of one AcquireRequest (scheduler.proto).
 _BATCH: Final = 256
-# Two calls at once: one is answered while the next is on its way; more would only make batches smaller.
+# A second call only beside one that hangs; more would only make batches smaller.
 _CALLS: Final = 2
+# Seconds. Above what a busy scheduler takes, far below what a client notices.
+_SLOW: Final = 0.02
 # Requests that may wait for a lease; beyond it the edge is overloaded and says so.
 _WAITING: Final = 8192
 _DEADLINE: Final = 5.0
@@ -78,7 +82,9 @@ class Leases:
         self._clock = clock
         self._renew_interval = renew_interval
         self._waiting: deque[_Entry] = deque()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], float] = {}
+        """Loop time at which each call of a batch began."""
+        self._alarms = Alarms()
         self._held: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._closed = False
@@ -127,9 +133,12 @@ class Leases:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[scheduler_pb2.AcquireResult] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._scheduled and len(self._calls) < _CALLS:
-            self._scheduled = True
-            loop.call_soon(self._flush)
+        if not self._calls:
+            if not self._scheduled:
+                self._scheduled = True
+                loop.call_soon(self._flush)
+        elif len(self._waiting) == 1:
+            self._wait()
         return await self._answer(future)
 
     async def _answer(
@@ -204,19 +213,37 @@ class Leases:
 
     def _flush(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._calls) < _CALLS:
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._may_call(loop.time()):
             batch: _Batch = []
             while self._waiting and len(batch) < _BATCH:
                 entry = self._waiting.popleft()
                 if not entry[1].done():
                     batch.append(entry)
             if batch:
-                task = asyncio.get_running_loop().create_task(self._call(batch))
-                self._calls.add(task)
+                task = loop.create_task(self._call(batch))
+                self._calls[task] = loop.time()
                 task.add_done_callback(partial(self._called, batch))
+        self._wait()
+
+    def _may_call(self, now: float) -> bool:
+        return len(self._calls) < _CALLS and all(
+            now >= began + _SLOW for began in self._calls.values()
+        )
+
+    def _wait(self) -> None:
+        """See to it that those who wait do not wait for a call that hangs."""
+        if self._waiting and len(self._calls) < _CALLS:
+            self._alarms.set(self, max(self._calls.values()) + _SLOW)
+        else:
+            self._alarms.drop(self)
+
+    def ring(self) -> None:
+        """A call takes long (Alarms)."""
+        self._flush()
 
     def _called(self, batch: _Batch, task: asyncio.Task[None]) -> None:
-        self._calls.discard(task)
+        self._calls.pop(task, None)
         if task.cancelled():
             _fail(batch, _shutdown)
         elif (error := task.exception()) is not None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.harness.virtual_time import virtual
 
 from patchbay import errors
 from patchbay.scheduler.v1 import scheduler_pb2
@@ -75,8 +76,8 @@ async def test_acquire_together_shares_one_call() -> None:
     assert len(scheduler.requests) == 1
 
 
-async def test_acquire_while_calls_are_under_way_gathers() -> None:
-    """Two calls at most; what comes meanwhile goes out in one."""
+async def test_acquire_while_a_call_is_under_way_gathers() -> None:
+    """What comes meanwhile goes out in one."""
     scheduler = FakeScheduler()
     scheduler.gate.clear()
     leases = make_leases(scheduler)
@@ -85,10 +86,59 @@ async def test_acquire_while_calls_are_under_way_gathers() -> None:
         tasks.append(asyncio.create_task(leases.acquire(make_item(n))))
         for _ in range(4):
             await asyncio.sleep(0)
-    assert len(scheduler.requests) == 2
+    assert len(scheduler.requests) == 1
     scheduler.gate.set()
     await asyncio.gather(*tasks)
-    assert [len(r.items) for r in scheduler.requests] == [1, 1, 4]
+    assert [len(r.items) for r in scheduler.requests] == [1, 5]
+
+
+class HangingScheduler(FakeScheduler):
+    """Answers no call whose first attempt is in *hung*."""
+
+    def __init__(self, *hung: str) -> None:
+        super().__init__()
+        self._hung = hung
+        self._never = asyncio.Event()
+
+    async def call(self, method, request, *, deadline):
+        if request.items[0].attempt.attempt_uid in self._hung:
+            self.requests.append(request)
+            await self._never.wait()
+        return await super().call(method, request, deadline=deadline)
+
+
+@virtual
+async def test_acquire_beside_a_call_that_hangs_waits_a_moment_and_no_longer() -> None:
+    scheduler = HangingScheduler("r0-1")
+    leases = make_leases(scheduler)
+    now = asyncio.get_running_loop().time
+    hung = asyncio.create_task(leases.acquire(make_item(0)))
+    await asyncio.sleep(0.005)
+    began = now()
+    await asyncio.gather(*(leases.acquire(make_item(n)) for n in (1, 2)))
+    assert now() - began <= 0.05
+    # The one that hangs is known to by now: the next find nobody to wait for.
+    began = now()
+    await leases.acquire(make_item(3))
+    assert now() - began <= 0.001
+    assert [len(r.items) for r in scheduler.requests] == [1, 2, 1]
+    await leases.aclose()
+    with pytest.raises(errors.Unavailable):
+        await hung
+
+
+@virtual
+async def test_acquire_beside_two_calls_that_hang_goes_out_with_the_next_end() -> None:
+    scheduler = HangingScheduler("r0-1", "r1-1")
+    leases = make_leases(scheduler)
+    tasks = []
+    for n in range(4):
+        tasks.append(asyncio.create_task(leases.acquire(make_item(n))))
+        await asyncio.sleep(0.1)
+    assert [len(r.items) for r in scheduler.requests] == [1, 1]
+    await leases.aclose()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [getattr(e, "reason", e) for e in ended] == ["SHUTDOWN"] * 4
 
 
 async def test_acquire_refusal_becomes_the_error() -> None:
@@ -249,12 +299,12 @@ async def test_aclose_fails_all_that_wait_and_starts_no_call() -> None:
         tasks.append(asyncio.create_task(leases.acquire(make_item(n))))
         for _ in range(4):
             await asyncio.sleep(0)
-    assert len(scheduler.requests) == 2
+    assert len(scheduler.requests) == 1
     await leases.aclose()
     async with asyncio.timeout(30):
         got = await asyncio.gather(*tasks, return_exceptions=True)
     assert [getattr(error, "reason", error) for error in got] == ["SHUTDOWN"] * 4
-    assert len(scheduler.requests) == 2
+    assert len(scheduler.requests) == 1
 
 
 async def test_aclose_before_the_call_began_fails_its_batch() -> None:
