@@ -214,7 +214,7 @@ class Execution:
         # Settled before the last byte goes out: what a client has seen whole is never `lost`.
         request.status = code
         attempt.succeed(code)
-        extra = list(_content_type(content_type))
+        extra = _content_type(content_type)
         if not answer.headers_committed:
             extra.append((b"content-length", b"%d" % len(payload)))
         head = request.answer_headers(extra, response.headers)
@@ -437,10 +437,17 @@ class Execution:
         return shown
 
 
-# Providers have a handful of them; one that invents more costs what it would without.
-@functools.lru_cache(maxsize=256)
-def _content_type(text: str) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple(told([(b"content-type", text.encode())]))
+def _content_type(text: str) -> Headers:
+    # Providers have a handful of them; what is long may be one of many.
+    kept = _kept_content_type(text) if len(text) <= 128 else _shown_content_type(text)
+    return list(kept)
+
+
+def _shown_content_type(text: str) -> Sequence[tuple[bytes, bytes]]:
+    return told([(b"content-type", text.encode())])
+
+
+_kept_content_type = functools.lru_cache(maxsize=256)(_shown_content_type)
 
 
 def _pick(registry: PluginRegistry, plugin_id: str, avoid: list[str]) -> Member:

@@ -121,6 +121,7 @@ async def serve_app(app: Any, host: str, port: int) -> AsyncIterator[int]:
     config = uvicorn.Config(
         app,
         lifespan="off",
+        ws="none",  # it would load a library for them
         log_config=None,
         access_log=False,
         server_header=False,
