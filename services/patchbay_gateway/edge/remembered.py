@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-# Entries; beyond it remembering begins anew.
-_MOST: Final = 4096
+MOST: Final = 4096
+"""Entries; beyond it remembering begins anew."""
 
 
 class Plugins(Protocol):
@@ -48,7 +48,7 @@ class Remembered(Generic[K, V]):
         if (
             snapshot is not self._snapshot
             or self._generation != self._plugins.generation
-            or len(self._kept) >= _MOST
+            or len(self._kept) >= MOST
         ):
             self._snapshot, self._generation = snapshot, self._plugins.generation
             self._kept = {}
