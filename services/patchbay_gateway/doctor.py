@@ -24,6 +24,7 @@ from patchbay_gateway.commands.client import ManagementClient, connect
 from patchbay_gateway.commands.ports import why_not
 from patchbay_gateway.kernel import config as configuration
 from patchbay_gateway.kernel.management_token import TOKEN_FILE
+from patchbay_gateway.plugins.prices import load_prices
 from patchbay_gateway.provider_checks import examine_pool, examine_providers
 from patchbay_gateway.reaching import unreachable
 
@@ -59,6 +60,7 @@ def examine(subject: Subject) -> Iterator[Check]:
     else:
         yield _configuration(subject, loaded)
         yield from _keys(subject, loaded)
+        yield from _prices(loaded)
     yield _data_dir(subject.settings.data_dir)
     yield from _private_files(subject.settings.data_dir)
     yield _file_descriptors()
@@ -92,6 +94,18 @@ def _keys(subject: Subject, loaded: configuration.Config) -> Iterator[Check]:
             f"none, and {subject.settings.host} can be reached from elsewhere: all calls get 401",
             "add client_keys to the configuration",
         )
+
+
+def _prices(loaded: configuration.Config) -> Iterator[Check]:
+    """A gateway does not start with prices that it cannot read, and one that runs keeps the former."""
+    if (path := loaded.usage.prices) is None:
+        return
+    try:
+        entries = load_prices(path)
+    except errors.InvalidRequest as error:
+        yield Check("prices", "fail", error.message, "mend the file, or correct usage.prices")
+    else:
+        yield Check("prices", "ok", f"{len(entries)} entries in {path}")
 
 
 def _data_dir(path: Path) -> Check:

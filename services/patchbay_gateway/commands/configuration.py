@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbay_gateway.commands.options import JsonOption
+
+if TYPE_CHECKING:
+    from patchbay_gateway.kernel.config import Config, Problem
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +35,7 @@ def check(
     ] = False,
 ) -> None:
     """
-    Tell everything that is wrong with a configuration file; status 1 if anything is.
+    Tell everything that is wrong with a configuration file and its prices; status 1 if anything is.
 
     A key that this release does nothing with is a warning.
     """
@@ -44,6 +47,7 @@ def check(
         loaded = configuration.load(file, os.environ)
     except configuration.ConfigError as error:
         problems.extend(error.problems)
+    problems.extend(_wrong_prices(file, loaded))
     if secrets:
         problems.extend(configuration.missing_secrets(loaded, os.environ))
     idle = configuration.unserved(loaded)
@@ -71,6 +75,21 @@ def check(
         counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in parts)
         typer.echo(f"{file}: fine: {counted}")
     raise typer.Exit(1 if problems else 0)
+
+
+def _wrong_prices(file: Path, config: Config) -> list[Problem]:
+    """Return why the prices that *config* names cannot be used; a gateway would not start with them."""
+    from patchbay.errors import InvalidRequest  # noqa: PLC0415 - when it runs
+    from patchbay_gateway.kernel.config import Problem  # noqa: PLC0415 - the same
+    from patchbay_gateway.plugins.prices import load_prices  # noqa: PLC0415 - the same
+
+    if config.usage.prices is None:
+        return []
+    try:
+        load_prices(config.usage.prices)
+    except InvalidRequest as error:
+        return [Problem("usage.prices", error.message, source=str(file))]
+    return []
 
 
 def schema() -> None:

@@ -36,8 +36,10 @@ def load_prices(path: Path | str) -> tuple[PriceEntry, ...]:
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 - str or Path
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _wrong(path, f"cannot be read: {error}") from error
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _wrong(path, "is not text") from error
     return parse_prices(text, source=str(path))
 
 

@@ -6,6 +6,7 @@ import json
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from patchbay import cli
@@ -70,6 +71,37 @@ def test_secrets_are_demanded_only_when_asked(tmp_path, monkeypatch):
     result = invoke("config", "check", file, "--secrets")
     assert result.exit_code == 1
     assert "GONE is not set" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("prices", "why"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("- {model: m, per_million: {input_tokens: cheap}}", "entry 1: input_tokens: 'cheap' is"),
+    ],
+    ids=["missing", "broken"],
+)
+def test_prices_that_no_gateway_would_take_are_told(tmp_path, prices, why):
+    file, beside = tmp_path / "patchbay.yaml", tmp_path / "prices.yaml"
+    file.write_text("usage: {prices: prices.yaml}")
+    if prices is not None:
+        beside.write_text(prices)
+
+    result = invoke("config", "check", file)
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"{file}: usage.prices: {beside}: {why}"), result.stderr
+    told = json.loads(invoke("config", "check", file, "--json").stdout)
+    assert [p["path"] for p in told["problems"]] == ["usage.prices"]
+    assert told["ok"] is False
+
+
+def test_sound_prices_are_fine(tmp_path):
+    file = tmp_path / "patchbay.yaml"
+    file.write_text("usage: {prices: prices.yaml}")
+    (tmp_path / "prices.yaml").write_text("- {model: m, per_million: {input_tokens: 2.50}}")
+
+    assert invoke("config", "check", file, "--secrets").exit_code == 0
 
 
 def test_missing_file_exits_with_1(tmp_path):

@@ -97,6 +97,23 @@ def test_wrong_file_is_a_failure_and_the_rest_is_still_checked(tmp_path):
     assert "data directory" in checks
 
 
+def test_prices_are_read_as_a_gateway_reads_them(tmp_path):
+    file, prices = tmp_path / "f.yaml", tmp_path / "prices.yaml"
+    file.write_text("usage: {prices: prices.yaml}")
+
+    missing = examine_with(tmp_path, config_path=file)["prices"]
+    prices.write_text("- {model: m, per_million: {input_tokens: cheap}}")
+    broken = examine_with(tmp_path, config_path=file)["prices"]
+    prices.write_text("- {model: m, per_million: {input_tokens: 2.50}}")
+    sound = examine_with(tmp_path, config_path=file)["prices"]
+
+    assert (missing.status, broken.status, sound.status) == ("fail", "fail", "ok")
+    assert f"{prices}: cannot be read" in missing.detail
+    assert "'cheap' is not a decimal" in broken.detail
+    assert "usage.prices" in broken.remedy
+    assert "prices" not in examine_with(tmp_path)
+
+
 def test_key_file_that_others_can_read_is_a_failure(tmp_path):
     keys = tmp_path / "data" / "keys"
     keys.mkdir(parents=True)
