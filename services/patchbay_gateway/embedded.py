@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from patchbay_gateway import workers
+from patchbay_gateway.adoption import Adoption, adopting
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
 from patchbay_gateway.edge.clients import LocalCalls
 from patchbay_gateway.edge.main import running_edge, running_management
@@ -110,6 +111,9 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 metrics=metrics,
             )
         )
+        # Its own journal and outbox are held by now.
+        adoption = Adoption(settings.data_dir, own=(), store=store, scheduler=calls, clock=clock)
+        await stack.enter_async_context(adopting(adoption, shutdown))
         await stack.enter_async_context(
             edge_callbacks(
                 edge, settings, scheduler=calls, auths=[channel], port=settings.grpc_port,

@@ -24,6 +24,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import PatchbayError
+from patchbay_gateway.adoption import JOURNAL, OUTBOX, Adoption, adopting, worker_directory
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
 from patchbay_gateway.edge.clients import LocalCalls
 from patchbay_gateway.edge.main import running_edge, running_management
@@ -92,7 +93,7 @@ async def _supervise(
             settings = settings.model_copy(update={"redis_url": await valkey.start()})
             stack.push_async_callback(valkey.stop)
             tasks.start("valkey", valkey.keep())
-        names = ["control", *(f"data-{n + 1}" for n in range(settings.workers))]
+        names = ["control", *_data_names(settings)]
         # The control process ends last: it takes the usage of the others' last answers.
         last = asyncio.Event()
         control, *data = [
@@ -107,6 +108,10 @@ async def _supervise(
         await asyncio.wait(data, timeout=_patience(settings))
         last.set()
         await asyncio.wait([control], timeout=_AFTER_DRAIN)
+
+
+def _data_names(settings: ProcessSettings) -> list[str]:
+    return [f"data-{n + 1}" for n in range(settings.workers)]
 
 
 def _patience(settings: ProcessSettings) -> float:
@@ -185,7 +190,7 @@ async def _data(
     clock = SystemClock()
     metrics = make_metrics(enabled=True, shared=_counted(settings))
     roots = keys.load_roots(os.environ, keys.ROOTS, settings.data_dir)
-    own = settings.data_dir / "workers" / name
+    own = worker_directory(settings.data_dir, name)
     async with contextlib.AsyncExitStack() as stack:
         store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
         stack.push_async_callback(store.aclose)
@@ -206,7 +211,7 @@ async def _data(
                 clock=clock,
                 shutdown=shutdown,
                 publish=False,
-                journal_dir=own / "journal",
+                journal_dir=own / JOURNAL,
                 local=local,
                 metrics=metrics,
             )
@@ -231,7 +236,7 @@ async def _data(
                 roots=roots,
                 clock=clock,
                 shutdown=shutdown,
-                outbox_dir=own / "outbox",
+                outbox_dir=own / OUTBOX,
                 reuse_port=True,
                 metrics=metrics,
             )
@@ -293,6 +298,16 @@ async def _control(
         )  # fmt: skip
         channel = InProcessChannel({SCHEDULER: scheduler, USAGE: usage})
         stack.push_async_callback(channel.close)
+        calls = LocalCalls(channel)
+        own = [worker_directory(settings.data_dir, name) for name in _data_names(settings)]
+        adoption = Adoption(
+            settings.data_dir,
+            own=[path / kind for path in own for kind in (JOURNAL, OUTBOX)],
+            store=store,
+            scheduler=calls,
+            clock=clock,
+        )
+        await stack.enter_async_context(adopting(adoption, shutdown))
         await stack.enter_async_context(
             serving_callbacks(
                 scheduler.host, scheduler.host.scopes, settings=settings, holder=holder, port=0,
@@ -339,7 +354,7 @@ async def _control(
                 checks=checks,
                 holder=holder,
                 usage=channel,
-                scheduler=LocalCalls(channel),
+                scheduler=calls,
                 plugins=plugins.registry.status,
                 pages=plugins.pages,
                 command_lines=plugins.command_lines,

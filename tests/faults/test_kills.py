@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.faults.conftest import AT_FULL_LENGTH
 from tests.harness.load import Load, Verdict
+from tests.harness.observing import alive, descendants, until
+from tests.harness.topology import Up, make_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tests.faults.conftest import Lengths
     from tests.harness.judge import Judge
-    from tests.harness.topology import Services, Up
+    from tests.harness.topology import Services
+    from tests.harness.upstream import Upstream
 
 
 def make_load(gateway: Up | Services) -> Load:
@@ -144,3 +150,51 @@ async def test_every_scheduler_dead_answers_503_with_retry_after(
     verdict = judge(gateway)
     verdict.check_answers()
     verdict.check_ledger()
+
+
+async def test_workers_killed_then_plain_up_ledger_agrees(
+    tmp_path: Path,
+    upstream: Upstream,
+    judge: Callable[..., Judge],
+    lengths: Lengths,
+) -> None:
+    """
+    What two data processes answered while Redis hung is billed by the one process that comes after them.
+
+    Everything is killed while the answers are in files alone, and the one process once more on its way.
+    """
+    config, env = make_config(upstream.url), {**lengths.env, "PATCHBAY_INSTALLATION": "adopted"}
+    before = Up(tmp_path, config, env, workers=2)
+    plain = Up(tmp_path, config, env)
+    data = tmp_path / "data"
+    try:
+        before.start()
+        family = descendants(before.processes["up"].pid)
+        (valkey,) = (pid for pid, line in family.items() if "valkey-server" in line)
+        load = make_load(before)
+        os.kill(valkey, signal.SIGSTOP)
+        async with load.running():
+            deadline = time.monotonic() + 60
+            while load.verdicts[Verdict.COMPLETE] <= 40:
+                assert time.monotonic() < deadline, (load.verdicts, load.statuses)
+                await asyncio.sleep(0.1)  # others' progress
+            # With answers under way, as a power failure finds them.
+            await asyncio.to_thread(before.processes["up"].kill)
+            os.kill(valkey, signal.SIGKILL)
+        await asyncio.to_thread(until, lambda: not any(map(alive, family)))
+        assert list(data.glob("workers/data-*/journal"))
+        await asyncio.to_thread(plain.start)
+        await asyncio.sleep(random.uniform(0.0, 0.3))  # a random instant of the adoption
+        await asyncio.to_thread(plain.processes["up"].kill)
+        await asyncio.to_thread(plain.start)
+        assert not load.lies
+        verdict = judge(plain)
+        verdict.check_answers()
+        found = verdict.check_ledger()
+        assert found.attempts >= 40
+        await asyncio.to_thread(
+            until, lambda: not list(data.glob("workers/**/journal*")), 60, "the files are removed"
+        )
+    finally:
+        before.stop()
+        plain.stop()

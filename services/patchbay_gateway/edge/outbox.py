@@ -154,6 +154,10 @@ class Outbox:
             return False
         return True
 
+    async def emptied(self) -> None:
+        """Return when schedulers have all that there was."""
+        await self._idle.wait()
+
     def _flush(self) -> None:
         items, self._tick = self._tick, []
         if not items:

@@ -23,16 +23,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import secrets
 import struct
 import zlib
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from patchbay.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from patchbay.errors import ResourceExhausted, Unavailable
+from patchbay_gateway.kernel.directory_lock import lock_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,19 +61,24 @@ class AppendLog:
         directory: Made if missing; must not be on a file system without flock.
         segment_bytes: A segment that has grown to this is closed.
         max_bytes: What all segments together may hold.
+        lock: Of who holds the directory already (directory_lock.py); it is this log's from now on.
 
     Raises:
         FailedPrecondition: Another process uses the directory.
     """
 
     def __init__(
-        self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES, max_bytes: int = MAX_BYTES
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        max_bytes: int = MAX_BYTES,
+        lock: int | None = None,
     ) -> None:
         self._dir = directory
         self._segment_bytes = segment_bytes
         self._max_bytes = max_bytes
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _take_lock(directory)
+        self._lock = lock_directory(directory) if lock is None else lock
         self.writer_id, rebooted = _identify(directory)
         """Names this log for as long as its directory lives."""
         self._segments: dict[int, int] = {}
@@ -185,6 +191,33 @@ class AppendLog:
                     if sequence > after:
                         yield sequence, payload
 
+    def newest(self) -> int:
+        """Return the sequence of the newest record that is still there; 0: none. Reads a segment."""
+        for first in (self._active_first, *reversed(self._segments)):
+            newest = deque(_records(self._path(first), first), maxlen=1)
+            if newest:
+                return newest[0][0]
+        return 0
+
+    def remove(self) -> None:
+        """
+        Remove the directory with all that is in it, and close. What a kill leaves of it holds no records.
+
+        Raises:
+            OSError: Something in it cannot be removed.
+        """
+        try:
+            for path in sorted(self._dir.glob(f"*{_SUFFIX}")):
+                path.unlink()
+            # What survives of it must not find itself without its writer's name.
+            _fsync([], self._dir)
+            for name in ("writer", ".writer", "lock"):
+                (self._dir / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file that is not ours, or a mount
+                self._dir.rmdir()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Give the directory free. Nothing is synced. Idempotent."""
         for descriptor in (*self._dirty.values(), self._active):
@@ -296,19 +329,6 @@ def _records(path: Path, first: int) -> Iterator[tuple[int, bytes]]:
                 return
             yield sequence, payload
             sequence += 1
-
-
-def _take_lock(directory: Path) -> int:
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise FailedPrecondition(
-            f"{directory} is in use by another process; give each process a directory of its own",
-            reason="DATA_DIR_IN_USE",
-        ) from error
-    return descriptor
 
 
 def _identify(directory: Path) -> tuple[str, bool]:

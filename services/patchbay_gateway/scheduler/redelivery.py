@@ -87,6 +87,11 @@ class Redelivery:
             "scheduler_journal_backlog_events", "Events that wait in the write-ahead file."
         )
 
+    @property
+    def watermark(self) -> int:
+        """Sequence up to which the ledger has everything, as far as is known."""
+        return self._watermark
+
     async def run(self) -> None:
         """Look and send until cancelled."""
         while True:
