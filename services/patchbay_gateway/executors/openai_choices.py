@@ -75,17 +75,23 @@ class Choices:
         self._seen: set[Any] = set()
         self._ended: set[Any] = set()
 
-    def concerns(self, block: bytes) -> bool:
-        """Whether `add` has to see the events of *block*."""
-        find = block.find
-        if self._close:
-            return find(_CHOICES) >= 0
-        if find(_COMPACT) >= 0 or find(_SPACED) >= 0 or find(_WIDE) >= 0:
-            return _END.search(block) is not None
-        return False
+    def take(self, events: Sequence[bytes], block: bytes) -> bool | None:
+        """
+        Take *events*, which are *block* cut up.
 
-    def add(self, events: Sequence[bytes]) -> bool:
-        """Take *events* and return whether every choice that was seen so far has ended."""
+        Returns:
+            Whether every choice that was seen so far has ended; None: nothing in it was of interest.
+        """
+        find = block.find
+        if not self._close:
+            if find(_COMPACT) < 0 and find(_SPACED) < 0 and find(_WIDE) < 0:
+                return None
+            end = _END.search(block)
+            if end is None:
+                return None
+            events = _from(events, end.start())
+        elif find(_CHOICES) < 0:
+            return None
         for event in events:
             if event.find(_CHOICES) >= 0:
                 self._look(event)
@@ -103,3 +109,12 @@ class Choices:
             self._seen.add(index)
             if choice.finish_reason:
                 self._ended.add(index)
+
+
+def _from(events: Sequence[bytes], at: int) -> Sequence[bytes]:
+    """Return *events* from the one on that holds the byte *at* of them all."""
+    for index, event in enumerate(events):
+        at -= len(event)
+        if at < 0:
+            return events[index:]
+    return events

@@ -127,8 +127,10 @@ class OpenAIStream:
             for end in _RESPONSE_ENDS:
                 if find(end) >= 0:
                     self.finished = self.done = True
-        elif not self.done and choices.concerns(block):
-            self.finished = choices.add(events)
+        elif not self.done:
+            finished = choices.take(events, block)
+            if finished is not None:
+                self.finished = finished
         if find(_DONE) >= 0 and any(event_data(e) == _DONE for e in reversed(events)):
             self.finished = self.done = True
         if openai_usage.has_usage(block):
