@@ -53,6 +53,7 @@ def make_message(
     credential: str = "main",
     client_key: str = "laptop",
     version: int = 1,
+    reason: str = "UPSTREAM_ERROR",
 ) -> journal_pb2.JournalEvent:
     """Return one event; *at* and *opened* are seconds after `START`."""
     message = journal_pb2.JournalEvent(
@@ -88,7 +89,7 @@ def make_message(
         end.reached = _REACHED[reached]
         end.http_status = 200 if kind == "settled" else 0
         end.client_status = 200 if kind == "settled" else 404
-        end.reason = "" if outcome == "succeeded" else "UPSTREAM_ERROR"
+        end.reason = "" if outcome == "succeeded" else reason
         end.latency.FromMicroseconds(90_000)
         end.first_byte.FromMicroseconds(5_000)
     return message

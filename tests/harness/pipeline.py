@@ -297,10 +297,10 @@ class FakeRegistry:
 class FakeExchange:
     """One client that keeps what it gets."""
 
-    def __init__(self, payload: bytes, headers: errors.Headers) -> None:
-        self.head = Head(
-            "POST", "/", b"", [(b"authorization", b"Bearer test-key"), *headers], "::1"
-        )
+    def __init__(
+        self, payload: bytes, headers: errors.Headers, key: bytes = b"Bearer test-key"
+    ) -> None:
+        self.head = Head("POST", "/", b"", [(b"authorization", key), *headers], "::1")
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
@@ -432,10 +432,11 @@ class Edge:
         dialect: str = "openai",
         leaves_after: float | None = None,
         headers: errors.Headers | None = None,
+        key: bytes = b"Bearer test-key",
         **fields: Any,
     ) -> FakeExchange:
         """Send one request and return the client when it is over."""
-        exchange = FakeExchange(payload, headers or [])
+        exchange = FakeExchange(payload, headers or [], key)
         values = {
             "dialect": dialects()[dialect],
             "operation": "chat",

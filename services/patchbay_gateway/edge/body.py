@@ -22,6 +22,8 @@ __all__ = ["Document", "asked", "read", "rewrite", "scan", "scanned"]
 
 # Larger bodies are scanned in a thread: bytes.
 _ON_LOOP: Final = 1 << 20
+# Characters of a model's name, as many as the ledger keeps of a text.
+_MAX_MODEL: Final = 512
 
 
 async def read(
@@ -70,11 +72,15 @@ def asked(document: Document, routed: RoutedRequest) -> tuple[str, bool]:
     false nor null; Gemini's by its path. Embeddings and token counts are never streams.
 
     Raises:
-        InvalidRequest: No model; reason MISSING_MODEL.
+        InvalidRequest: No model, or a name that can be none; reason MISSING_MODEL, INVALID_MODEL.
     """
     model = routed.model_from_path or document.model
     if not model:
         raise InvalidRequest("'model' is missing", reason="MISSING_MODEL")
+    if len(model) > _MAX_MODEL:
+        raise InvalidRequest(
+            f"'model' has more than {_MAX_MODEL} characters", reason="INVALID_MODEL"
+        )
     if routed.stream_from_path is not None:
         return model, routed.stream_from_path
     if routed.operation in {"embeddings", "count_tokens"}:

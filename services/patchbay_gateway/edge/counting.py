@@ -3,8 +3,8 @@ What the edge counts for /metrics: requests, attempts, tokens, durations, open s
 
 Labels are bounded: dialects and operations are ours, providers come from the configuration, kinds from the
 table of outcomes; models are the names of providers, of which routers of plugins may invent any number, so
-those beyond `MODELS` are `other`. Children are kept: a request costs a few look-ups and additions. Not here:
-money, and what single clients did (ledger).
+those beyond `MODELS` are `other`; why strangers are refused is one of `_REFUSALS`. Children are kept: a
+request costs a few look-ups and additions. Not here: money, and what single clients did (ledger).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from patchbay_gateway.kernel.instruments import OTHER
 
 if TYPE_CHECKING:
+    from patchbay.errors import PatchbayError
     from patchbay.type.v1 import usage_pb2
     from patchbay_gateway.edge.request import Request
     from patchbay_gateway.kernel.telemetry import Counter, Histogram, Metrics
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 MODELS: Final = 200
 """Models, each of one provider, that are told apart."""
 
+_REFUSALS: Final = frozenset(
+    {
+        "MISSING_KEY",
+        "UNKNOWN_KEY",
+        "FOREIGN_HOST",
+        "FOREIGN_ORIGIN",
+        "UNSUPPORTED_MEDIA",
+        "FRONTEND_AUTH_UNAVAILABLE",
+        "BODY_TOO_LARGE",
+        "BODY_TIMEOUT",
+        "IN_FLIGHT_LIMIT",
+    }
+)
+"""Why a request of nobody known is refused; the body's among them where plugins would have been asked."""
 _UNITS: Final = frozenset(
     {
         "input_tokens",
@@ -50,6 +65,11 @@ class EdgeCounts:
         self._overhead = metrics.histogram(
             "edge_overhead_seconds", "What of a complete, not streamed answer's time was our own."
         )
+        self._refused = metrics.counter(
+            "edge_refused_total",
+            "Requests refused before their client was known, by why; they are in no ledger.",
+            ("reason",),
+        )
         self._attempts = metrics.counter(
             "edge_attempts_total",
             "Attempts by how they ended: succeeded, cancelled, gateway (no provider's fault) or the kind.",
@@ -76,6 +96,11 @@ class EdgeCounts:
         """Count a request whose body is understood as under way."""
         if request.stream:
             self._open.inc()
+
+    def refused(self, error: PatchbayError) -> None:
+        """Count a request that was refused before its client was known: all that is kept of it."""
+        reason = error.reason
+        self._refused.labels(reason.lower() if reason in _REFUSALS else OTHER).inc()
 
     def over(self, request: Request, *, gone: bool) -> None:
         """Count a request that is over; *gone*: the client left before it had its answer."""

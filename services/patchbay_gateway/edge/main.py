@@ -163,6 +163,7 @@ async def running_edge(
     plugin_steps = PluginSteps(
         registry, PluginCalls(registry, scopes=scopes), native_registry(), known
     )
+    counts = EdgeCounts(metrics)
     pipeline = Pipeline(
         snapshots=holder,
         registry=registry,
@@ -174,7 +175,7 @@ async def running_edge(
         clock=clock,
         installation=settings.installation,
         decider=Decider(Judge(clock), refreshes),
-        counts=EdgeCounts(metrics),
+        counts=counts,
         plugins=plugin_steps,
     )
     pages = ManagementPlugins(
@@ -182,7 +183,7 @@ async def running_edge(
     )
     router = Router(
         pipeline,
-        lists=ModelLists(snapshot, authenticator, plugin_steps),
+        lists=ModelLists(snapshot, authenticator, plugin_steps, counts.refused),
         dialects=known,
         mint=uids.mint,
         on_bug=lambda error: server.report_foreign("edge", error),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from patchbay.errors import NotFound
+from patchbay.errors import NotFound, PatchbayError
 from patchbay_gateway.edge import knowing
 from patchbay_gateway.edge.dialects.port import ModelCard
 
@@ -31,6 +31,7 @@ class ModelLists:
         snapshot: The current one.
         authenticator: Who asks.
         plugins: Who else knows clients; None: nobody.
+        refused: Told of a request whose client nobody knows.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class ModelLists:
         snapshot: Callable[[], Snapshot],
         authenticator: Authenticator,
         plugins: PluginSteps | None = None,
+        refused: Callable[[PatchbayError], None] | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._authenticator = authenticator
         self._plugins = plugins
+        self._refused = refused
 
     async def answer(self, dialect: Dialect, head: Head, model: str | None) -> bytes:
         """
@@ -54,10 +57,15 @@ class ModelLists:
             NotFound: reason MODEL_NOT_FOUND; also for a model that the key may not use.
         """
         snapshot = self._snapshot()
-        if self._plugins is None:
-            client = self._authenticator.authenticate(head, snapshot)
-        else:
-            client = await knowing.reader(head, snapshot, self._authenticator, self._plugins)
+        try:
+            if self._plugins is None:
+                client = self._authenticator.authenticate(head, snapshot)
+            else:
+                client = await knowing.reader(head, snapshot, self._authenticator, self._plugins)
+        except PatchbayError as error:
+            if self._refused is not None:
+                self._refused(error)
+            raise
         if model is None:
             return dialect.model_list(cards(snapshot, client))
         name = model.removeprefix("models/")

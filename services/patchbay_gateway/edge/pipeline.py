@@ -353,6 +353,10 @@ class Pipeline:
         request.snapshot = self._snapshots.current or request.snapshot
 
     def _refused(self, request: Request, error: errors.PatchbayError, status: int) -> None:
+        if request.client is None:
+            # A row for each would let strangers fill the ledger (docs/adr/0024-strangers-are-counted.md).
+            self._counts.refused(error)
+            return
         # Without an answer to Acquire nobody knows whether the attempt was opened; then it is the attempt
         # that is settled, so that the request is not counted twice.
         number = 1 if error.reason == outcomes.NO_SCHEDULER else 0

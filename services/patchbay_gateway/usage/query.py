@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import case, func, literal_column, select, union_all
 
-from patchbay_gateway.usage.reduce import HOUR, SUMS
+from patchbay_gateway.usage.reduce import HOUR, NO_MODEL, SUMS
 from patchbay_gateway.usage.schema import ATTEMPTS, REQUESTS, ROLLUPS
 
 if TYPE_CHECKING:
@@ -101,7 +101,11 @@ def _of_requests(column: str, since: int, until: int) -> Select[Any]:
     c = REQUESTS.c
     ones = {"requests", "failed"}
     columns: list[Any] = [literal_column("1" if name in ones else "0") for name in SUMS]
-    return select(_key(REQUESTS, column), *[v.label(n) for v, n in _named(columns)]).where(
+    key: ColumnElement[Any] = _key(REQUESTS, column)
+    if column == "model":
+        # As in the rollups: what no client may use has no group of its own.
+        key = case((c.reason == NO_MODEL, ""), else_=c.model).label("key")
+    return select(key, *[v.label(n) for v, n in _named(columns)]).where(
         c.opened_at >= since, c.opened_at < until
     )
 

@@ -46,6 +46,9 @@ SUMS: Final = (
 
 NO_SUMS: Final = (0,) * len(SUMS)
 
+NO_MODEL: Final = "MODEL_NOT_FOUND"
+"""Why a request was refused whose model does not exist, or not for its client."""
+
 _OPENED: Final = int(Kind.OPENED)
 _RENEWED: Final = int(Kind.RENEWED)
 _SETTLED: Final = int(Kind.SETTLED)
@@ -231,8 +234,15 @@ def contribution(row: Row) -> tuple[Owner, tuple[int, ...]] | None:
 
 
 def refused_contribution(refused: Refused) -> tuple[Owner, tuple[int, ...]]:
-    """Return what a refused request adds to which rollup."""
-    return _owner(refused.info), (1, 0, 1, *NO_SUMS[3:])
+    """
+    Return what a refused request adds to which rollup.
+
+    A model that does not exist is a name of the client's making: its row keeps it, no rollup is made for it.
+    """
+    owner = _owner(refused.info)
+    if refused.reason == NO_MODEL:
+        owner = owner._replace(model="")
+    return owner, (1, 0, 1, *NO_SUMS[3:])
 
 
 def _add(sums: Sums, row: Row, sign: int) -> None:

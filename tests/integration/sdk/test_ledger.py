@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anthropic
+    import httpx
     import openai
     from google import genai
     from tests.harness.topology import Services, Up
@@ -102,3 +104,28 @@ def test_every_token_class_is_the_providers(
         assert not row["estimated"]
         for unit in ("cache_read_tokens", "cache_creation_tokens", "reasoning_tokens"):
             assert (row[unit] or 0) == told.get(unit, 0), (record["path"], unit)
+
+
+async def test_strangers_leave_no_row_and_known_clients_that_are_refused_do(
+    gateway: Up | Services, http: httpx.AsyncClient, keyless: httpx.AsyncClient
+) -> None:
+    body = {"model": f"made-up-{uuid.uuid4().hex}", "messages": []}
+    path = "/v1/chat/completions"
+    for headers in ({}, {"authorization": "Bearer test-made-up-key"}):
+        assert (await keyless.post(path, json=body, headers=headers)).status_code == 401
+    assert (await http.post(path, json=body)).status_code == 404
+    sql = "SELECT client_key, reason FROM requests WHERE model = ? OR client_key = ''"
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{gateway.ledger_path}?mode=ro", uri=True, timeout=60)
+        ) as connection:
+            found = connection.execute(sql, [body["model"]]).fetchall()
+        # Reports go out in order: a stranger's would be there before.
+        if found:
+            break
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)  # polls another process
+    ((client_key, reason),) = found
+    assert client_key
+    assert reason == "MODEL_NOT_FOUND"

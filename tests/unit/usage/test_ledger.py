@@ -190,6 +190,21 @@ async def test_report_by_each_grouping(ledger: Ledger) -> None:
     assert (by_model["gpt"].requests, by_model["gpt"].attempts, by_model["gpt"].failed) == (2, 1, 1)
 
 
+async def test_models_that_do_not_exist_are_rows_but_no_groups(ledger: Ledger) -> None:
+    """Whoever makes names up must not make rollups; in whole hours and in the ragged one alike."""
+    await ledger.record(
+        [
+            make_event(
+                "refused", i, outcome="failed", model=f"made-up-{i}", reason="MODEL_NOT_FOUND"
+            )
+            for i in range(5)
+        ]
+    )
+    for since in (0, int(START * 1e6) - 1):
+        (group,) = await report(ledger, since=since)
+        assert (group.key, group.requests, group.failed) == ("", 5, 5)
+
+
 @given(
     since=st.integers(-100, 3 * 3600),
     opened=st.lists(st.integers(0, 2 * 3600), min_size=1, max_size=6),
