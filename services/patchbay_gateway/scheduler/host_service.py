@@ -8,16 +8,15 @@ documents (host_auths.py), who calls (plugins/callbacks).
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from patchbay import errors
-from patchbay.host.v1 import auth_pb2, host_pb2_grpc, http_pb2, log_pb2, model_pb2
+from patchbay.host.v1 import auth_pb2, model_pb2
 from patchbay.keys import channel_key
 from patchbay_gateway.kernel.keys import plugin_key
-from patchbay_gateway.plugins.callbacks import log_lines
-from patchbay_gateway.plugins.callbacks.callers import Callers, within
+from patchbay_gateway.plugins.callbacks.callers import Callers
 from patchbay_gateway.plugins.callbacks.http_calls import HttpCalls
+from patchbay_gateway.plugins.callbacks.servicer import CallbackServicer
 from patchbay_gateway.plugins.scopes import ScopeTable
 from patchbay_gateway.scheduler.durable.auth_files import AuthFile
 from patchbay_gateway.scheduler.host_auths import HostAuths
@@ -48,7 +47,7 @@ _STATES: Final = ("needs_login", "cooling", "full", "no_material", "excluded")
 """What a credential is that serves no model; the first that fits one of its models."""
 
 
-class SchedulerHostServicer(host_pb2_grpc.HostServiceServicer):
+class SchedulerHostServicer(CallbackServicer):
     """
     The servicer of one scheduler.
 
@@ -75,40 +74,14 @@ class SchedulerHostServicer(host_pb2_grpc.HostServiceServicer):
         records: Records,
         refresher: Refresher,
     ) -> None:
+        super().__init__(callers, http)
         self.scopes = scopes
         """What plugins of this process may call back in."""
-        self._callers = callers
-        self._http = http
         self._auths = auths
         self._holder = holder
         self._inventory = inventory
         self._records = records
         self._refresher = refresher
-
-    async def Log(
-        self, request: log_pb2.HostLogRequest, context: CallContext
-    ) -> log_pb2.HostLogResponse:
-        """Write one line (plugins/callbacks/log_lines.py)."""
-        log_lines.write(await self._callers.identify(context), request)
-        return log_pb2.HostLogResponse()
-
-    async def HttpDo(
-        self, request: http_pb2.HTTPRequest, context: CallContext
-    ) -> http_pb2.HTTPResponse:
-        """Make one HTTP request (plugins/callbacks/http_calls.py)."""
-        caller = await self._callers.identify(context)
-        with within(caller.scope):
-            return await self._http.whole(caller, request)
-
-    async def HttpDoStream(
-        self, request: http_pb2.HTTPRequest, context: CallContext
-    ) -> AsyncIterator[http_pb2.HTTPStreamResponse]:
-        """Make one HTTP request with a streamed answer."""
-        caller = await self._callers.identify(context)
-        with within(caller.scope):
-            async with contextlib.aclosing(self._http.stream(caller, request)) as parts:
-                async for part in parts:
-                    yield part
 
     async def ExecuteModel(
         self, request: model_pb2.HostModelExecutionRequest, context: CallContext

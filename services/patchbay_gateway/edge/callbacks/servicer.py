@@ -7,14 +7,13 @@ plugins/callbacks), the server (serving.py).
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from patchbay import status
-from patchbay.host.v1 import host_pb2_grpc, http_pb2, log_pb2, model_pb2
+from patchbay.host.v1 import model_pb2
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.plugins.callbacks import log_lines
 from patchbay_gateway.plugins.callbacks.callers import within
+from patchbay_gateway.plugins.callbacks.servicer import CallbackServicer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 # ruff: noqa: N802 - methods of a servicer have their names on the wire
 
 
-class EdgeHostServicer(host_pb2_grpc.HostServiceServicer):
+class EdgeHostServicer(CallbackServicer):
     """
     The servicer of one edge.
 
@@ -43,35 +42,9 @@ class EdgeHostServicer(host_pb2_grpc.HostServiceServicer):
     def __init__(
         self, callers: Callers, *, models: ModelCalls, http: HttpCalls, auths: AuthForwarding
     ) -> None:
-        self._callers = callers
+        super().__init__(callers, http)
         self._models = models
-        self._http = http
         self._auths = auths
-
-    async def Log(
-        self, request: log_pb2.HostLogRequest, context: CallContext
-    ) -> log_pb2.HostLogResponse:
-        """Write one line (plugins/callbacks/log_lines.py)."""
-        log_lines.write(await self._callers.identify(context), request)
-        return log_pb2.HostLogResponse()
-
-    async def HttpDo(
-        self, request: http_pb2.HTTPRequest, context: CallContext
-    ) -> http_pb2.HTTPResponse:
-        """Make one HTTP request (plugins/callbacks/http_calls.py)."""
-        caller = await self._callers.identify(context)
-        with within(caller.scope):
-            return await self._http.whole(caller, request)
-
-    async def HttpDoStream(
-        self, request: http_pb2.HTTPRequest, context: CallContext
-    ) -> AsyncIterator[http_pb2.HTTPStreamResponse]:
-        """Make one HTTP request with a streamed answer."""
-        caller = await self._callers.identify(context)
-        with within(caller.scope):
-            async with contextlib.aclosing(self._http.stream(caller, request)) as parts:
-                async for part in parts:
-                    yield part
 
     async def ExecuteModel(
         self, request: model_pb2.HostModelExecutionRequest, context: CallContext
