@@ -68,6 +68,52 @@ class NoScopes:
         return None
 
 
+async def call_member(
+    member: Member,
+    method: Method[Req, Res],
+    request: Req,
+    *,
+    deadline: float | None,
+    metadata: Metadata,
+    timer: Callable[[], float],
+) -> Res:
+    """
+    Call one address of a plugin and have it learn from how that ended.
+
+    Args:
+        member: The address, with the plugin's registration there.
+        method: What.
+        request: Its message.
+        deadline: Seconds.
+        metadata: Of the call, beside the registration's.
+        timer: Monotonic seconds.
+
+    Raises:
+        PatchbayError: The plugin's own error, or the channel's.
+    """
+    started = timer()
+    failed: bool | None = None
+    draining = False
+    registration = member.registration
+    member.begin()
+    try:
+        answer = await member.channel.unary(
+            method, request, deadline=deadline, metadata=(*member.metadata(), *metadata)
+        )
+    except errors.PatchbayError as error:
+        failed = error.reason in OF_THE_WAY
+        draining = error.reason == DRAINING
+        if error.reason == NOT_REGISTERED:
+            member.forgotten(registration)
+        raise
+    else:
+        failed = False
+        return answer
+    finally:
+        member.seconds += timer() - started
+        member.end(failed, draining=draining)
+
+
 class PluginCalls:
     """
     Calls plugins.
@@ -138,7 +184,9 @@ class PluginCalls:
             while True:
                 member = self.pick(hook, tried)
                 try:
-                    return await self._once(member, method, request, metadata, limit)
+                    return await call_member(
+                        member, method, request, deadline=limit, metadata=metadata, timer=self.timer
+                    )
                 except errors.Unavailable as error:
                     # The plugin's own Unavailable is its answer; only one that took no call leads elsewhere.
                     again = hook.policy.other_address and not tried and error.reason in _ELSEWHERE
@@ -168,36 +216,6 @@ class PluginCalls:
                 sent=errors.Sent.NO,
             )
         return member
-
-    async def _once(
-        self,
-        member: Member,
-        method: Method[Req, Res],
-        request: Req,
-        metadata: Metadata,
-        deadline: float | None,
-    ) -> Res:
-        started = self.timer()
-        failed: bool | None = None
-        draining = False
-        registration = member.registration
-        member.begin()
-        try:
-            answer = await member.channel.unary(
-                method, request, deadline=deadline, metadata=(*member.metadata(), *metadata)
-            )
-        except errors.PatchbayError as error:
-            failed = error.reason in OF_THE_WAY
-            draining = error.reason == DRAINING
-            if error.reason == NOT_REGISTERED:
-                member.forgotten(registration)
-            raise
-        else:
-            failed = False
-            return answer
-        finally:
-            member.seconds += self.timer() - started
-            member.end(failed, draining=draining)
 
 
 def failed(hook: Hook, error: errors.PatchbayError) -> errors.Unavailable:

@@ -27,8 +27,8 @@ from patchbay.keys import return_key, sealing_key
 from patchbay.plugin.v1 import auth_provider_pb2
 from patchbay.secrets import SecretOpener, origin_of, seal
 from patchbay_gateway.kernel.channels import methods
-from patchbay_gateway.kernel.channels.port import DRAINING, NOT_REGISTERED, OF_THE_WAY
 from patchbay_gateway.kernel.keys import plugin_key
+from patchbay_gateway.plugins.calls import call_member
 from patchbay_gateway.scheduler.durable.port import NEVER_ACCESS
 from patchbay_gateway.scheduler.refresh_rules import Renewal
 
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from patchbay_gateway.kernel.channels.port import Metadata
     from patchbay_gateway.kernel.clock import Clock
     from patchbay_gateway.plugins.calls import Scope
-    from patchbay_gateway.plugins.members import Member
     from patchbay_gateway.plugins.registry import PluginRegistry
     from patchbay_gateway.plugins.snapshot import OAuth2Entry
     from patchbay_gateway.scheduler.durable.port import CredentialRecord
@@ -130,7 +128,14 @@ class PluginAuthProviders:
             )
         scope = self._scope(ask.plugin_id)
         try:
-            answer = await _call(member, request, left, scope.metadata if scope else ())
+            answer = await call_member(
+                member,
+                methods.REFRESH_AUTH,
+                request,
+                deadline=left,
+                metadata=scope.metadata if scope else (),
+                timer=self._clock.monotonic,
+            )
         finally:
             if scope is not None:
                 scope.close()
@@ -219,36 +224,6 @@ class PluginAuthProviders:
             [return_key(plugin_key(root, ask.plugin_id)) for root in self._roots], cache_size=1
         )
         return opener.open(sealed, self._clock.now()).material()
-
-
-async def _call(
-    member: Member,
-    request: auth_provider_pb2.AuthRefreshRequest,
-    deadline: float,
-    metadata: Metadata,
-) -> auth_provider_pb2.AuthRefreshResponse:
-    failed: bool | None = None
-    draining = False
-    registration = member.registration
-    member.begin()
-    try:
-        answer = await member.channel.unary(
-            methods.REFRESH_AUTH,
-            request,
-            deadline=deadline,
-            metadata=(*member.metadata(), *metadata),
-        )
-    except PatchbayError as error:
-        failed = error.reason in OF_THE_WAY
-        draining = error.reason == DRAINING
-        if error.reason == NOT_REGISTERED:
-            member.forgotten(registration)
-        raise
-    else:
-        failed = False
-    finally:
-        member.end(failed, draining=draining)
-    return answer
 
 
 def _seconds(stamp: Timestamp) -> float:
