@@ -25,6 +25,7 @@ from patchbay_gateway.executors.provider_call import (
     next_bytes,
     no_stream,
     plain_request,
+    whole_answer,
 )
 from patchbay_gateway.executors.upstream import failure, read_all
 
@@ -133,13 +134,8 @@ class ClaudeExecutor(Executor):
         return await plain_request(self._upstream, request, _authorize)
 
     async def _whole(self, request: ExecutorRequest) -> ExecutorResponse:
-        reply = await self._upstream.send(self._call(request))
-        try:
-            if reply.status >= 300:
-                raise await failure(reply, self._now, explain)
-            body = await read_all(reply)
-        finally:
-            reply.close()
+        call = self._call(request)
+        reply, body = await whole_answer(self._upstream, call, self._now, explain)
         _refuse_error_body(body, reply.headers)
         return ExecutorResponse(
             body, status=reply.status, headers=reply.headers, content_type=content_type(reply)

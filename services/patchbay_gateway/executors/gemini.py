@@ -28,6 +28,7 @@ from patchbay_gateway.executors.provider_call import (
     next_bytes,
     no_stream,
     plain_request,
+    whole_answer,
 )
 from patchbay_gateway.executors.upstream import failure, read_all
 
@@ -145,13 +146,8 @@ class GeminiExecutor(Executor):
 
     async def _whole(self, request: ExecutorRequest) -> ExecutorResponse:
         action = _ACTIONS.get(request.operation, "")
-        reply = await self._upstream.send(self._call(request, action))
-        try:
-            if reply.status >= 300:
-                raise await failure(reply, self._now, explain)
-            body = await read_all(reply)
-        finally:
-            reply.close()
+        call = self._call(request, action)
+        reply, body = await whole_answer(self._upstream, call, self._now, explain)
         _refuse_error_body(body, reply.headers)
         return ExecutorResponse(
             body, status=reply.status, headers=reply.headers, content_type=content_type(reply)

@@ -32,6 +32,7 @@ from patchbay_gateway.executors.provider_call import (
     next_bytes,
     no_stream,
     plain_request,
+    whole_answer,
 )
 from patchbay_gateway.executors.upstream import failure, read_all
 
@@ -95,13 +96,8 @@ class OpenAICompatibleExecutor(Executor):
 
     async def execute(self, request: ExecutorRequest) -> ExecutorResponse:
         """Run one non-streamed call."""
-        reply = await self._upstream.send(self._call(request))
-        try:
-            if reply.status >= 300:
-                raise await failure(reply, self._now, explain)
-            body = await read_all(reply)
-        finally:
-            reply.close()
+        call = self._call(request)
+        reply, body = await whole_answer(self._upstream, call, self._now, explain)
         if body.find(b'"error"') >= 0 and any(sign in body for sign in _ERROR_SIGNS):
             _refuse_error_body(body)
         usage = openai_usage.usage_of_body(body) if openai_usage.has_usage(body) else None

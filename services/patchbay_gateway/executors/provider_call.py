@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from patchbay import errors
 from patchbay.executor import ExecutorHTTPResponse
 from patchbay.upstream_headers import HOP_BY_HOP, forwarded, header
-from patchbay_gateway.executors.upstream import Call, read_all
+from patchbay_gateway.executors.upstream import Call, failure, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from patchbay.errors import Headers
     from patchbay.executor import ExecutorHTTPRequest, ExecutorRequest
     from patchbay.secrets import OpenedSecret
-    from patchbay_gateway.executors.upstream import Reply, Upstream
+    from patchbay_gateway.executors.upstream import Explain, Reply, Upstream
 
     class Ending(Protocol):
         """A stream that knows whether its provider had the last word."""
@@ -110,6 +110,30 @@ def model_call(
         request.idle_timeout,
         provider.proxy_url,
     )
+
+
+async def whole_answer(
+    upstream: Upstream, call: Call, now: Callable[[], float], explain: Explain
+) -> tuple[Reply, bytes]:
+    """
+    Run *call*; return its answer, which is closed, and the whole of its body.
+
+    Args:
+        upstream: How to reach the provider.
+        call: What is asked.
+        now: Unix seconds.
+        explain: The provider's way with errors.
+
+    Raises:
+        UpstreamError: The provider refused or failed; a body of status 200 may still say that it did.
+    """
+    reply = await upstream.send(call)
+    try:
+        if reply.status >= 300:
+            raise await failure(reply, now, explain)
+        return reply, await read_all(reply)
+    finally:
+        reply.close()
 
 
 async def plain_request(
