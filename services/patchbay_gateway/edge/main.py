@@ -199,7 +199,7 @@ async def running_edge(
     try:
         tasks.start("edge-outbox", outbox.run())
         tasks.start("edge-leases", leases.run())
-        tasks.start("edge-registry", _follow(holder, registry))
+        tasks.start("edge-registry", holder.follow(registry.apply))
         if reuse_port:
             # The kernel gives it its share of the connections from then on, whatever it can do with them.
             await _able(holder, registry, shutdown)
@@ -251,21 +251,6 @@ async def _able(holder: SnapshotHolder, registry: PluginRegistry, shutdown: Shut
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-async def _follow(holder: SnapshotHolder, registry: PluginRegistry) -> None:
-    """Let the registry run on each new snapshot."""
-    changed = asyncio.Event()
-    changed.set()
-    forget = holder.on_change(lambda _: changed.set())
-    try:
-        while True:
-            await changed.wait()
-            changed.clear()
-            if holder.current is not None:
-                await registry.apply(holder.current)
-    finally:
-        forget()
 
 
 @contextlib.asynccontextmanager

@@ -26,6 +26,19 @@ class Clock(Protocol):
         """Return after *seconds*; a cancel point even for 0."""
 
 
+async def pause(clock: Clock, seconds: float, woken: asyncio.Event) -> None:
+    """Return after *seconds* of *clock*, or as soon as *woken* is set. Nothing of it is left running."""
+    sleeping = asyncio.ensure_future(clock.sleep(seconds))
+    waking = asyncio.ensure_future(woken.wait())
+    try:
+        await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sleeping, waking):
+            task.cancel()
+        # Not by suppressing their CancelledError: our own, which may come just now, would go with it.
+        await asyncio.gather(sleeping, waking, return_exceptions=True)
+
+
 class SystemClock:
     """The machine's clocks."""
 

@@ -26,6 +26,7 @@ import msgspec
 
 from patchbay.errors import Aborted, FailedPrecondition, PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.sections import (
     READER,
@@ -38,7 +39,7 @@ from patchbay_gateway.plugins.sections import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from patchbay_gateway.kernel.clock import Clock
@@ -115,6 +116,24 @@ class SnapshotHolder:
         await self._first.wait()
         assert self._current is not None
         return self._current
+
+    async def follow(self, apply: Callable[[Snapshot], Awaitable[None]]) -> None:
+        """
+        Call *apply* with the current snapshot and with newer ones, one at a time, until cancelled.
+
+        Of those that come while it runs it gets the newest.
+        """
+        changed = asyncio.Event()
+        changed.set()
+        forget = self.on_change(lambda _: changed.set())
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                if self._current is not None:
+                    await apply(self._current)
+        finally:
+            forget()
 
 
 class SnapshotPublisher:
@@ -291,7 +310,7 @@ class SnapshotWatcher:
             while True:
                 self._nudged.clear()
                 await self._look()
-                await self._pause()
+                await pause(self._clock, POLL_EVERY, self._nudged)
 
     async def refresh(self) -> None:
         """
@@ -313,16 +332,6 @@ class SnapshotWatcher:
     async def _listen(self) -> None:
         async for _ in self._store.subscribe(self._store.key("snapshot")):
             self._nudged.set()
-
-    async def _pause(self) -> None:
-        sleeping = asyncio.ensure_future(self._clock.sleep(POLL_EVERY))
-        waking = asyncio.ensure_future(self._nudged.wait())
-        try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleeping, waking):
-                task.cancel()
-            await asyncio.gather(sleeping, waking, return_exceptions=True)
 
     async def _look(self) -> None:
         """Fetch and show what is newer; keep what there is when that is impossible."""

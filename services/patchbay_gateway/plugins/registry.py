@@ -19,6 +19,7 @@ from patchbay.handshake import config_hash
 from patchbay.plugin.v1 import plugin_pb2
 from patchbay.server import DEFAULT_MESSAGE_LIMIT, message_limit_for
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.kernel.logs import get_logger
 from patchbay_gateway.plugins import handshake
 from patchbay_gateway.plugins.addresses import Addresses, Health, Peer, split_target
@@ -364,16 +365,7 @@ class PluginRegistry:
 
     async def _pause(self, member: Member, seconds: float) -> None:
         """Wait *seconds*, or until something about *member* has changed."""
-        waits = [
-            asyncio.ensure_future(member.wake.wait()),
-            asyncio.ensure_future(self._clock.sleep(seconds)),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.wait(waits)
+        await pause(self._clock, seconds, member.wake)
 
     def _reasons(self, plugin: Plugin) -> list[str]:
         reasons = [f"{m.address}: {r}" for m in plugin.members.values() for r in m.reasons]

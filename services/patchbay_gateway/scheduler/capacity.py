@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import ResourceExhausted
+from patchbay_gateway.kernel.clock import pause
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -152,14 +153,9 @@ class Capacity:
 
     async def _called(self, place: _Place, seconds: float) -> None:
         """Wait until the place is called, or *seconds* are over."""
-        waiting = asyncio.ensure_future(place.called.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
         try:
-            await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
+            await pause(self._clock, seconds, place.called)
         finally:
-            waiting.cancel()
-            sleeping.cancel()
-            await asyncio.gather(waiting, sleeping, return_exceptions=True)
             place.called.clear()
 
     def _place(self, attempt_uid: str) -> _Place | None:

@@ -19,6 +19,7 @@ import msgspec
 
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.plugins.instances import list_instances
 from patchbay_gateway.scheduler import marks as rules
 from patchbay_gateway.scheduler.health import Change
@@ -234,7 +235,7 @@ class Pool:
             except PatchbayError as error:
                 _log.error("the state of the pool cannot be read", why=error.message)
             self._cooling.set(self._view.cooling())
-            await self._pause()
+            await pause(self._clock, LOOK_EVERY, self._due)
 
     async def sync(self, count: Sequence[str] = ()) -> None:
         """
@@ -340,16 +341,6 @@ class Pool:
         for at in range(0, len(places), 2):
             self._view.count(places[at].decode(), places[at + 1])
         return bool(everything)
-
-    async def _pause(self) -> None:
-        sleeping = asyncio.ensure_future(self._clock.sleep(LOOK_EVERY))
-        waking = asyncio.ensure_future(self._due.wait())
-        try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleeping, waking):
-                task.cancel()
-            await asyncio.gather(sleeping, waking, return_exceptions=True)
 
 
 def _name(order: Sequence[str | int]) -> tuple[str, str, str]:

@@ -17,16 +17,17 @@ Not here: what is sent for whom (booking.py), the file (kernel/appendlog.py).
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.kernel.redis import ensure_epoch
 from patchbay_gateway.scheduler.leases import EpochChanged
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from patchbay_gateway.kernel.clock import Clock
@@ -201,15 +202,7 @@ class Redelivery:
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, or less when the journal falls behind."""
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        waking = asyncio.ensure_future(self._behind.wait())
-        try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleeping, waking):
-                task.cancel()
-            # Not by suppressing their CancelledError: our own, which may come just now, would go with it.
-            await asyncio.gather(sleeping, waking, return_exceptions=True)
+        await pause(self._clock, seconds, self._behind)
 
 
 def _run_id(info: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from patchbay.errors import PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.scheduler.refresh import MOST_FLIGHTS
 
 if TYPE_CHECKING:
@@ -167,13 +168,5 @@ class RefreshLoop:
             self._urgent.discard(credential_id)
 
     async def _wait(self, seconds: float) -> None:
-        if seconds <= 0:
-            return
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        waking = asyncio.ensure_future(self._woken.wait())
-        try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleeping, waking):
-                task.cancel()
-            await asyncio.wait({sleeping, waking})
+        if seconds > 0:
+            await pause(self._clock, seconds, self._woken)

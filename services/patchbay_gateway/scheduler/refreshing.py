@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.telemetry import Metrics
     from patchbay_gateway.plugins.calls import Scope
     from patchbay_gateway.plugins.distribution import SnapshotHolder
+    from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.scheduler.cluster_secrets import SecretsApi
     from patchbay_gateway.scheduler.credentials import Credentials
     from patchbay_gateway.scheduler.hosted import HostedPlugins
@@ -155,19 +156,11 @@ async def _follow(
     holder: SnapshotHolder, plugins: HostedPlugins, refresher: Refresher, loop: RefreshLoop
 ) -> None:
     """Refresh the credentials of each new snapshot, with the auth providers that they need."""
-    changed = asyncio.Event()
-    changed.set()
-    forget = holder.on_change(lambda _: changed.set())
-    try:
-        while True:
-            await changed.wait()
-            changed.clear()
-            snapshot = holder.current
-            if snapshot is None:
-                continue
-            refresher.apply(snapshot)
-            needed = {known.plugin_id for known in refresher.known.values()}
-            await plugins.apply(snapshot, needed)
-            loop.changed_all()
-    finally:
-        forget()
+
+    async def apply(snapshot: Snapshot) -> None:
+        refresher.apply(snapshot)
+        needed = {known.plugin_id for known in refresher.known.values()}
+        await plugins.apply(snapshot, needed)
+        loop.changed_all()
+
+    await holder.follow(apply)

@@ -23,6 +23,7 @@ import msgspec
 
 from patchbay.errors import Aborted, PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.prices import load_prices
 from patchbay_gateway.scheduler.credentials import read_material
@@ -406,15 +407,8 @@ class Configuration:
         self._holder.set(published)
 
     async def _pause(self) -> None:
-        sleeping = asyncio.ensure_future(self._clock.sleep(LOOK_EVERY))
-        waking = asyncio.ensure_future(self._looked_for.wait())
-        try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-            self._looked_for.clear()
-        finally:
-            for task in (sleeping, waking):
-                task.cancel()
-            await asyncio.gather(sleeping, waking, return_exceptions=True)
+        await pause(self._clock, LOOK_EVERY, self._looked_for)
+        self._looked_for.clear()
 
     def _signature(self, config: Config) -> tuple[tuple[str, object], ...]:
         """Return what tells a changed file from an unchanged one, for all files concerned."""

@@ -23,6 +23,7 @@ from patchbay.errors import PatchbayError, Unavailable
 from patchbay.plugin.v1 import usage_plugin_pb2
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.channels.port import DRAINING, OF_THE_WAY
+from patchbay_gateway.kernel.clock import pause
 from patchbay_gateway.plugins.calls import PLUGIN_UNAVAILABLE
 from patchbay_gateway.plugins.usage_plugin import CAPABILITY, handle_usage, may_listen
 
@@ -211,14 +212,7 @@ class FanOut:
         return entry.kind if entry is not None else ""
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
-        waiting = asyncio.ensure_future(event.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            sleeping.cancel()
-            await asyncio.gather(waiting, sleeping, return_exceptions=True)
+        await pause(self._clock, seconds, event)
 
 
 def _tell(hook: Hook, delivery: Delivery, error: PatchbayError) -> None:

@@ -6,7 +6,6 @@ Not here: what they do.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.registry import ChannelKeys
+    from patchbay_gateway.plugins.snapshot import Snapshot
     from patchbay_gateway.usage.deliveries import Deliveries
 
 
@@ -103,15 +103,9 @@ async def running_fan_out(
 
 async def _follow(holder: SnapshotHolder, registry: PluginRegistry) -> None:
     """Register with the plugins of each new snapshot that may listen."""
-    changed = asyncio.Event()
-    changed.set()
-    forget = holder.on_change(lambda _: changed.set())
-    try:
-        while True:
-            await changed.wait()
-            changed.clear()
-            if (snapshot := holder.current) is not None:
-                plugins = tuple(p for p in snapshot.plugins if may_listen(p))
-                await registry.apply(msgspec.structs.replace(snapshot, plugins=plugins))
-    finally:
-        forget()
+
+    async def apply(snapshot: Snapshot) -> None:
+        plugins = tuple(p for p in snapshot.plugins if may_listen(p))
+        await registry.apply(msgspec.structs.replace(snapshot, plugins=plugins))
+
+    await holder.follow(apply)

@@ -6,7 +6,6 @@ Built-ins are left out: they run in the data processes. Not here: edges, which h
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.redis import Store
     from patchbay_gateway.plugins.distribution import SnapshotHolder
     from patchbay_gateway.plugins.registry import ChannelKeys
+    from patchbay_gateway.plugins.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +88,8 @@ async def management_plugins(
 
 
 async def _follow(holder: SnapshotHolder, registry: PluginRegistry) -> None:
-    changed = asyncio.Event()
-    changed.set()
-    forget = holder.on_change(lambda _: changed.set())
-    try:
-        while True:
-            await changed.wait()
-            changed.clear()
-            if (snapshot := holder.current) is not None:
-                plugins = tuple(p for p in snapshot.plugins if not p.builtin)
-                await registry.apply(msgspec.structs.replace(snapshot, plugins=plugins))
-    finally:
-        forget()
+    async def apply(snapshot: Snapshot) -> None:
+        plugins = tuple(p for p in snapshot.plugins if not p.builtin)
+        await registry.apply(msgspec.structs.replace(snapshot, plugins=plugins))
+
+    await holder.follow(apply)
