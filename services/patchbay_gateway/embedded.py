@@ -21,7 +21,7 @@ from patchbay_gateway.executors.main import BUILT_IN, running_executors
 from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
-from patchbay_gateway.kernel.redis import START_PATIENCE, Store
+from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
 from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, serving_callbacks
@@ -29,6 +29,7 @@ from patchbay_gateway.plugins.channel_keys import derived
 from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
 from patchbay_gateway.scheduler.main import running_scheduler
+from patchbay_gateway.starting import await_redis
 from patchbay_gateway.usage.main import running_usage
 from patchbay_gateway.usage.service import SERVICE as USAGE
 
@@ -60,7 +61,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
             tasks.start("valkey", valkey.keep())
         store = Store(url, installation=settings.installation, clock=clock)
         stack.push_async_callback(store.aclose)
-        await store.check_server(patience=START_PATIENCE)
+        await await_redis(store, settings.data_dir)
         holder = SnapshotHolder()
         executors = await stack.enter_async_context(
             running_executors(settings.plugins, roots=roots.plugins)

@@ -34,7 +34,7 @@ from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
 from patchbay_gateway.kernel.clock import SystemClock
 from patchbay_gateway.kernel.config import ProcessSettings, load_for
-from patchbay_gateway.kernel.redis import START_PATIENCE, Store
+from patchbay_gateway.kernel.redis import Store
 from patchbay_gateway.kernel.telemetry import make_metrics
 from patchbay_gateway.kernel.valkey import EmbeddedValkey
 from patchbay_gateway.plugins.callbacks.serving import HOST_SERVICE, serving_callbacks
@@ -43,11 +43,12 @@ from patchbay_gateway.plugins.distribution import SnapshotHolder
 from patchbay_gateway.plugins.instances import list_instances
 from patchbay_gateway.scheduler.main import SERVICE as SCHEDULER
 from patchbay_gateway.scheduler.main import running_scheduler
+from patchbay_gateway.starting import await_redis
 from patchbay_gateway.usage.main import SERVICE as USAGE
 from patchbay_gateway.usage.main import running_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from patchbay_gateway.kernel.config import Config
@@ -58,6 +59,8 @@ _SETTINGS: Final = "PATCHBAY_WORKER_SETTINGS"
 """Environment variable by which a process of ours gets its settings, as JSON."""
 _PARENT: Final = "PATCHBAY_WORKER_PARENT"
 """Environment variable with the supervisor's process id."""
+_READY: Final = "PATCHBAY_WORKER_READY"
+"""Environment variable with the descriptor to which a process of ours writes once when it serves."""
 # How often the supervisor looks whether a process still lives.
 _LOOK: Final = 0.1
 # Seconds between two looks at what metrics look up.
@@ -93,17 +96,30 @@ async def _supervise(
             settings = settings.model_copy(update={"redis_url": await valkey.start()})
             stack.push_async_callback(valkey.stop)
             tasks.start("valkey", valkey.keep())
+        else:
+            store = Store(settings.redis_url, installation=settings.installation, clock=clock)
+            try:
+                await await_redis(store, settings.data_dir)
+            finally:
+                await store.aclose()
         names = ["control", *_data_names(settings)]
         # The control process ends last: it takes the usage of the others' last answers.
         last = asyncio.Event()
+        ready = {name: asyncio.Event() for name in names}
         control, *data = [
             tasks.start(
                 f"worker-{name}",
-                _keep(name, settings, last if name == "control" else shutdown.draining, clock),
+                _keep(
+                    name,
+                    settings,
+                    last if name == "control" else shutdown.draining,
+                    clock,
+                    ready[name],
+                ),
             )
             for name in names
         ]
-        greet()
+        tasks.start("greeting", _greet(ready.values(), greet))
         await shutdown.wait()
         await asyncio.wait(data, timeout=_patience(settings))
         last.set()
@@ -119,16 +135,33 @@ def _patience(settings: ProcessSettings) -> float:
     return settings.drain + _AFTER_DRAIN
 
 
+async def _greet(ready: Iterable[asyncio.Event], greet: Callable[[], None]) -> None:
+    """Greet when all processes have been ready once."""
+    for each in ready:
+        await each.wait()
+    greet()
+
+
 async def _keep(
-    name: str, settings: ProcessSettings, end: asyncio.Event, clock: SystemClock
+    name: str,
+    settings: ProcessSettings,
+    end: asyncio.Event,
+    clock: SystemClock,
+    ready: asyncio.Event,
 ) -> None:
-    """Run one process again and again until *end*; then end it and wait. Cancelled, it kills it."""
+    """
+    Run one process again and again until *end*; then end it and wait. Cancelled, it kills it.
+
+    *ready* is set when one of its lives says that it serves.
+    """
     failures = 0
     while not end.is_set():
         started = clock.monotonic()
-        process = _spawn(name, settings)
+        process, words = _spawn(name, settings)
         try:
             while process.poll() is None and not end.is_set():
+                if not ready.is_set() and _says_ready(words):
+                    ready.set()
                 await clock.sleep(_LOOK)
             if process.returncode is None:
                 process.terminate()
@@ -136,6 +169,7 @@ async def _keep(
                     await clock.sleep(_LOOK)
                 return
         finally:
+            os.close(words)
             if process.poll() is None:
                 process.kill()
                 process.wait()
@@ -154,16 +188,47 @@ def _counted(settings: ProcessSettings) -> Path:
     return settings.data_dir / "workers" / "metrics"
 
 
-def _spawn(name: str, settings: ProcessSettings) -> subprocess.Popen[bytes]:
+def _spawn(name: str, settings: ProcessSettings) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process *name*; return it, and the descriptor by which it says that it serves."""
+    words, its_end = os.pipe()
+    os.set_blocking(words, False)
     # Not the loop's own way: uvloop forks a process with threads and runs fork handlers in the child, where
     # gRPC's may wait for a thread that is not there. From the loop's thread, never from a pool: the kernel
     # sends its signal (`_end_with_parent`) when the *thread* ends that started the child.
-    return subprocess.Popen(  # noqa: S603 - our program, our arguments
-        [sys.executable, "-m", "patchbay_gateway.workers", name],
-        env={**os.environ, _SETTINGS: settings.model_dump_json(), _PARENT: str(os.getpid())},
-        # A terminal's Ctrl-C is the supervisor's to pass on.
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our program, our arguments
+            [sys.executable, "-m", "patchbay_gateway.workers", name],
+            env={
+                **os.environ,
+                _SETTINGS: settings.model_dump_json(),
+                _PARENT: str(os.getpid()),
+                _READY: str(its_end),
+            },
+            # A terminal's Ctrl-C is the supervisor's to pass on.
+            start_new_session=True,
+            pass_fds=[its_end],
+        )
+    except BaseException:
+        os.close(words)
+        raise
+    finally:
+        os.close(its_end)
+    return process, words
+
+
+def _says_ready(words: int) -> bool:
+    try:
+        return bool(os.read(words, 1))
+    except BlockingIOError:
+        return False
+
+
+def _say_ready() -> None:
+    """Tell the supervisor that this process serves."""
+    descriptor = int(os.environ[_READY])
+    with contextlib.suppress(BrokenPipeError):
+        os.write(descriptor, b"1")
+    os.close(descriptor)
 
 
 def main(name: str) -> int:
@@ -256,6 +321,7 @@ async def _data(
         stack.push_async_callback(tasks.aclose)
         tasks.start("metrics", _looking(metrics, clock))
         memory.freeze()
+        _say_ready()
         await shutdown.wait()
         await edge.drain()
 
@@ -276,7 +342,7 @@ async def _control(
     async with contextlib.AsyncExitStack() as stack:
         store = Store(settings.redis_url or "", installation=settings.installation, clock=clock)
         stack.push_async_callback(store.aclose)
-        await store.check_server(patience=START_PATIENCE)
+        await await_redis(store, settings.data_dir)
         holder = SnapshotHolder()
         usage = await stack.enter_async_context(
             running_usage(
@@ -363,6 +429,7 @@ async def _control(
                 metrics=metrics,
             )
         )
+        _say_ready()
         await shutdown.wait()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from tests.harness.observing import (
+    NOWHERE,
     alive,
     ask,
     descendants,
@@ -19,12 +20,13 @@ from tests.harness.observing import (
     until,
 )
 from tests.harness.processes import PATCHBAY, Process, Verb, free_port
+from tests.harness.topology import Up, make_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tests.harness.topology import Up
+    from tests.conftest import ValkeyProcess
 
 
 def refused(
@@ -98,6 +100,59 @@ def test_data_directory_of_another_is_refused(up: Up, tmp_path: Path) -> None:
     assert "--data-dir" in output
     assert "Traceback" not in output
     assert ask(up).status_code == 200
+
+
+def test_first_start_without_redis_ends_and_says_what_to_do(tmp_path: Path) -> None:
+    """As one process and with workers, at once: each waits a while for the server."""
+    verbs = []
+    for workers in ("1", "2"):
+        directory = tmp_path / workers
+        directory.mkdir()
+        verbs.append(
+            Verb(
+                "up", "--port", str(free_port()), "--management-port", str(free_port()),
+                "--data-dir", directory / "data", "--workers", workers,
+                env={"HOME": str(directory), "REDIS_URL": f"redis://127.0.0.1:{free_port()}"},
+                directory=directory,
+            )
+        )  # fmt: skip
+    for verb in verbs:
+        done = verb.end()
+        output = done.stdout + done.stderr
+        assert done.returncode == 1
+        assert "Redis is not available" in output
+        assert "Start that server or correct REDIS_URL (--redis-url)" in output
+        assert "listens on" not in output
+        assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_later_start_without_redis_answers_and_bills_when_it_is_back(
+    tmp_path: Path, own_valkey: ValkeyProcess, workers: int
+) -> None:
+    """From the configuration that is kept on disk."""
+    gateway = Up(tmp_path, make_config(NOWHERE), {"REDIS_URL": own_valkey.url}, workers=workers)
+    process = gateway.processes["up"]
+    try:
+        gateway.start()
+        assert ask(gateway).status_code == 200
+        until(gateway.usage, what="the ledger has the first one")
+        assert process.stop() == 0
+        own_valkey.kill()
+        before = process.log.stat().st_size
+        # Not until it is ready: with workers that is asked of Redis.
+        process.start(wait=0)
+        until(lambda: b"listens on" in process.log.read_bytes()[before:], 90, "it serves")
+        assert b"starting without Redis" in process.log.read_bytes()[before:]
+        assert [ask(gateway).status_code for _ in range(4)] == [200] * 4
+        own_valkey.start()
+        until(
+            lambda: [(r["requests"], r["lost"]) for r in gateway.usage()] == [(5, 0)],
+            90,
+            "the ledger has all",
+        )
+    finally:
+        gateway.stop()
 
 
 @pytest.mark.parametrize("flag", ["--port", "--management-port"])

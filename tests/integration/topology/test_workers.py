@@ -123,6 +123,17 @@ def test_killed_process_is_started_again(workers: Up, name: str) -> None:
     assert [ask(workers).status_code for _ in range(20)] == [200] * 20
 
 
+def test_greeting_comes_when_it_serves(workers: Up) -> None:
+    process = workers.processes["up"]
+    process.stop()
+    before = process.log.stat().st_size
+    process.start(wait=0)
+    greeting = f"Patchbay listens on {workers.base_url}".encode()
+    until(lambda: greeting in process.log.read_bytes()[before:], what="it greets")
+    assert ask(workers).status_code == 200
+    assert get(f"{workers.management_url}/livez").status_code == 200
+
+
 def _listens(pid: int, port: int) -> bool:
     """Whether *pid* gets connections to *port*."""
     with httpx.Client(trust_env=False, verify=False) as http:
