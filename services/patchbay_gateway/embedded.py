@@ -145,11 +145,12 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
 
 def greet(config: Config, settings: ProcessSettings) -> None:
     """Tell a person on a terminal what to do next."""
-    url = f"http://{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
     model = next((m.alias or m.name for p in config.providers for m in p.models), "echo")
     header = "" if not config.client_keys else " \\\n  -H 'authorization: Bearer YOUR-CLIENT-KEY'"
     sys.stderr.write(
-        f"Patchbay listens on {url}, management on http://{settings.host}:{settings.management_port}\n"
+        f"Patchbay listens on {url}, management on http://{host}:{settings.management_port}\n"
         "Try:\n"
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{header} \\\n"
         f"""  -d '{{"model":"{model}","messages":[{{"role":"user","content":"hello"}}]}}'\n"""
