@@ -17,7 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from patchbay.errors import InvalidRequest
+from patchbay_gateway.edge import heads
 from patchbay_gateway.edge.exchange import ClientGone, Head
+from patchbay_gateway.edge.http1_exchange import STATUS_LINES
 from patchbay_gateway.edge.stall import CLOSE_GRACE, KEEP_ALIVE
 
 if TYPE_CHECKING:
@@ -42,15 +44,9 @@ CONNECTION: Final = "patchbay.connection"
 _LINGER: Final = 2.0
 
 _NO_BODY: Final = frozenset({204, 304})
-# llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
-_MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
 # Nobody here reads trailers.
 _MAX_TRAILERS: Final = 8 << 10
-_HEAD_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"connection: close\r\ncontent-length: 0\r\n\r\n"
-)
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -61,10 +57,12 @@ class EdgeProtocol(HttpToolsProtocol):
         config: Config,
         server_state: ServerState,
         *,
+        shared: AsgiConnections,
         sweeper: StallSweeper,
         closed: Callable[[], None],
     ) -> None:
         super().__init__(config, server_state, {})
+        self.shared = shared
         self.exchange: AsgiExchange | None = None
         self._sweeper = sweeper
         self._closed = closed
@@ -75,19 +73,22 @@ class EdgeProtocol(HttpToolsProtocol):
         # trailer to itself until it is whole.
         self._bare = 0
         self._trailers = 0
+        self._read = 0
+        self._refusal = 400
 
     def data_received(self, data: bytes) -> None:
         """Bound trailers, and the size and the time of a head that does not come in one piece."""
+        self._read = len(data)
         self._bare += len(data)
         super().data_received(data)
         if self._trailers > _MAX_TRAILERS or (self._in_body and self._bare > _MAX_TRAILERS):
             if self.cycle is None or not self.cycle.response_started:
-                self.transport.write(_HEAD_TOO_LARGE)
+                self._write_refusal(431)
             self.cut()
         elif self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD:
-                self.transport.write(_HEAD_TOO_LARGE)
+            if self._head_bytes > heads.MAX_HEAD:
+                self._write_refusal(431)
                 self.cut()
             elif self._head_bytes == len(data):
                 self._sweeper.watch(self.transport, _HEAD_DEADLINE)
@@ -116,7 +117,22 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_headers_complete(self) -> None:
-        """Start the request."""
+        """
+        Start the request.
+
+        Raises:
+            ValueError: There is an objection to the head; the parser stops.
+        """
+        refusal = heads.objection(
+            self.url,
+            self.headers,
+            [name for name, _ in self.headers],
+            old=self.parser.get_http_version() == "1.0",
+            read=self._read + self._head_bytes,
+        )
+        if refusal:
+            self._refusal = refusal
+            raise ValueError("an objection to the head")
         self._in_body = True
         self._bare = self._trailers = 0
         super().on_headers_complete()
@@ -124,6 +140,18 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_bytes:
             self._head_bytes = 0
             self._sweeper.unwatch(self.transport)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser stopped at, unless an answer is under way: a second head would break it."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._write_refusal(self._refusal)
+        self.transport.close()
+
+    def _write_refusal(self, status: int) -> None:
+        self.transport.write(
+            b"%bdate: %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            % (STATUS_LINES[status], self.shared.date)
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange in this very tick."""
@@ -268,6 +296,7 @@ class AsgiExchange:
         if self._lost:
             raise ClientGone
         self.committed = True
+        headers = [*headers, (b"date", self._connection.shared.date)]
         if status in _NO_BODY:
             self._without_body = True
             headers = [pair for pair in headers if pair[0] != b"content-length"]
@@ -375,6 +404,12 @@ class AsgiConnections:
         )
         self._config.load()
         self.draining = False
+        self.date = b""
+        """The value of `Date`."""
+
+    def dated(self, date: bytes) -> None:
+        """Take the value of `Date` for the answers to come."""
+        self.date = date
 
     @property
     def open(self) -> set[Any]:
@@ -388,7 +423,9 @@ class AsgiConnections:
 
     def protocol(self) -> EdgeProtocol:
         """Return the protocol of a new connection."""
-        return EdgeProtocol(self._config, self._state, sweeper=self._sweeper, closed=self._closed)
+        return EdgeProtocol(
+            self._config, self._state, shared=self, sweeper=self._sweeper, closed=self._closed
+        )
 
     def close_idle(self, since: float) -> None:
         """Nothing: uvicorn keeps a timer per connection."""

@@ -165,12 +165,13 @@ def check_open(head: Head) -> None:
     """
     host = origin = content_type = b""
     for name, value in head.headers:
+        # Several of a name are one list (RFC 9110, section 5.3), and a list is none of what is asked for.
         if name == b"host":
-            host = value
+            host = host + b"," + value if host else value
         elif name == b"origin":
-            origin = value
+            origin = origin + b"," + value if origin else value
         elif name == b"content-type":
-            content_type = value
+            content_type = content_type + b"," + value if content_type else value
     if _host_name(host) not in _LOOPBACK:
         raise PermissionDenied(
             "without client keys only requests to localhost, 127.0.0.1 or [::1] are answered; "

@@ -46,7 +46,7 @@ def content_encoding(headers: Headers) -> str:
     encoding = {"x-gzip": "gzip"}.get(named[0], named[0])
     if len(named) > 1 or encoding not in _DECODERS:
         raise InvalidRequest(
-            f"content-encoding {', '.join(named)!r} is not supported; use one of "
+            f"content-encoding {', '.join(named)[:100]!r} is not supported; use one of "
             + ", ".join(sorted(_DECODERS)),
             reason="UNSUPPORTED_MEDIA",
         )

@@ -11,6 +11,7 @@ draining (server.py).
 from __future__ import annotations
 
 import asyncio
+import operator
 import socket
 import struct
 from collections import deque
@@ -19,6 +20,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from patchbay_gateway.edge import heads
 from patchbay_gateway.edge.exchange import Head
 from patchbay_gateway.edge.http1_exchange import STATUS_LINES, HttpExchange
 from patchbay_gateway.edge.stall import CLOSE_GRACE
@@ -34,11 +36,10 @@ if TYPE_CHECKING:
 # A client that is refused in the middle of its body gets so long to finish sending: closing at once would
 # reset the connection, and the reset would take the answer with it.
 _LINGER: Final = 2.0
-# llhttp itself sets no bound; 64 KiB is twice what the usual servers take.
-_MAX_HEAD: Final = 64 << 10
 _HEAD_DEADLINE: Final = 30.0
 # Nobody here reads trailers; chunk extensions fall under the same bound.
 _MAX_TRAILERS: Final = 8 << 10
+_NAME: Final = operator.itemgetter(0)
 
 
 class Connections:
@@ -64,6 +65,12 @@ class Connections:
         self.open: set[HttpProtocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.draining = False
+        self.date = b""
+        """The line of a head that says what time it is."""
+
+    def dated(self, date: bytes) -> None:
+        """Take the value of `Date` for the answers to come."""
+        self.date = b"date: %b\r\n" % date
 
     def protocol(self) -> HttpProtocol:
         """Return the protocol of a new connection."""
@@ -89,9 +96,10 @@ class HttpProtocol(asyncio.Protocol):
         "_parsing",
         "_peer",
         "_queue",
+        "_read",
         "_read_paused",
+        "_refusal",
         "_resuming",
-        "_shared",
         "_trailers",
         "_url",
         "current",
@@ -99,6 +107,7 @@ class HttpProtocol(asyncio.Protocol):
         "keep_alive",
         "loop",
         "lost",
+        "shared",
         "transport",
         "write_paused",
     )
@@ -106,7 +115,7 @@ class HttpProtocol(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, shared: Connections) -> None:
-        self._shared = shared
+        self.shared = shared
         self.loop = shared.loop
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._headers: Headers = []
@@ -117,6 +126,9 @@ class HttpProtocol(asyncio.Protocol):
         # trailer to itself until it is whole.
         self._bare = 0
         self._trailers = 0
+        # Bytes of the last read, and why the parser was stopped in the middle of it: a status.
+        self._read = 0
+        self._refusal = 0
         self._peer = ""
         self._parsing: HttpExchange | None = None
         self._queue: deque[HttpExchange] = deque()
@@ -136,16 +148,16 @@ class HttpProtocol(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
-        self.idle_since = self._shared.loop.time()
+        self.idle_since = self.shared.loop.time()
         # Accepted as the listener closed: its first answer is its last, and says so.
-        self.keep_alive = not self._shared.draining
-        self._shared.open.add(self)
+        self.keep_alive = not self.shared.draining
+        self.shared.open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchanges in this very tick."""
         self.lost = True
         self._parser = None
-        shared = self._shared
+        shared = self.shared
         shared.open.discard(self)
         shared.sweeper.unwatch(self.transport)
         self._wake_writers()
@@ -160,6 +172,7 @@ class HttpProtocol(asyncio.Protocol):
         """Parse; bound the size and the time of a head that does not come in one piece."""
         if self._parser is None:
             return
+        self._read = len(data)
         self._bare += len(data)
         try:
             self._parser.feed_data(data)
@@ -167,29 +180,29 @@ class HttpProtocol(asyncio.Protocol):
             self._ignore_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self._refuse(431 if self._trailers > _MAX_TRAILERS else 400)
+            self._refuse(self._refusal or 400)
             return
         if self._parsing is not None and self._bare > _MAX_TRAILERS:
             self._refuse(431)
         elif self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD:
+            if self._head_bytes > heads.MAX_HEAD:
                 self._refuse(431)
             elif self._head_bytes == len(data) and not self.write_paused:
-                self._shared.sweeper.watch(self.transport, _HEAD_DEADLINE)
+                self.shared.sweeper.watch(self.transport, _HEAD_DEADLINE)
 
     def pause_writing(self) -> None:
         """The client takes less than we write: watch it, and not the head that it may be sending beside."""
         self.write_paused = True
-        self._shared.sweeper.watch(self.transport)
+        self.shared.sweeper.watch(self.transport)
 
     def resume_writing(self) -> None:
         """The client takes again."""
         self.write_paused = False
         if self._head_bytes:
-            self._shared.sweeper.watch(self.transport, _HEAD_DEADLINE)
+            self.shared.sweeper.watch(self.transport, _HEAD_DEADLINE)
         else:
-            self._shared.sweeper.unwatch(self.transport)
+            self.shared.sweeper.unwatch(self.transport)
         self._wake_writers()
 
     # The parser's side
@@ -219,20 +232,34 @@ class HttpProtocol(asyncio.Protocol):
         elif not self._resuming:
             self._trailers += len(name) + len(value)
             if self._trailers > _MAX_TRAILERS:
+                self._refusal = 431
                 raise ValueError("too many trailers")
 
     def on_headers_complete(self) -> None:
-        """Start the request, or queue it behind the one that is being answered."""
+        """
+        Start the request, or queue it behind the one that is being answered.
+
+        Raises:
+            ValueError: There is an objection to the head; the parser stops.
+        """
         if self._resuming:
             return
         parser = self._parser
         assert parser is not None
+        headers, read = self._headers, self._read + self._head_bytes
+        old = parser.get_http_version() == "1.0"
+        names = list(map(_NAME, headers))
+        # Nearly every head has nothing that would have to be asked about.
+        if read > heads.MAX_HEAD or names.count(b"host") != 1 or b"transfer-encoding" in names:
+            self._refusal = heads.objection(self._url, headers, names, old=old, read=read)
+            if self._refusal:
+                raise ValueError("an objection to the head")
         self._in_head = False
         self._bare = self._trailers = 0
         if self._head_bytes:
             self._head_bytes = 0
             if not self.write_paused:
-                self._shared.sweeper.unwatch(self.transport)
+                self.shared.sweeper.unwatch(self.transport)
         url = self._url
         if not url.startswith(b"/"):
             parsed = httptools.parse_url(url) if url != b"*" else None
@@ -243,9 +270,8 @@ class HttpProtocol(asyncio.Protocol):
         path = raw_path.decode("latin-1")
         if "%" in path:
             path = unquote(path)
-        old = parser.get_http_version() == "1.0"
-        head = Head(parser.get_method().decode(), path, query, self._headers, self._peer)
-        exchange = HttpExchange(self, head, old=old)
+        head = Head(parser.get_method().decode(), path, query, headers, self._peer)
+        exchange = HttpExchange(self, head, names, old=old)
         exchange.keep_alive = not old and parser.should_keep_alive()
         self._parsing = exchange
         if self.current is None:
@@ -284,7 +310,7 @@ class HttpProtocol(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Return when the client takes again or is lost."""
-        waiter = self._shared.loop.create_future()
+        waiter = self.shared.loop.create_future()
         self._drain_waiters.append(waiter)
         await waiter
 
@@ -296,12 +322,12 @@ class HttpProtocol(asyncio.Protocol):
         if not exchange.complete:
             # The rest of the body is thrown away for a while, see _LINGER.
             self.resume_reading()
-            self._shared.loop.call_later(_LINGER, self.transport.close)
+            self.shared.loop.call_later(_LINGER, self.transport.close)
             return
-        if not exchange.keep_alive or not self.keep_alive or self._shared.draining:
+        if not exchange.keep_alive or not self.keep_alive or self.shared.draining:
             self.transport.close()
             return
-        self.idle_since = self._shared.loop.time()
+        self.idle_since = self.shared.loop.time()
         if self._queue:
             self._start(self._queue.popleft())
         else:
@@ -324,7 +350,7 @@ class HttpProtocol(asyncio.Protocol):
             self.transport.abort()
         elif self.transport.get_write_buffer_size():
             self.transport.close()
-            self._shared.sweeper.watch(self.transport, CLOSE_GRACE)
+            self.shared.sweeper.watch(self.transport, CLOSE_GRACE)
         else:
             self.transport.abort()
 
@@ -344,16 +370,16 @@ class HttpProtocol(asyncio.Protocol):
 
     def _start(self, exchange: HttpExchange) -> None:
         self.current = exchange
-        shared = self._shared
+        shared = self.shared
         task = shared.loop.create_task(shared.serve(exchange))
         shared.tasks.add(task)
         task.add_done_callback(exchange.task_done)
 
     def task_over(self, task: asyncio.Task[None]) -> None:
         """Forget a task; a failure of one is a bug that the loop's handler is told of."""
-        self._shared.tasks.discard(task)
+        self.shared.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._shared.loop.call_exception_handler(
+            self.shared.loop.call_exception_handler(
                 {"message": "serving an exchange failed", "exception": error, "task": task}
             )
 
@@ -385,7 +411,7 @@ class HttpProtocol(asyncio.Protocol):
             self._in_head = False
             self._head_bytes = 0
             if not self.write_paused:
-                self._shared.sweeper.unwatch(self.transport)
+                self.shared.sweeper.unwatch(self.transport)
         exchange, self._parsing = self._parsing, None
         if exchange is not None:
             # A broken body: whoever reads it sees the client as gone.
@@ -396,14 +422,19 @@ class HttpProtocol(asyncio.Protocol):
                 return
             self.current = None
             self._write_refusal(status)
-            self._shared.loop.call_later(_LINGER, self.transport.close)
+            self.shared.loop.call_later(_LINGER, self.transport.close)
         elif self.current is None:
             self._write_refusal(status)
-            self.transport.close()
+            if status == 431:
+                # It is still sending, see _LINGER.
+                self.loop.call_later(_LINGER, self.transport.close)
+            else:
+                self.transport.close()
 
     def _write_refusal(self, status: int) -> None:
         self.transport.write(
-            STATUS_LINES[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
+            b"%b%bconnection: close\r\ncontent-length: 0\r\n\r\n"
+            % (STATUS_LINES[status], self.shared.date)
         )
 
     def _wake_writers(self) -> None:

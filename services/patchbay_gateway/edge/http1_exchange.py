@@ -39,6 +39,7 @@ class HttpExchange:
         "_connection",
         "_ended",
         "_head",
+        "_names",
         "_old",
         "_remaining",
         "_size",
@@ -52,8 +53,12 @@ class HttpExchange:
         "keep_alive",
     )
 
-    def __init__(self, connection: HttpProtocol, head: Head, *, old: bool) -> None:
+    def __init__(
+        self, connection: HttpProtocol, head: Head, names: list[bytes], *, old: bool
+    ) -> None:
+        """*names* are those of the head's headers, in their order."""
         self.head = head
+        self._names = names
         self.gone: asyncio.Future[None] = connection.loop.create_future()
         self.committed = False
         self.complete = False
@@ -157,10 +162,10 @@ class HttpExchange:
 
     def _announced(self) -> int:
         # The parser has refused what is no number already.
-        for name, value in self.head.headers:
-            if name == b"content-length":
-                return int(value)
-        return 0
+        names = self._names
+        if b"content-length" not in names:
+            return 0
+        return int(self.head.headers[names.index(b"content-length")][1])
 
     def _continue(self) -> None:
         for name, value in self.head.headers:
@@ -192,6 +197,10 @@ class HttpExchange:
         if status in _NO_BODY or self._without_body:
             # What would follow the head would be taken for the next answer (RFC 9112, section 6.3).
             self._without_body = True
+            if status == 204 and length >= 0:
+                # RFC 9110, section 8.6.
+                kept = [pair for pair in headers if pair[0] != b"content-length"]
+                block = b"".join(b"%b: %b\r\n" % pair for pair in kept)
         elif length >= 0:
             self._remaining = length
         elif self._old:
@@ -206,7 +215,7 @@ class HttpExchange:
             block += b"connection: close\r\n"
         # Held for the rest of the tick: head and body of a whole answer leave as one piece, and a write
         # costs the loop more than joining them.
-        self._head = b"%b%b\r\n" % (head, block)
+        self._head = b"%b%b%b\r\n" % (head, connection.shared.date, block)
         connection.loop.call_soon(self._flush_head)
 
     def _flush_head(self) -> None:

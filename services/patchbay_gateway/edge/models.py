@@ -7,7 +7,7 @@ Not here: which list a client wants (routes/router.py), how a shape looks (diale
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from patchbay.errors import NotFound, PatchbayError
 from patchbay_gateway.edge import knowing
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.exchange import Head
     from patchbay_gateway.edge.steps import PluginSteps
     from patchbay_gateway.plugins.snapshot import ProviderEntry, Snapshot
+
+# Of a name that a client asked for, so many characters are told back.
+_MAX_SHOWN: Final = 200
 
 
 class ModelLists:
@@ -72,7 +75,7 @@ class ModelLists:
         for card in cards(snapshot, client):
             if card.id == name:
                 return dialect.model_detail(card)
-        raise NotFound(f"the model {name!r} does not exist", reason="MODEL_NOT_FOUND")
+        raise NotFound(f"the model {name[:_MAX_SHOWN]!r} does not exist", reason="MODEL_NOT_FOUND")
 
 
 def cards(snapshot: Snapshot, client: Client) -> list[ModelCard]:

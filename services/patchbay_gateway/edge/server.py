@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from patchbay_gateway.edge.http1 import Connections
@@ -61,6 +63,10 @@ class ConnectionSet(Protocol):
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """Requests being served."""
+        ...
+
+    def dated(self, date: bytes) -> None:
+        """Take the value of `Date` for the answers to come."""
         ...
 
     def protocol(self) -> asyncio.Protocol:
@@ -164,6 +170,7 @@ class EdgeServer:
         self._servers: list[asyncio.Server] = []
         self._idle = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._date_timer: asyncio.TimerHandle | None = None
         self._accepted: ConnectionSet | None = None
 
     @property
@@ -186,6 +193,7 @@ class EdgeServer:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
         self._accepted = self._adapter(self._serve, self._sweeper, self._connection_closed)
+        self._tell_time(loop, self._accepted)
         for sock in self._sockets:
             guard_against_silence(sock, self._write_stall())
             self._servers.append(
@@ -197,6 +205,12 @@ class EdgeServer:
         if self._accepted is not None:
             self._accepted.close_idle(loop.time() - KEEP_ALIVE)
         self._idle_timer = loop.call_later(_IDLE_PERIOD, self._close_idle, loop)
+
+    def _tell_time(self, loop: asyncio.AbstractEventLoop, accepted: ConnectionSet) -> None:
+        """Write the date once a second instead of once an answer (RFC 9110, section 6.6.1)."""
+        now = time.time()
+        accepted.dated(formatdate(now, usegmt=True).encode())
+        self._date_timer = loop.call_later(1.0 - now % 1, self._tell_time, loop, accepted)
 
     def _connection_closed(self) -> None:
         if self._accepted is not None and not self._accepted.open:
@@ -239,6 +253,8 @@ class EdgeServer:
             connection.transport.abort()
         await self._finish_tasks(accepted)
         self._sweeper.close()
+        if self._date_timer is not None:
+            self._date_timer.cancel()
         return len(left)
 
     async def _ended(self, accepted: ConnectionSet, within: float) -> None:

@@ -23,6 +23,7 @@ _HOSTS: Final = HOP_BY_HOP | {
     b"content-length",
     b"content-encoding",
     b"set-cookie",
+    b"date",
     b"x-request-id",
 }
 _HOSTS_PREFIXES: Final = (b"x-patchbay-", b"access-control-")

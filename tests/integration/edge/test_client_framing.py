@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -88,7 +90,132 @@ async def test_endless_head_is_refused(port: Port) -> None:
         await send(sock, b"GET / HTTP/1.1\r\n")
         for n in range(20):
             await send(sock, b"x-%d: %s\r\n" % (n, b"y" * 5000))
-        assert (await read_all(sock)).startswith(b"HTTP/1.1 431")
+        assert (await read_until(sock, b"\r\n\r\n")).startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n" % (b"y" * 100_000),
+        (POST % 0).replace(b"host: x", b"host: x\r\nx-a: " + b"y" * 100_000),
+    ],
+    ids=["target", "header"],
+)
+async def test_large_head_in_one_piece_is_refused(port: Port, head: bytes) -> None:
+    with await port.raw() as sock:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            await send(sock, head)
+        assert (await read_until(sock, b"\r\n\r\n")).startswith(b"HTTP/1.1 431")
+    assert not port.pipeline.seen
+
+
+async def test_head_of_the_usual_limits_and_a_large_body_in_one_piece_pass(port: Port) -> None:
+    """What is read beside the head does not count for it."""
+    large = b'{"model":"m","pad":"%b"}' % (b"y" * 200_000)
+    head = (POST % len(large)).replace(b"host: x", b"host: x\r\nx-a: " + b"y" * 60_000)
+    with await port.raw() as sock:
+        await send(sock, head + large)
+        assert b"openai chat m False" in await read_until(sock, b"False")
+
+
+async def test_unknown_path_is_told_back_in_brief(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, b"GET /%b HTTP/1.0\r\n\r\n" % (b"y" * 50_000))
+        data = await read_all(sock)
+    assert data.startswith(b"HTTP/1.1 404")
+    assert len(data) < 1000
+
+
+HOST = b"host: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (b"", b"1.1", b"400"),
+        (HOST * 2, b"1.1", b"400"),
+        (b"host: x\r\nHost: y\r\n", b"1.1", b"400"),
+        (HOST * 2, b"1.0", b"400"),
+        (b"", b"1.0", b"200"),
+        (b"host:\r\n", b"1.1", b"200"),
+    ],
+)
+async def test_request_has_one_host(
+    port: Port, hosts: bytes, version: bytes, status: bytes
+) -> None:
+    request = (POST % len(BODY)).replace(HOST, hosts).replace(b"HTTP/1.1", b"HTTP/" + version)
+    with await port.raw() as sock:
+        await send(sock, request + BODY)
+        answer = await read_until(sock, b"\r\n\r\n")
+    assert answer[9:12] == status
+
+
+@pytest.mark.parametrize(
+    "coding", [b"gzip, chunked", b"gzip\r\ntransfer-encoding: chunked", b"chunked, chunked"]
+)
+async def test_coding_that_is_not_undone_is_refused(port: Port, coding: bytes) -> None:
+    """The body would be taken for what it is not."""
+    with await port.raw() as sock:
+        await send(sock, CHUNKED.replace(b"chunked", coding) + b"d\r\n" + BODY + b"\r\n0\r\n\r\n")
+        answer = await read_until(sock, b"\r\n\r\n")
+    assert answer[9:12] in {b"501", b"400"}
+    assert not port.pipeline.seen
+
+
+async def test_chunked_in_any_case_is_understood(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(
+            sock, CHUNKED.replace(b"chunked", b"Chunked") + b"d\r\n" + BODY + b"\r\n0\r\n\r\n"
+        )
+        assert b"openai chat m False" in await read_until(sock, b"False")
+
+
+@only(Connections)
+async def test_objection_waits_for_the_answer_before_it(port: Port) -> None:
+    with await port.raw() as sock:
+        await send(sock, POST % len(BODY) + BODY + (POST % 0).replace(HOST, HOST * 2))
+        data = await read_all(sock)
+    assert data.startswith(b"HTTP/1.1 200")
+    assert len(port.pipeline.seen) == 1
+
+
+async def test_answers_say_what_time_it_is(port: Port) -> None:
+    """Answers of the pipeline, and what is refused before it (RFC 9110, section 6.6.1)."""
+    for request in (POST % len(BODY) + BODY, b"no HTTP\r\n\r\n"):
+        with await port.raw() as sock:
+            await send(sock, request)
+            head = await read_until(sock, b"\r\n\r\n")
+        (line,) = [line for line in head.split(b"\r\n") if line.lower().startswith(b"date: ")]
+        then = parsedate_to_datetime(line[6:].decode())
+        assert abs((datetime.now(UTC) - then).total_seconds()) < 60
+
+
+async def test_date_goes_on(port: Port) -> None:
+    with await port.raw() as sock:
+        dates: set[bytes] = set()
+        while len(dates) < 2:
+            await send(sock, POST % len(BODY) + BODY)
+            head = await read_until(sock, b"False")
+            dates.add(head[head.index(b"date: ") :].split(b"\r\n")[0])
+
+
+async def test_answer_without_content_has_no_length(port: Port) -> None:
+    async def run(routed: RoutedRequest) -> None:
+        await body.read(routed.exchange, limit=1000, deadline=60)
+        await routed.exchange.send_head(204, [(b"content-length", b"0"), (b"x-a", b"b")])
+        await routed.exchange.finish()
+
+    port.pipeline.run_one = run
+    with await port.raw() as sock:
+        await send(sock, POST % len(BODY) + BODY)
+        head = await read_until(sock, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 204")
+        assert b"x-a: b" in head
+        assert b"content-length" not in head
+        assert b"transfer-encoding" not in head
+        port.pipeline.run_one = port.pipeline.echo
+        await send(sock, POST % len(BODY) + BODY)
+        assert (await read_until(sock, b"False")).startswith(b"HTTP/1.1 200")
 
 
 async def test_trailers_are_no_headers(port: Port) -> None:

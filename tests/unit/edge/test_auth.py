@@ -149,6 +149,8 @@ def test_open_access_loopback_is_answered(auth: Authenticator, host: str) -> Non
         (head(("host", "localhost.evil.example:8080")), "FOREIGN_HOST"),
         (head(("host", "127.0.0.1.nip.io")), "FOREIGN_HOST"),
         (head(("host", "localhost:80:80")), "FOREIGN_HOST"),
+        (head(("host", "evil.example"), ("host", "localhost")), "FOREIGN_HOST"),
+        (head(("host", "localhost"), ("host", "evil.example")), "FOREIGN_HOST"),
         (head(("host", "localhost"), ("origin", "http://evil.example")), "FOREIGN_ORIGIN"),
         (head(("host", "localhost:1"), ("origin", "http://localhost:2")), "FOREIGN_ORIGIN"),
         (head(("host", "localhost"), ("origin", "null")), "FOREIGN_ORIGIN"),

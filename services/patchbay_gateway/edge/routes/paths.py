@@ -59,6 +59,8 @@ _ACTIONS: Final = {
 _GEMINI_MODELS: Final = "/v1beta/models/"
 _OPENAI_MODELS: Final = "/v1/models/"
 _READ: Final = ("GET", "HEAD")
+# Of what a client asked for, so many characters are told back.
+_MAX_SHOWN: Final = 200
 
 
 def strip_prefix(path: str) -> tuple[str, str]:
@@ -115,7 +117,7 @@ def resolve(method: str, path: str) -> Target:
     if found is None and bare.startswith(_OPENAI_MODELS) and len(bare) > len(_OPENAI_MODELS):
         found = Target("model", "openai", model=bare[len(_OPENAI_MODELS) :])
     if found is None:
-        raise NotFound(f"no route {method} {path}", reason="NO_ROUTE")
+        raise NotFound(f"no route {method} {_brief(path)}", reason="NO_ROUTE")
     if method not in _READ:
         raise MethodNotAllowed("GET, HEAD")
     if named and found.kind != "health":
@@ -130,8 +132,12 @@ def _gemini_action(method: str, tail: str) -> Target:
     if known is None or not model:
         if method in _READ and model:
             return Target("model", "gemini", model=tail)
-        raise NotFound(f"no action {action!r} on models", reason="NO_ACTION")
+        raise NotFound(f"no action {_brief(action)!r} on models", reason="NO_ACTION")
     if method != "POST":
         raise MethodNotAllowed("POST")
     operation, stream = known
     return Target("run", "gemini", operation, model=model, stream=stream)
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
