@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _STOP = b'"message_stop"'
 _DELTA = b'"message_delta"'
 _BLOCK = b'"content_block_'
-_ERROR_SIGN = re.compile(rb'"type": ?"error"')
+_ERROR_SIGN = re.compile(rb'"type"\s*:\s*"error"')
 
 
 class _Event(msgspec.Struct):

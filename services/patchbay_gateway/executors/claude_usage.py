@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from patchbay.executor import Usage
+from patchbay_gateway.executors.estimate import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,8 +57,8 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 def has_usage(block: bytes) -> bool:
-    """Whether *block* may hold a usage object."""
-    return block.find(b'"usage":{') >= 0 or block.find(b'"usage": {') >= 0
+    """Whether *block* may hold a usage object; of a stream the first and the last events do."""
+    return block.find(b'"usage"') >= 0
 
 
 def usage_object(body: bytes) -> dict[str, Any] | None:
@@ -128,7 +129,7 @@ class Counts:
         return Usage(tuple(items), estimated=estimated)
 
     def _take(self, unit: str, value: object) -> None:
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST:
             self._counts[unit] = max(self._counts.get(unit, 0), int(value))
 
 

@@ -8,12 +8,13 @@ its own as well, `tool_use_prompt_tokens`. Not here: prices, estimates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from patchbay.executor import Usage
 from patchbay.sse import event_data
+from patchbay_gateway.executors.estimate import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,17 +23,18 @@ OUTPUT_FIELDS: Final = (b'"text":',)
 """Fields of an answer that hold what the model produced."""
 
 _SIGN: Final = b'"usageMetadata"'
+_Count = Annotated[int, msgspec.Meta(le=MOST)]
 
 
 class UsageMetadata(msgspec.Struct, rename="camel"):
     """What Google says; typed, because each event of a stream repeats it and the rest is skipped fast."""
 
-    prompt_token_count: int = 0
-    candidates_token_count: int | None = None
-    thoughts_token_count: int = 0
-    cached_content_token_count: int = 0
-    tool_use_prompt_token_count: int = 0
-    total_token_count: int = 0
+    prompt_token_count: _Count = 0
+    candidates_token_count: _Count | None = None
+    thoughts_token_count: _Count = 0
+    cached_content_token_count: _Count = 0
+    tool_use_prompt_token_count: _Count = 0
+    total_token_count: _Count = 0
 
     @property
     def counts_output(self) -> bool:

@@ -18,12 +18,9 @@ from patchbay.sse import event_data
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Some providers write `"finish_reason":""` into each chunk.
+_REASON: Final = b'"finish_reason"'
+# Many providers write `null` into each chunk, some `""`.
 _END: Final = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
-# What it may begin with; searching for these costs a fraction of the pattern.
-_COMPACT: Final = b'"finish_reason":"'
-_SPACED: Final = b'"finish_reason": "'
-_WIDE: Final = b'"finish_reason" '
 _CHOICES: Final = b'"choices"'
 
 
@@ -82,15 +79,13 @@ class Choices:
         Returns:
             Whether every choice that was seen so far has ended; None: nothing in it was of interest.
         """
-        find = block.find
         if not self._close:
-            if find(_COMPACT) < 0 and find(_SPACED) < 0 and find(_WIDE) < 0:
-                return None
-            end = _END.search(block)
+            at = block.find(_REASON)
+            end = None if at < 0 else _END.search(block, at)
             if end is None:
                 return None
             events = _from(events, end.start())
-        elif find(_CHOICES) < 0:
+        elif block.find(_CHOICES) < 0:
             return None
         for event in events:
             if event.find(_CHOICES) >= 0:

@@ -23,7 +23,7 @@ from patchbay.executor import (
 from patchbay_gateway.executors import openai_usage
 from patchbay_gateway.executors.estimate import OutputCounter, estimate
 from patchbay_gateway.executors.openai_choices import several_asked
-from patchbay_gateway.executors.openai_errors import explain, reported_failure
+from patchbay_gateway.executors.openai_errors import explain, may_report, reported_failure
 from patchbay_gateway.executors.openai_stream import OpenAIStream
 from patchbay_gateway.executors.provider_call import (
     bearer,
@@ -66,9 +66,6 @@ _WHOLE_FIELDS = {
     "completions": openai_usage.COMPLETION_FIELDS,
 }
 
-# How a failure inside a 200 begins; `"error":null` is a part of sound answers.
-_ERROR_SIGNS = (b'"error":{', b'"error": {', b'"error":"', b'"error": "')
-
 
 class OpenAICompatibleExecutor(Executor):
     """
@@ -98,7 +95,7 @@ class OpenAICompatibleExecutor(Executor):
         """Run one non-streamed call."""
         call = self._call(request)
         reply, body = await whole_answer(self._upstream, call, self._now, explain)
-        if body.find(b'"error"') >= 0 and any(sign in body for sign in _ERROR_SIGNS):
+        if may_report(body):
             _refuse_error_body(body)
         usage = openai_usage.usage_of_body(body) if openai_usage.has_usage(body) else None
         if usage is None:

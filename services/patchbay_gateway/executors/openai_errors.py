@@ -27,6 +27,9 @@ _OF_THE_ACCOUNT: Final = frozenset(
         "account_deactivated",
     }
 )
+ERROR: Final = b'"error"'
+"""What a report of a failure inside a 200 holds."""
+_NULL: Final = re.compile(rb"\s*:\s*null")
 _DURATION: Final = re.compile(rb"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"d": 86400.0}
 
@@ -53,6 +56,17 @@ def _status(told: object) -> int:
     if isinstance(told, str):
         told = int(told) if told.isdigit() and len(told) == 3 else _STATUS_BY_CODE.get(told)
     return told if isinstance(told, int) and 400 <= told <= 599 else 0
+
+
+def may_report(block: bytes) -> bool:
+    """Whether *block* may report a failure; `"error":null`, a part of sound answers, does not count."""
+    at = block.find(ERROR)
+    while at >= 0:
+        at += len(ERROR)
+        if not _NULL.match(block, at):
+            return True
+        at = block.find(ERROR, at)
+    return False
 
 
 def reported_failure(document: dict[str, Any], body: bytes) -> errors.UpstreamError:

@@ -10,7 +10,6 @@ cannot match inside of the model's text, where quotes are escaped. Not here: HTT
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,7 +19,7 @@ from patchbay.sse import EventCutter, EventTooLarge, event_data
 from patchbay_gateway.executors import openai_usage
 from patchbay_gateway.executors.estimate import Estimate, OutputCounter
 from patchbay_gateway.executors.openai_choices import Choices
-from patchbay_gateway.executors.openai_errors import reported_failure
+from patchbay_gateway.executors.openai_errors import ERROR, may_report, reported_failure
 from patchbay_gateway.executors.provider_call import too_large, truncated
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 _RESPONSE_ENDS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 _DONE = b"[DONE]"
-# `"error":null` is a part of sound events; `"type":"error"` is not.
-_ERROR = b'"error"'
-_ERROR_SIGN = re.compile(rb'"error"(?!: ?null)')
 
 
 class OpenAIStream:
@@ -120,7 +116,7 @@ class OpenAIStream:
     def _look(self, events: Sequence[bytes], block: bytes) -> StreamBatch:
         # `in` asks first whether a number is meant, with an exception, and so costs twice what `find` does.
         find = block.find
-        if find(_ERROR) >= 0 and _ERROR_SIGN.search(block):
+        if find(ERROR) >= 0 and may_report(block):
             self._look_for_errors(events)
         choices = self._choices
         if choices is None:

@@ -1,18 +1,20 @@
 """
 What an OpenAI answer consumed: read from its `usage`.
 
-JSON is parsed only where the bytes `"usage":{` were seen, and on whole blocks of events. Not here: prices,
-other dialects, answers that say nothing (estimate.py).
+JSON is parsed only where the word was seen, in events an object after it. Not here: prices, other dialects,
+answers that say nothing (estimate.py).
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from patchbay.executor import Usage
 from patchbay.sse import event_data
+from patchbay_gateway.executors.estimate import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,8 @@ COMPLETION_FIELDS: Final = (b'"text":',)
 """The same for completions."""
 RESPONSE_FIELDS: Final = (b'"delta":',)
 """The same for responses; the `.done` events repeat it under other names."""
+
+_OBJECT: Final = re.compile(rb'"usage"\s*:\s*\{')
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -73,7 +77,8 @@ _decode_any = msgspec.json.Decoder(_AnyBody).decode
 
 def has_usage(block: bytes) -> bool:
     """Whether *block* may hold a usage object; `"usage":null`, which many chunks have, does not count."""
-    return block.find(b'"usage":{') >= 0 or block.find(b'"usage": {') >= 0
+    at = block.find(b'"usage"')
+    return at >= 0 and _OBJECT.search(block, at) is not None
 
 
 def usage_of_events(events: Sequence[bytes]) -> Usage | None:
@@ -113,20 +118,20 @@ def _usage_of(counts: _Counts) -> Usage | None:
         return None
     details = counts.prompt_tokens_details or counts.input_tokens_details
     if details is not None:
-        if (cached := details.cached_tokens) is not None and cached > 0:
+        if cached := _first(details.cached_tokens, None):
             items.append(("cache_read_tokens", cached))
         if created := _first(details.cache_creation_tokens, details.cache_write_tokens):
             items.append(("cache_creation_tokens", created))
     details = counts.completion_tokens_details or counts.output_tokens_details
-    if details is not None and (thought := details.reasoning_tokens) is not None and thought > 0:
+    if details is not None and (thought := _first(details.reasoning_tokens, None)):
         items.append(("reasoning_tokens", thought))
     return Usage(tuple(items))
 
 
 def _first(number: int | None, other: int | None) -> int | None:
-    if number is not None and number >= 0:
+    if number is not None and 0 <= number <= MOST:
         return number
-    return other if other is not None and other >= 0 else None
+    return other if other is not None and 0 <= other <= MOST else None
 
 
 def _oddly_typed(body: bytes) -> Usage | None:
@@ -183,6 +188,6 @@ def _details(usage: dict[str, Any], *names: str) -> dict[str, Any]:
 def _number(source: dict[str, Any], *names: str) -> int | None:
     for name in names:
         value = source.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST:
             return int(value)
     return None

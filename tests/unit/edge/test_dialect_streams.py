@@ -119,6 +119,7 @@ def test_in_stream_error_becomes_an_upstream_error(
             True,
         ),
         (b'data: {"choices":[{"delta":{"content":"[]"}}],"usage":{"a":1}}\n\n', False),
+        (b'data: {"choices" : [ ], "usage" : { "a" : 1 }}\n\n', True),
         (b'data: {"choices":[],"usage":null}\n\n', False),
         (b'data: {"choices":[],"prompt_filter_results":[]}\n\n', False),
         (delta('{"content":"\\"usage\\" []"}'), False),

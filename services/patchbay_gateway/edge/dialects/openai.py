@@ -7,6 +7,7 @@ here: Responses (openai_response.py).
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -30,6 +31,7 @@ _KINDS: Final = {
     404: ("invalid_request_error", "model_not_found"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
 }
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _DELTAS: Final = (
     "content",
     "reasoning_content",
@@ -150,7 +152,7 @@ class OpenAIDialect:
 
     def is_usage_only(self, chunk: bytes) -> bool:
         """Whether it is the chunk of `include_usage`: `choices` empty and `usage` set."""
-        if chunk.find(b'"usage"') < 0 or chunk.find(b'"choices"') < 0 or chunk.find(b"[]") < 0:
+        if chunk.find(b'"usage"') < 0 or not _NO_CHOICES.search(chunk):
             return False
         found = faults.event_json(chunk)
         return isinstance(found, dict) and found.get("choices") == [] and bool(found.get("usage"))
