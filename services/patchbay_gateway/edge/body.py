@@ -68,11 +68,13 @@ def asked(document: Document, routed: RoutedRequest) -> tuple[str, bool]:
     """
     Return the public model name and whether the answer is to be a stream.
 
-    OpenAI's dialects stream if `stream` is true and nothing else; Claude's if it is there and neither
+    OpenAI's dialects stream if `stream` is true, and take no other value than false and null for it: what a
+    lax provider makes of `1` or `"true"` is anybody's guess. Claude's stream if it is there and neither
     false nor null; Gemini's by its path. Embeddings and token counts are never streams.
 
     Raises:
-        InvalidRequest: No model, or a name that can be none; reason MISSING_MODEL, INVALID_MODEL.
+        InvalidRequest: No model, or a name that can be none, or a `stream` that is no boolean; reason
+            MISSING_MODEL, INVALID_MODEL, INVALID_STREAM.
     """
     model = routed.model_from_path or document.model
     if not model:
@@ -87,4 +89,6 @@ def asked(document: Document, routed: RoutedRequest) -> tuple[str, bool]:
         return model, False
     if routed.dialect.name == "claude":
         return model, document.stream is not None and document.stream is not False
+    if document.stream is not None and not isinstance(document.stream, bool):
+        raise InvalidRequest("'stream' must be true or false", reason="INVALID_STREAM")
     return model, document.stream is True

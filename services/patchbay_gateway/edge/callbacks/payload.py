@@ -29,7 +29,7 @@ def payload(asked: model_pb2.HostModelExecutionRequest, entry: Dialect, *, strea
     except errors.InvalidRequest:
         return asked.body  # the pipeline says what is wrong with it
     whole = (asked.operation or "chat") in WHOLE
-    same = whole or (found.stream is True) is stream or (not stream and found.stream is None)
+    same = whole or found.stream is stream or (not stream and found.stream is None)
     data = rewrite(found, model=asked.model)
     if not same and found.stream is None and b'"stream"' not in data:
         data = _with(data, b'"stream":true')
