@@ -27,6 +27,8 @@ class Late:
 
     def close_idle(self, since: float) -> None: ...
 
+    def dated(self, date: bytes) -> None: ...
+
     def begin(self) -> None:
         self.open.add(self)
 
