@@ -134,6 +134,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
                 command_lines=edge.command_lines,
                 roots=roots,
                 clock=clock,
+                shutdown=shutdown,
                 metrics=metrics,
             )
         )

@@ -426,6 +426,7 @@ async def _control(
                 command_lines=plugins.command_lines,
                 roots=roots,
                 clock=clock,
+                shutdown=shutdown,
                 metrics=metrics,
             )
         )

@@ -29,6 +29,7 @@ from patchbay_gateway.edge.leases import Leases
 from patchbay_gateway.edge.management.access import make_access
 from patchbay_gateway.edge.management.app import build_management_app
 from patchbay_gateway.edge.management.clients import UsageReports
+from patchbay_gateway.edge.management.doorkeeper import Doorkeeper
 from patchbay_gateway.edge.management.logins import Logins
 from patchbay_gateway.edge.management.pool import Pool
 from patchbay_gateway.edge.management.port import ManagementPorts
@@ -46,6 +47,7 @@ from patchbay_gateway.kernel import lifecycle, logs, memory
 from patchbay_gateway.kernel.appendlog import AppendLog
 from patchbay_gateway.kernel.channels.remote import RemoteChannel
 from patchbay_gateway.kernel.clock import SystemClock
+from patchbay_gateway.kernel.config import load_for
 from patchbay_gateway.kernel.health import HealthApp, serve_app
 from patchbay_gateway.kernel.keys import client_key_digest, load_roots, service_key
 from patchbay_gateway.kernel.lifecycle import Tasks
@@ -265,6 +267,7 @@ async def running_management(
     plugins: Callable[[], Sequence[Mapping[str, Any]]],
     roots: Roots,
     clock: Clock,
+    shutdown: Shutdown,
     metrics: Metrics | None = None,
     pages: ManagementPlugins | None = None,
     command_lines: CommandLines | None = None,
@@ -273,7 +276,7 @@ async def running_management(
     Serve the management API and the probes on the management port.
 
     Args:
-        config: Its management keys.
+        config: Its management keys are what to begin with; the file is followed.
         settings: Of this process.
         checks: Readiness: name → why it is not given, None when it is.
         holder: Snapshots.
@@ -282,6 +285,7 @@ async def running_management(
         plugins: What is registered.
         roots: Of which management uses `cluster`.
         clock: Time.
+        shutdown: Told when a part crashes.
         metrics: What /metrics shows; default only the process itself.
         pages: Routes and pages of plugins.
         command_lines: Their commands.
@@ -289,12 +293,19 @@ async def running_management(
     Raises:
         FailedPrecondition: The port is taken.
     """
-    access = make_access(
+    door = Doorkeeper(
         config,
-        os.environ,
-        roots=roots.cluster,
-        token=ensure_token(settings.data_dir),
-        local_only=settings.service == "up" and settings.loopback,
+        load=lambda: load_for(settings, os.environ),
+        make=partial(
+            make_access,
+            environ=os.environ,
+            roots=roots.cluster,
+            token=ensure_token(settings.data_dir),
+            local_only=settings.service == "up" and settings.loopback,
+        ),
+        path=settings.config_path,
+        environ=os.environ,
+        clock=clock,
     )
     ports = ManagementPorts(
         health=HealthApp(checks, metrics or make_metrics(enabled=True)),
@@ -306,9 +317,14 @@ async def running_management(
         plugin_pages=pages,
         command_lines=command_lines,
     )
-    app = build_management_app(ports, access, clock=clock)
-    async with serve_app(app, settings.host, settings.management_port):
-        yield
+    app = build_management_app(ports, door, clock=clock)
+    tasks = Tasks(shutdown)
+    try:
+        async with serve_app(app, settings.host, settings.management_port):
+            tasks.start("management-keys", door.run())
+            yield
+    finally:
+        await tasks.aclose()
 
 
 def run(config: Config, settings: ProcessSettings) -> int:
@@ -401,6 +417,7 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: Shutdown) 
                 plugins=edge.registry.status,
                 roots=roots,
                 clock=clock,
+                shutdown=shutdown,
                 metrics=metrics,
                 pages=edge.pages,
                 command_lines=edge.command_lines,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,6 +23,7 @@ import msgspec
 from patchbay.errors import Aborted, PatchbayError, Unavailable
 from patchbay_gateway.kernel import logs
 from patchbay_gateway.kernel.clock import pause
+from patchbay_gateway.kernel.file_signature import file_signature
 from patchbay_gateway.kernel.redis import Script
 from patchbay_gateway.plugins.prices import load_prices
 from patchbay_gateway.scheduler.credentials import read_material
@@ -413,7 +413,7 @@ class Configuration:
     def _signature(self, config: Config) -> tuple[tuple[str, object], ...]:
         """Return what tells a changed file from an unchanged one, for all files concerned."""
         paths = [self._source.path, *_named(config)]
-        return tuple(_stat(path) for path in paths if path is not None)
+        return tuple(file_signature(path) for path in paths if path is not None)
 
 
 def _tell(read: _Read, before: _Read | None) -> None:
@@ -449,18 +449,3 @@ def _named(config: Config) -> Iterator[Path | None]:
     for key in config.client_keys:
         yield key.key_file
     yield config.usage.prices
-
-
-def _stat(path: Path) -> tuple[str, object]:
-    try:
-        found = path.stat()
-        # The name behind all links: a swapped link shows even where inodes are used again.
-        return str(path), (
-            os.path.realpath(path),
-            found.st_ino,
-            found.st_dev,
-            found.st_mtime_ns,
-            found.st_size,
-        )
-    except OSError as error:
-        return str(path), error.errno

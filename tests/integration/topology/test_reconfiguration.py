@@ -81,6 +81,23 @@ def test_key_that_is_taken_away_is_refused(gateway: Up | Services) -> None:
     assert ask(gateway).status_code == 200
 
 
+def test_rotated_management_key_takes_the_place_of_the_former(gateway: Up | Services) -> None:
+    def opens(key: str) -> bool:
+        url = f"{gateway.management_url}/v0/management/snapshot"
+        return get(url, headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+    file = gateway.directory / "rotated-key"
+    file.write_text("test-rotated-one\n")
+    config = make_config(NOWHERE)
+    config["management_keys"].append({"name": "rotated", "key_file": file.name})
+    write_config(gateway, config)
+    until(lambda: opens("test-rotated-one"), SOON)
+    file.write_text("test-rotated-two\n")
+    until(lambda: opens("test-rotated-two"), SOON)
+    assert not opens("test-rotated-one")
+    assert opens(gateway.management_key)
+
+
 BROKEN = ["providers: [}", "provider: []", "client_keys: [{name: x}]"]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from patchbay.errors import FailedPrecondition, PermissionDenied, Unauthenticated
@@ -29,6 +29,18 @@ LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 TOKEN_PRINCIPAL: Final = "token-file"  # noqa: S105 - a name
 ANONYMOUS: Final = "local"
+
+
+class Door(Protocol):
+    """Lets requests in or not."""
+
+    def admit(self, method: str, headers: Headers) -> str:
+        """See `Access.admit`."""
+        ...
+
+    def refuse_foreign(self, headers: Headers) -> None:
+        """See `Access.refuse_foreign`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from patchbay_gateway.plugins.response_headers import SANDBOX
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from patchbay_gateway.edge.management.access import Access
+    from patchbay_gateway.edge.management.access import Door
     from patchbay_gateway.edge.management.port import ManagementPorts
     from patchbay_gateway.kernel.clock import Clock
 
@@ -49,7 +49,7 @@ _PAGE: Final = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"n
 
 
 def build_management_app(
-    ports: ManagementPorts, access: Access, *, clock: Clock | None = None
+    ports: ManagementPorts, access: Door, *, clock: Clock | None = None
 ) -> Application:
     """
     Return the ASGI application.
@@ -65,7 +65,7 @@ def build_management_app(
 class _Gate:
     """Probes, metrics, and the door to the API."""
 
-    def __init__(self, ports: ManagementPorts, access: Access, clock: Clock) -> None:
+    def __init__(self, ports: ManagementPorts, access: Door, clock: Clock) -> None:
         self._ports = ports
         self._access = access
         self._clock = clock
