@@ -81,6 +81,8 @@ class Script:
     """Answers to RefreshCredential: the new version, or an error."""
     headers: dict[str, str] = field(default_factory=dict)
     """Of good answers."""
+    content_type: str = "application/json"
+    """Of good answers in one piece."""
 
     acquired: list[scheduler_pb2.AcquireItem] = field(default_factory=list)
     reports: list[scheduler_pb2.ReportItem] = field(default_factory=list)
@@ -190,7 +192,7 @@ class FakeChannel:
             raise answer
         assert isinstance(answer, bytes)
         response = executor_pb2.ExecutorResponse(
-            payload=answer, status=200, content_type="application/json"
+            payload=answer, status=200, content_type=self._script.content_type
         )
         for name, value in self._script.headers.items():
             response.headers[name].values.append(value)

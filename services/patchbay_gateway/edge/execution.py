@@ -50,6 +50,8 @@ _LAST: Final = frozenset({ChunkKind.TERMINAL, ChunkKind.ERROR})
 
 # A chunk that only carries usage has no choices; nearly every write is without one.
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+# An event with its end, whatever the line breaks; the last one may lack it.
+_EVENT: Final = re.compile(rb".+?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
 
 
 class Execution:
@@ -201,6 +203,9 @@ class Execution:
         code = response.status or 200
         content_type = response.content_type or "application/json"
         payload = response.payload
+        if content_type.startswith("text/event-stream") and payload.find(b"error") >= 0:
+            # A stream that nobody asked for; what holds for its errors holds here.
+            payload = b"".join(self._shown(_EVENT.findall(payload)))
         upstream: Headers = []
         shown: Headers | None = None
         assert self._asked is not None

@@ -101,3 +101,16 @@ async def test_secret_in_a_failure_reaches_no_client(dialect: str, early: bool) 
     assert client.status == (200 if early else 500)
     assert HIDDEN not in client.answer
     assert b"Bearer [REDACTED]" in client.answer
+
+
+@pytest.mark.parametrize("breaks", [b"\n", b"\r\n", b"\r"])
+@virtual
+async def test_secret_in_a_stream_that_nobody_asked_for_is_taken_out(breaks: bytes) -> None:
+    text = TEXT["openai"].replace(b"\n", breaks)
+    whole = text + event("openai").replace(b"\n", breaks) + text
+    script = Script(default=whole, content_type="text/event-stream")
+    client = await Edge(script, pool("a")).ask(b'{"model":"m"}')
+    assert HIDDEN not in client.answer
+    assert client.answer.startswith(text + b'data: {"error"')
+    assert client.answer.endswith(text)
+    assert client.headers[b"content-length"] == b"%d" % len(client.answer)
