@@ -11,6 +11,7 @@ import aiohttp
 import httpx
 import pytest
 from tests.harness.load import Load, Verdict
+from tests.harness.observing import until_meanwhile
 from tests.harness.rawclient import RawClient, post
 
 if TYPE_CHECKING:
@@ -31,14 +32,6 @@ def make_body(**fake: Any) -> dict[str, Any]:
         "messages": [{"role": "user", "content": "hello"}],
         "fake": {"chunks": 100, "delay_ms": 20, **fake},
     }
-
-
-async def wait_for(condition: Callable[[], object], limit: float = 60.0) -> None:
-    """Poll another process until *condition* holds."""
-    deadline = time.monotonic() + limit
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "did not happen in time"
-        await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -74,7 +67,7 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
     await client.read_until(b"word9 ")
     getattr(client, way)()
     left = time.time()
-    await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
+    await until_meanwhile(lambda: any(r["aborted"] for r in upstream.records()))
     (record,) = upstream.attempts()
     assert record["ended_at"] - left < 0.1 + lengths.slack, "upstream was not cancelled in time"
     verdict = judge(gateway)
@@ -146,7 +139,7 @@ async def test_client_takes_nothing_is_gone_after_the_write_stall(
     stalled = raw_client(gateway.port, receive_buffer=4096)
     await stalled.connect()
     await stalled.send(post(CHAT, make_body(chunks=200_000, delay_ms=0), gateway.headers()))
-    await wait_for(lambda: any(r["aborted"] for r in upstream.records()))
+    await until_meanwhile(lambda: any(r["aborted"] for r in upstream.records()))
     judge(gateway).check_ledger()
     stalled.close()
 

@@ -7,6 +7,7 @@ and killing (processes.py).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -36,6 +37,16 @@ def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -
         assert time.monotonic() < deadline, what or "it never came"
         time.sleep(0.05)
     return found
+
+
+async def until_meanwhile(
+    condition: Callable[[], Any], what: str = "", seconds: float = 60.0, *, every: float = 0.05
+) -> None:
+    """Poll what other processes do, in a thread, while this one's tasks go on."""
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, what or "it never came"
+        await asyncio.sleep(every)
 
 
 def alive(pid: int) -> bool:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import redis
 from tests.harness.load import Load, Verdict
+from tests.harness.observing import until_meanwhile
 from tests.harness.scaled import run
 
 if TYPE_CHECKING:
@@ -23,17 +23,7 @@ if TYPE_CHECKING:
     from tests.harness.name_server import NameServer
     from tests.harness.scaled import Replica, Scaled
 
-# A busy machine's patience; usually it is a second or two.
-PATIENCE = 60.0
 CLIENTS = 8
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for what other processes do while the load goes on; nothing announces it."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +32,7 @@ async def load_on(gateway: Scaled, edge: Replica) -> AsyncIterator[Load]:
     headers = {**gateway.headers(), "x-echo-chunks": "10", "x-echo-delay-ms": "20"}
     load = Load(edge.base_url, headers, model="echo", clients=CLIENTS)
     async with load.running():
-        await until(lambda: load.verdicts[Verdict.COMPLETE] >= CLIENTS, "the load begins")
+        await until_meanwhile(lambda: load.verdicts[Verdict.COMPLETE] >= CLIENTS, "the load begins")
         yield load
 
 
@@ -64,7 +54,7 @@ async def all_called(gateway: Scaled, edge: Replica, replicas: Sequence[Replica]
         now = calls(gateway, edge)
         return all(now.get(r.address, 0) > before.get(r.address, 0) for r in replicas)
 
-    await until(called, f"load on all of {[r.address for r in replicas]}")
+    await until_meanwhile(called, f"load on all of {[r.address for r in replicas]}")
 
 
 async def only(gateway: Scaled, edge: Replica, count: int) -> list[Replica]:
@@ -119,13 +109,13 @@ async def test_executors_from_one_to_five_to_two_no_request_fails(gateway: Scale
         await all_called(gateway, edge, [first, *added])
         leaving, staying = added[:3], [first, added[3]]
         async with streams(load, 20, 6.0) as opened:
-            await until(
+            await until_meanwhile(
                 lambda: min(in_flight(gateway, edge, leaving).values()) > 1, "streams on each"
             )
             # As kubelet and DNS do: the signal first, the record some time later.
             for replica in leaving:
                 replica.signal(signal.SIGTERM)
-            await until(
+            await until_meanwhile(
                 lambda: (
                     not {"ready"} & {gateway.executors(edge)[r.address]["state"] for r in leaving}
                 ),
@@ -177,13 +167,15 @@ async def test_killed_executor_costs_only_what_it_streamed(gateway: Scaled) -> N
     async with load_on(gateway, edge) as load:
         await all_called(gateway, edge, [doomed, staying])
         await asyncio.to_thread(doomed.kill)
-        await until(
+        await until_meanwhile(
             lambda: gateway.executors(edge)[doomed.address]["state"] == "unreachable",
             "the edge has noticed",
         )
         await all_called(gateway, edge, [staying])
         complete = load.verdicts[Verdict.COMPLETE]
-        await until(lambda: load.verdicts[Verdict.COMPLETE] > complete + 2 * CLIENTS, "it goes on")
+        await until_meanwhile(
+            lambda: load.verdicts[Verdict.COMPLETE] > complete + 2 * CLIENTS, "it goes on"
+        )
     assert set(failures(load)) <= {Verdict.TERMINAL_ERROR}, (load.verdicts, load.lies)
     # No client streams more than one answer at a time.
     assert sum(failures(load).values()) <= CLIENTS
@@ -207,14 +199,16 @@ async def test_schedulers_come_go_and_die_no_request_fails(gateway: Scaled) -> N
 
     async with load_on(gateway, edge) as load:
         gateway.name(everyone)
-        await until(await asyncio.to_thread(leased, everyone), "each scheduler leases")
+        await until_meanwhile(await asyncio.to_thread(leased, everyone), "each scheduler leases")
         leaving, doomed, staying = everyone
         leaving.signal(signal.SIGTERM)
         assert await asyncio.to_thread(leaving.wait, 90) == 0
         await asyncio.to_thread(doomed.kill)
-        await until(await asyncio.to_thread(leased, [staying]), "the last one leases")
+        await until_meanwhile(await asyncio.to_thread(leased, [staying]), "the last one leases")
         gateway.name([staying])
-        await until(await asyncio.to_thread(leased, [staying]), "the last one leases alone")
+        await until_meanwhile(
+            await asyncio.to_thread(leased, [staying]), "the last one leases alone"
+        )
     assert not failures(load), (load.verdicts, load.statuses, load.lies)
 
 
@@ -233,11 +227,13 @@ async def test_usage_service_is_replaced_under_load(gateway: Scaled) -> None:
         gateway.usage.signal(signal.SIGTERM)
         assert await asyncio.to_thread(gateway.usage.wait, 90) == 0
         complete = load.verdicts[Verdict.COMPLETE]
-        await until(lambda: load.verdicts[Verdict.COMPLETE] > complete + CLIENTS, "it goes on")
+        await until_meanwhile(
+            lambda: load.verdicts[Verdict.COMPLETE] > complete + CLIENTS, "it goes on"
+        )
         await asyncio.to_thread(run, [gateway.usage])
     assert not failures(load), (load.verdicts, load.statuses, load.lies)
     answered = load.verdicts[Verdict.COMPLETE]
-    await until(lambda: booked() - before >= answered, f"{answered} answers are booked")
+    await until_meanwhile(lambda: booked() - before >= answered, f"{answered} answers are booked")
 
 
 async def test_edge_ends_its_streams_while_another_serves(gateway: Scaled) -> None:
@@ -247,7 +243,7 @@ async def test_edge_ends_its_streams_while_another_serves(gateway: Scaled) -> No
     async with load_on(gateway, staying) as load:
         there = Load(leaving.base_url, gateway.headers(), model="echo")
         async with streams(there, 8, 6.0) as opened:
-            await until(
+            await until_meanwhile(
                 lambda: sum(in_flight(gateway, leaving, gateway.running("executor")).values()) >= 8,
                 "streams run",
             )

@@ -13,16 +13,13 @@ import aiohttp
 import redis
 import yaml
 from tests.harness.load import Load, Verdict
-from tests.harness.observing import NOWHERE
+from tests.harness.observing import NOWHERE, until_meanwhile
 from tests.harness.topology import make_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.harness.scaled import Replica, Scaled
 
 CHANGES = 5
-PATIENCE = 60.0
 # The promise is one second; asserted of the quickest of all changes, for the machine may be busy.
 PROMISE = 1.0
 SLACK = 4.0
@@ -42,14 +39,6 @@ def write(gateway: Scaled, config: dict[str, Any]) -> None:
     fresh.replace(gateway.config_path)
     for scheduler in gateway.running("scheduler"):
         scheduler.signal(signal.SIGHUP)
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for what other processes do; nothing announces it."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.01)
 
 
 def versions(gateway: Scaled, edges: list[Replica]) -> list[int]:
@@ -76,7 +65,7 @@ async def test_changes_reach_every_edge_and_no_stream_is_dropped(gateway: Scaled
             opened = [
                 asyncio.create_task(each.one(session, stream=True)) for each in long for _ in "123"
             ]
-            await until(lambda: all(load.verdicts for load in loads), "the load begins")
+            await until_meanwhile(lambda: all(load.verdicts for load in loads), "the load begins")
 
             def published() -> int:
                 return int(store.get(gateway.key("snapshot", "version")) or 0)
@@ -85,12 +74,17 @@ async def test_changes_reach_every_edge_and_no_stream_is_dropped(gateway: Scaled
                 before = await asyncio.to_thread(published)
                 name = f"parrot-{number}"
                 write(gateway, with_models(name))
-                await until(lambda before=before: published() > before, "it is published")  # type: ignore[misc]
+                await until_meanwhile(
+                    lambda before=before: published() > before,  # type: ignore[misc]
+                    "it is published",
+                    every=0.01,
+                )
                 seen = time.monotonic()
                 version = await asyncio.to_thread(published)
-                await until(
+                await until_meanwhile(
                     lambda version=version: min(versions(gateway, edges)) >= version,  # type: ignore[misc]
                     f"every edge serves from {version}",
+                    every=0.01,
                 )
                 lags.append(time.monotonic() - seen)
                 for edge in edges:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
 from tests.harness import redis_server
 from tests.harness.load import Load, Verdict
-from tests.harness.observing import NOWHERE
-from tests.harness.observing import until as wait
+from tests.harness.observing import NOWHERE, until, until_meanwhile
 from tests.harness.postgres import running_postgres
 from tests.harness.processes import Process, free_port
 from tests.harness.scaled import Scaled, run
 from tests.harness.topology import make_config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.harness.name_server import NameServer
@@ -29,28 +27,20 @@ PATIENCE = 60.0
 MASTER = "patchbay"
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for what other processes do while the load goes on; nothing announces it."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.05)
-
-
 @contextlib.asynccontextmanager
 async def load_on(gateway: Scaled) -> AsyncIterator[Load]:
     """Short streams and plain answers, all the time."""
     headers = {**gateway.headers(), "x-echo-chunks": "5", "x-echo-delay-ms": "20"}
     load = Load(gateway.running("edge")[0].base_url, headers, model="echo", clients=4)
     async with load.running():
-        await until(lambda: load.verdicts[Verdict.COMPLETE] > 8, "the load begins")
+        await until_meanwhile(lambda: load.verdicts[Verdict.COMPLETE] > 8, "the load begins")
         yield load
 
 
 async def more(load: Load) -> None:
     """Wait until some more answers are complete."""
     before = load.verdicts[Verdict.COMPLETE]
-    await until(lambda: load.verdicts[Verdict.COMPLETE] > before + 20, "it goes on")
+    await until_meanwhile(lambda: load.verdicts[Verdict.COMPLETE] > before + 20, "it goes on")
 
 
 def booked(gateway: Scaled) -> dict[str, int]:
@@ -87,9 +77,9 @@ class Sentinels:
         """Start, and wait until a failover is possible."""
         for store in self.stores:
             store.start()
-        wait(lambda: self._says(self.ports[1], "master_link_status", "up"), PATIENCE)
+        until(lambda: self._says(self.ports[1], "master_link_status", "up"), PATIENCE)
         self.sentinel.start()
-        wait(lambda: self._known_replicas() == 1, PATIENCE)
+        until(lambda: self._known_replicas() == 1, PATIENCE)
 
     def stop(self) -> None:
         """Kill them: nothing of them is wanted."""
@@ -147,14 +137,18 @@ async def test_master_of_redis_dies_no_request_fails_and_all_are_booked(
     async with load_on(gateway) as load:
         await more(load)
         await asyncio.to_thread(sentinels.stores[0].kill)
-        await until(lambda: sentinels.master() == sentinels.ports[1], "Sentinel fails over")
+        await until_meanwhile(
+            lambda: sentinels.master() == sentinels.ports[1], "Sentinel fails over"
+        )
         scheduler = gateway.running("scheduler")[0]
         assert scheduler.ready_url is not None
         await asyncio.to_thread(scheduler.wait_ready, PATIENCE)
         await more(load)
     assert set(load.verdicts) == {Verdict.COMPLETE}, (load.verdicts, load.statuses, load.lies)
     answered = load.verdicts[Verdict.COMPLETE]
-    await until(lambda: booked(gateway)["requests"] >= answered, f"{answered} answers are booked")
+    await until_meanwhile(
+        lambda: booked(gateway)["requests"] >= answered, f"{answered} answers are booked"
+    )
     assert (await asyncio.to_thread(booked, gateway))["requests"] == answered
 
 
@@ -187,6 +181,8 @@ async def test_two_usage_services_on_postgres_one_killed_every_request_is_booked
         await asyncio.to_thread(run, [asked])
     assert set(load.verdicts) == {Verdict.COMPLETE}, (load.verdicts, load.statuses, load.lies)
     answered = load.verdicts[Verdict.COMPLETE]
-    await until(lambda: booked(gateway)["requests"] >= answered, f"{answered} answers are booked")
+    await until_meanwhile(
+        lambda: booked(gateway)["requests"] >= answered, f"{answered} answers are booked"
+    )
     sums = await asyncio.to_thread(booked, gateway)
     assert sums == {"requests": answered, "attempts": answered, "lost": 0}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from tests.harness.observing import until
+from tests.harness.threaded import serving
 from tests.harness.topology import Up
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -137,22 +137,15 @@ class Provider:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
     made = Provider()
-    yield made
-    made.close()
+    with serving(made.server):
+        yield made
 
 
 @pytest.fixture(scope="module")

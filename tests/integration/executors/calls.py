@@ -7,8 +7,12 @@ Not here: bodies, which are each dialect's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
+
+import orjson
+import pytest
 
 from patchbay import errors, secrets
 from patchbay.executor import Executor, ExecutorRequest, StreamBatch
@@ -82,6 +86,40 @@ async def collect(
     except errors.PatchbayError as error:
         return items, error
     return items, None
+
+
+async def refusal(
+    executor: Executor, request: ExecutorRequest, *, stream: bool
+) -> errors.UpstreamError:
+    """Return the error with which a call ends that delivers nothing."""
+    if stream:
+        items, error = await collect(executor, request)
+        assert not items
+    else:
+        with pytest.raises(errors.UpstreamError) as caught:
+            await executor.execute(request)
+        error = caught.value
+    assert isinstance(error, errors.UpstreamError)
+    return error
+
+
+def is_whole(error: errors.UpstreamError, status: int) -> None:
+    """Check that all of `status=…, retry_after="7", error="no way"` has come through."""
+    assert error.http_status == status
+    assert orjson.loads(error.body)["error"]["message"] == "no way"
+    assert error.content_type == "application/json"
+    assert error.retry_after == 7
+    assert error.sent is errors.Sent.YES
+    assert (b"retry-after", b"7") in error.headers
+
+
+async def leave_after_the_first_chunk(executor: Executor, request: ExecutorRequest) -> None:
+    """Close a stream between two chunks."""
+    items = executor.execute_stream(request)
+    async with contextlib.aclosing(items):
+        async for item in items:
+            if isinstance(item, StreamBatch):
+                break
 
 
 def chunks_of(items: list[StreamItem]) -> list[bytes]:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from tests.fakes.script import Script
-from tests.integration.executors.calls import KEY, addressed, chunks_of, collect, nothing_left
+from tests.integration.executors.calls import (
+    KEY,
+    addressed,
+    chunks_of,
+    collect,
+    is_whole,
+    leave_after_the_first_chunk,
+    nothing_left,
+    refusal,
+)
 
 from patchbay import errors, secrets
 from patchbay.executor import (
@@ -198,20 +207,7 @@ async def test_error_status_is_kept_whole(
     executor: OpenAICompatibleExecutor, fake: FakeUpstream, status: int, *, stream: bool
 ) -> None:
     request = make_request(fake.url, stream=stream, status=status, retry_after="7", error="no way")
-    if stream:
-        items, error = await collect(executor, request)
-        assert not items
-    else:
-        with pytest.raises(errors.UpstreamError) as caught:
-            await executor.execute(request)
-        error = caught.value
-    assert isinstance(error, errors.UpstreamError)
-    assert error.http_status == status
-    assert orjson.loads(error.body)["error"]["message"] == "no way"
-    assert error.content_type == "application/json"
-    assert error.retry_after == 7
-    assert error.sent is errors.Sent.YES
-    assert (b"retry-after", b"7") in error.headers
+    is_whole(await refusal(executor, request, stream=stream), status)
 
 
 async def test_error_body_is_cut_at_a_mebibyte(
@@ -381,11 +377,8 @@ async def test_cancel_reaches_the_provider_within_100_ms(
 async def test_generator_closed_between_chunks_cuts_the_provider(
     executor: OpenAICompatibleExecutor, fake: FakeUpstream
 ) -> None:
-    items = executor.execute_stream(make_request(fake.url, stream=True, chunks=50, delay_ms=20))
-    async with contextlib.aclosing(items):
-        async for item in items:
-            if isinstance(item, StreamBatch):
-                break
+    request = make_request(fake.url, stream=True, chunks=50, delay_ms=20)
+    await leave_after_the_first_chunk(executor, request)
     await fake.until(lambda: fake.last.aborted)
     assert fake.last.chunks_sent < 10
 

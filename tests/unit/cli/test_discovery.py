@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.harness.threaded import serving
 
 from patchbay_gateway.commands.discovery import discover_models
 from patchbay_gateway.kernel import config
@@ -45,12 +45,8 @@ class Upstream:
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     found = Upstream()
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
+    with serving(found.server):
+        yield found
 
 
 def test_models_of_a_base_url_are_asked_for_and_served(upstream):

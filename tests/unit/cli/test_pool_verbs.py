@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.harness.threaded import serving
 from typer.testing import CliRunner
 
 from patchbay import cli
@@ -99,8 +99,6 @@ def run() -> Iterator[Callable[..., str]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
 
     def invoke(*arguments: str) -> str:
         url = f"http://127.0.0.1:{server.server_port}"
@@ -108,10 +106,8 @@ def run() -> Iterator[Callable[..., str]]:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    yield invoke
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield invoke
 
 
 def test_credentials_list_says_why_not_and_until_when_in_words(run: Callable[..., str]) -> None:

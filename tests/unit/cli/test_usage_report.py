@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from tests.harness.threaded import serving
 from typer.testing import CliRunner
 
 from patchbay import cli
@@ -63,12 +63,8 @@ class Gateway:
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     found = Gateway()
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
+    with serving(found.server):
+        yield found
 
 
 @pytest.fixture(autouse=True)

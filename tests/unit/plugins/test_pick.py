@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tests.unit.plugins.registry_world import World, addresses, member_address, member_of
 
 from patchbay_gateway.plugins.breaker import FAILURES
 from patchbay_gateway.plugins.snapshot import AddressEntry
+
+if TYPE_CHECKING:
+    from patchbay_gateway.plugins.members import Member
 
 
 async def test_pick_prefers_the_less_loaded(world: World) -> None:
@@ -27,13 +32,19 @@ async def test_pick_passes_excluded_addresses_over(world: World) -> None:
     assert world.registry.pick("named", ["10.0.0.1:1", "10.0.0.2:1"]) is None
 
 
-async def test_pick_passes_an_ejected_address_over_until_its_probe(world: World) -> None:
+async def ejected(world: World) -> Member:
+    """Return the only member, to which so many calls failed that it is passed over."""
     world.add("10.0.0.1:1")
     await world.apply()
     member = member_of(world)
     for _ in range(FAILURES):
         member.begin()
         member.end(transport_failure=True)
+    return member
+
+
+async def test_pick_passes_an_ejected_address_over_until_its_probe(world: World) -> None:
+    await ejected(world)
     assert addresses(world) == {"10.0.0.1:1": "ejected"}
     assert world.registry.pick("named") is None
     await world.clock.advance(5.0)
@@ -47,12 +58,7 @@ async def test_pick_passes_an_ejected_address_over_until_its_probe(world: World)
 
 async def test_pick_does_not_wait_for_the_end_of_a_probe_that_has_an_answer(world: World) -> None:
     """A stream may last for hours."""
-    world.add("10.0.0.1:1")
-    await world.apply()
-    member = member_of(world)
-    for _ in range(FAILURES):
-        member.begin()
-        member.end(transport_failure=True)
+    member = await ejected(world)
     await world.clock.advance(5.0)
     member.begin()
     assert world.registry.pick("named") is None

@@ -70,6 +70,15 @@ def make() -> Callable[[], Scene]:
     return Scene
 
 
+async def with_one_key(make: Callable[[], Scene]) -> Scene:
+    """Return a scene whose snapshot has one credential, its key read from its Secret."""
+    scene = make()
+    scene.api.put("s", api_key="test-key-one")
+    scene.holder.set(snapshot(1, entry("f1")))
+    await scene.material.look()
+    return scene
+
+
 async def test_key_of_the_snapshot_is_read_once_and_usable(make: Callable[[], Scene]) -> None:
     scene = make()
     scene.api.put("s", api_key="test-key-one")
@@ -83,10 +92,7 @@ async def test_key_of_the_snapshot_is_read_once_and_usable(make: Callable[[], Sc
 async def test_rotated_key_is_read_anew_and_the_former_serves_pinned_requests(
     make: Callable[[], Scene],
 ) -> None:
-    scene = make()
-    scene.api.put("s", api_key="test-key-one")
-    scene.holder.set(snapshot(1, entry("f1")))
-    await scene.material.look()
+    scene = await with_one_key(make)
     scene.api.put("s", api_key="test-key-two")
     scene.holder.set(snapshot(2, entry("f2")))
     await scene.material.look()
@@ -97,10 +103,7 @@ async def test_rotated_key_is_read_anew_and_the_former_serves_pinned_requests(
 async def test_former_key_serves_its_own_address_until_the_new_one_is_read(
     make: Callable[[], Scene],
 ) -> None:
-    scene = make()
-    scene.api.put("s", api_key="test-key-one")
-    scene.holder.set(snapshot(1, entry("f1")))
-    await scene.material.look()
+    scene = await with_one_key(make)
     assert scene.usable(entry("f2"))
     assert not scene.usable(entry("f2"), url="https://elsewhere.example")
     elsewhere = replace(entry("f2"), secrets={"api_key": "another/api-key"})
@@ -110,20 +113,14 @@ async def test_former_key_serves_its_own_address_until_the_new_one_is_read(
 async def test_key_of_a_credential_that_was_gone_stands_in_for_nothing(
     make: Callable[[], Scene],
 ) -> None:
-    scene = make()
-    scene.api.put("s", api_key="test-key-one")
-    scene.holder.set(snapshot(1, entry("f1")))
-    await scene.material.look()
+    scene = await with_one_key(make)
     scene.holder.set(snapshot(2))
     await scene.material.look()
     assert not scene.usable(entry("f2"))
 
 
 async def test_file_that_changes_takes_no_key_of_a_secret_back(make: Callable[[], Scene]) -> None:
-    scene = make()
-    scene.api.put("s", api_key="test-key-one")
-    scene.holder.set(snapshot(1, entry("f1")))
-    await scene.material.look()
+    scene = await with_one_key(make)
     scene.credentials.replace({})
     assert scene.usable(entry("f1"))
 
@@ -131,10 +128,7 @@ async def test_file_that_changes_takes_no_key_of_a_secret_back(make: Callable[[]
 async def test_api_server_that_is_away_takes_nothing_back_and_is_asked_again(
     make: Callable[[], Scene],
 ) -> None:
-    scene = make()
-    scene.api.put("s", api_key="test-key-one")
-    scene.holder.set(snapshot(1, entry("f1")))
-    await scene.material.look()
+    scene = await with_one_key(make)
     scene.api.away = True
     scene.holder.set(snapshot(2, entry("f2")))
     assert not await scene.material.look()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pytest
-from tests.integration.executors.calls import collect
+from tests.integration.executors.calls import is_whole, refusal
 from tests.integration.executors.claude_and_gemini.asking import (
     base,
     make_request,
@@ -32,20 +31,7 @@ async def test_error_status_is_kept_whole(
     request = make_request(
         executor, base(fake), stream=stream, status=status, retry_after="7", error="no way"
     )
-    if stream:
-        items, error = await collect(executor, request)
-        assert not items
-    else:
-        with pytest.raises(errors.UpstreamError) as caught:
-            await executor.execute(request)
-        error = caught.value
-    assert isinstance(error, errors.UpstreamError)
-    assert error.http_status == status
-    assert orjson.loads(error.body)["error"]["message"] == "no way"
-    assert error.content_type == "application/json"
-    assert error.retry_after == 7
-    assert error.sent is errors.Sent.YES
-    assert (b"retry-after", b"7") in error.headers
+    is_whole(await refusal(executor, request, stream=stream), status)
 
 
 @pytest.mark.parametrize(

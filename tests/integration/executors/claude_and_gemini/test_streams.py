@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from tests.fakes.script import PIXEL
-from tests.integration.executors.calls import chunks_of, collect
+from tests.integration.executors.calls import chunks_of, collect, leave_after_the_first_chunk
 from tests.integration.executors.claude_and_gemini.asking import base, make_request, of_gemini
 
 from patchbay import errors
@@ -166,11 +165,7 @@ async def test_generator_closed_between_chunks_cuts_the_provider(
     executor: Tested, fake: FakeUpstream
 ) -> None:
     request = make_request(executor, base(fake), stream=True, chunks=50, delay_ms=20)
-    items = executor.execute_stream(request)
-    async with contextlib.aclosing(items):
-        async for item in items:
-            if isinstance(item, StreamBatch):
-                break
+    await leave_after_the_first_chunk(executor, request)
     await fake.until(lambda: fake.last.aborted)
     assert fake.last.chunks_sent < 10
 
