@@ -21,6 +21,7 @@ from patchbay_gateway.executors.estimate import OutputCounter, estimate
 from patchbay_gateway.executors.provider_call import (
     bearer,
     content_type,
+    is_whole,
     model_call,
     next_bytes,
     no_stream,
@@ -113,10 +114,10 @@ class ClaudeExecutor(Executor):
             if reply.status >= 300:
                 raise await failure(reply, self._now, explain)
             kind = content_type(reply)
-            if kind.startswith("application/json"):
+            if is_whole(kind):
                 body = await read_all(reply)
                 _refuse_error_body(body, reply.headers)
-                raise no_stream(body)
+                raise no_stream(body, kind)
             yield StreamHead(reply.status, reply.headers, kind)
             while data := await next_bytes(reply, stream):
                 batch = stream.take(data)

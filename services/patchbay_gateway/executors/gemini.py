@@ -24,6 +24,7 @@ from patchbay_gateway.executors.gemini_stream import GeminiStream
 from patchbay_gateway.executors.provider_call import (
     bearer,
     content_type,
+    is_whole,
     model_call,
     next_bytes,
     no_stream,
@@ -124,10 +125,10 @@ class GeminiExecutor(Executor):
             if reply.status >= 300:
                 raise await failure(reply, self._now, explain)
             kind = content_type(reply)
-            if kind.startswith("application/json"):
+            if is_whole(kind):
                 body = await read_all(reply)
                 _refuse_error_body(body, reply.headers)
-                raise no_stream(body)
+                raise no_stream(body, kind)
             yield StreamHead(reply.status, reply.headers, _ARRAY_TYPE if array else kind)
             while data := await next_bytes(reply, stream):
                 batch = stream.take(data)

@@ -28,6 +28,7 @@ from patchbay_gateway.executors.openai_stream import OpenAIStream
 from patchbay_gateway.executors.provider_call import (
     bearer,
     content_type,
+    is_whole,
     model_call,
     next_bytes,
     no_stream,
@@ -125,8 +126,8 @@ class OpenAICompatibleExecutor(Executor):
             if reply.status >= 300:
                 raise await failure(reply, self._now, explain)
             kind = content_type(reply)
-            if kind.startswith("application/json"):
-                raise await _not_a_stream(reply)
+            if is_whole(kind):
+                raise await _not_a_stream(reply, kind)
             yield StreamHead(reply.status, reply.headers, kind)
             while data := await next_bytes(reply, stream):
                 batch = stream.take(data)
@@ -171,8 +172,8 @@ def _refuse_error_body(body: bytes) -> None:
         raise reported_failure(document, body)
 
 
-async def _not_a_stream(reply: Reply) -> errors.UpstreamError:
-    """Return the error of a JSON body where a stream was asked for."""
+async def _not_a_stream(reply: Reply, kind: str) -> errors.UpstreamError:
+    """Return the error of a whole body where a stream was asked for."""
     body = await read_all(reply)
     try:
         document = orjson.loads(body)
@@ -180,4 +181,4 @@ async def _not_a_stream(reply: Reply) -> errors.UpstreamError:
         document = None
     if isinstance(document, dict) and document.get("error"):
         return reported_failure(document, body)
-    return no_stream(body)
+    return no_stream(body, kind)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from patchbay import errors
 from patchbay.executor import ExecutorHTTPResponse
 from patchbay.upstream_headers import HOP_BY_HOP, forwarded, header
-from patchbay_gateway.executors.upstream import Call, failure, read_all
+from patchbay_gateway.executors.upstream import TRUNCATED, Call, failure, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
         done: bool
 
 
+# The last byte of JSON by its first.
+_LAST: Final = {b"{": b"}", b"[": b"]"}
+# Bytes kept of an answer that is none.
+_KEPT: Final = 64 << 10
 USER_AGENT: Final = b"patchbay/0.1"
 
 Authorize = Callable[["OpenedSecret"], "Headers"]
@@ -126,14 +130,47 @@ async def whole_answer(
 
     Raises:
         UpstreamError: The provider refused or failed; a body of status 200 may still say that it did.
+            502 UPSTREAM_NOT_JSON, UPSTREAM_EMPTY or UPSTREAM_TRUNCATED: it is no JSON object or array, by its
+            first and last bytes; it is not parsed.
     """
     reply = await upstream.send(call)
     try:
         if reply.status >= 300:
             raise await failure(reply, now, explain)
-        return reply, await read_all(reply)
+        body = await read_all(reply)
     finally:
         reply.close()
+    if body[:1] != b"{" or body[-1:] != b"}":
+        _check_json(reply, body)
+    return reply, body
+
+
+def _check_json(reply: Reply, body: bytes) -> None:
+    """Refuse what is no JSON, as a page to log in that comes as a 200, or half of it."""
+    # A byte order mark is no part of JSON, and yet some write it.
+    inner = body.removeprefix(b"\xef\xbb\xbf").strip()
+    if not inner:
+        raise errors.UpstreamError(
+            502, "the provider's answer is empty", reason="UPSTREAM_EMPTY", sent=errors.Sent.YES
+        )
+    last = _LAST.get(inner[:1])
+    if last is None:
+        raise errors.UpstreamError(
+            502,
+            "the provider answered with something that is not JSON",
+            headers=reply.headers,
+            body=body[:_KEPT],
+            content_type=content_type(reply),
+            sent=errors.Sent.YES,
+            reason="UPSTREAM_NOT_JSON",
+        )
+    if inner[-1:] != last:
+        raise errors.UpstreamError(
+            502,
+            "the provider's answer ended before it was complete",
+            reason=TRUNCATED,
+            sent=errors.Sent.YES,
+        )
 
 
 async def plain_request(
@@ -183,13 +220,18 @@ async def next_bytes(reply: Reply, stream: Ending) -> bytes:
         raise
 
 
-def no_stream(body: bytes) -> errors.UpstreamError:
-    """Return the error of a JSON body where a stream was asked for."""
+def is_whole(kind: str) -> bool:
+    """Whether an answer of content type *kind* is no stream for certain; streams come under many names."""
+    return kind.lower().startswith(("application/json", "text/html"))
+
+
+def no_stream(body: bytes, kind: str) -> errors.UpstreamError:
+    """Return the error of a whole body of content type *kind* where a stream was asked for."""
     return errors.UpstreamError(
         502,
         "the provider answered a streamed request with a body that is not a stream",
-        body=body[: 64 << 10],
-        content_type="application/json",
+        body=body[:_KEPT],
+        content_type=kind,
         sent=errors.Sent.YES,
         reason="UPSTREAM_NOT_A_STREAM",
     )
