@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from patchbay_gateway.kernel.config import Config, Problem
 
 
+_IN_CLEAR = (
+    "user and password lie in clear in Redis and in the data directories; "
+    "write ${PROXY_AUTH}@ and give the executors that variable"
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the group `config`."""
     group = typer.Typer(help="The configuration file.", no_args_is_help=True)
@@ -37,7 +43,7 @@ def check(
     """
     Tell everything that is wrong with a configuration file and its prices; status 1 if anything is.
 
-    A key that this release does nothing with is a warning.
+    A key that this release does nothing with is a warning, and so is a password in the URL of a proxy.
     """
     from patchbay_gateway.kernel import config as configuration  # noqa: PLC0415 - when it runs
 
@@ -50,16 +56,23 @@ def check(
     problems.extend(_wrong_prices(file, loaded))
     if secrets:
         problems.extend(configuration.missing_secrets(loaded, os.environ))
-    idle = configuration.unserved(loaded)
+    idle, clear = configuration.unserved(loaded), configuration.in_clear(loaded)
     if not as_json:
         for path in idle:
             typer.echo(f"{file}: warning: {path}: this release does nothing with it", err=True)
+        for path in clear:
+            typer.echo(f"{file}: warning: {path}: {_IN_CLEAR}", err=True)
     if as_json:
         found = [
             {"source": p.source, "line": p.line, "path": p.path, "message": p.message}
             for p in problems
         ]
-        told = {"ok": not problems, "problems": found, "warnings": list(idle)}
+        told = {
+            "ok": not problems,
+            "problems": found,
+            "warnings": list(idle),
+            "in_clear": list(clear),
+        }
         typer.echo(json.dumps(told, indent=2))
     elif problems:
         for problem in problems:

@@ -212,6 +212,7 @@ def start(
     from patchbay_gateway.kernel import logs  # noqa: PLC0415 - the same
     from patchbay_gateway.kernel.config import (  # noqa: PLC0415 - the same
         ProcessSettings,
+        in_clear,
         load_for,
         unserved,
     )
@@ -223,9 +224,14 @@ def start(
         flags = {**flags, "environment_models": models or None}
     settings = ProcessSettings.load(service, os.environ, flags)
     loaded = load_for(settings, os.environ)
-    if idle := unserved(loaded):
+    idle, clear = unserved(loaded), in_clear(loaded)
+    if idle or clear:
         logs.configure(settings.log_format, settings.log_level)
-        logs.get_logger("configuration").warning("keys that do nothing in this release", keys=idle)
+        log = logs.get_logger("configuration")
+        if idle:
+            log.warning("keys that do nothing in this release", keys=idle)
+        if clear:
+            log.warning("passwords of proxies lie in clear in Redis and on disk", keys=clear)
     name = "embedded" if service == "up" else f"{service}.main"
     gc.disable()  # nothing that modules make is garbage, and looking for it is a tenth of the start
     try:

@@ -3,13 +3,18 @@ Which proxy a URL goes through: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY,
 
 The environment is read once and answers are remembered per origin, because this runs for every call.
 This machine itself (localhost, 127.0.0.0/8, ::1) is never reached through a proxy from the environment.
+
+A setting may leave user and password to this process: `http://${PROXY_AUTH}@host:port` takes them from that
+variable. Only names that begin with `PROXY_` are looked up, for whoever may write a setting need not be one
+who may read the environment.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from patchbay import errors
 from patchbay.secrets import origin_of
@@ -21,6 +26,8 @@ DIRECT = "direct"
 """Proxy setting that switches the environment's proxies off; `none` says the same."""
 
 _REMEMBERED = 1024
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_REFERABLE = "PROXY_"
 
 
 class Proxies:
@@ -47,6 +54,7 @@ class Proxies:
         ]
         self._exempt_all = "*" in lower.get("no_proxy", "").replace(" ", "").split(",")
         self._known: dict[str, str | None] = {}
+        self._env = {key: value for key, value in env.items() if key.startswith(_REFERABLE)}
 
     def choose(self, url: str, setting: str) -> str | None:
         """
@@ -58,8 +66,11 @@ class Proxies:
 
         Raises:
             InvalidRequest: A proxy of a kind that is not supported.
+            FailedPrecondition: PROXY_VARIABLE, it refers to a variable that is not there, or none of those.
         """
         if setting:
+            if setting.find("${") >= 0:
+                setting = self._filled(setting)
             return None if setting in {DIRECT, "none"} else _checked(setting)
         origin = origin_of(url)
         try:
@@ -69,6 +80,24 @@ class Proxies:
                 self._known.clear()
             found = self._known[origin] = self._find(url)
             return found
+
+    def _filled(self, setting: str) -> str:
+        """Return *setting* with what it refers to, before the host only."""
+        scheme, mark, rest = setting.partition("://")
+        user, at, host = rest.rpartition("@")
+        if not at or "${" in host:
+            raise _no_variable("a proxy's URL refers to a variable elsewhere than before its host")
+        return f"{scheme}{mark}{_REFERENCE.sub(self._value, user)}@{host}"
+
+    def _value(self, found: re.Match[str]) -> str:
+        value = self._env.get(found[1], "")
+        if not value:
+            raise _no_variable(
+                f"a proxy's URL refers to {found[1]!r}: the executor has no such variable, "
+                f"or its name does not begin with {_REFERABLE}"
+            )
+        # What is written as in a URL stays so.
+        return quote(value, safe=":%")
 
     def _find(self, url: str) -> str | None:
         parts = urlsplit(url)
@@ -83,6 +112,10 @@ class Proxies:
             if host == name or host.endswith(f".{name}") or _in_network(host, name):
                 return None
         return _checked(proxy if "://" in proxy else f"http://{proxy}")
+
+
+def _no_variable(why: str) -> errors.FailedPrecondition:
+    return errors.FailedPrecondition(why, reason="PROXY_VARIABLE", sent=errors.Sent.NO)
 
 
 def _checked(proxy: str) -> str:

@@ -103,6 +103,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         provider("tunnelled", f"https://localhost:{secure}/v1", proxy_url=plain.url),
         provider("forwarded", upstream.url, proxy_url=plain.url),
         provider("guarded", f"https://localhost:{secure}/v1", proxy_url=with_password),
+        provider(
+            "referring",
+            f"https://localhost:{secure}/v1",
+            proxy_url=f"http://${{PROXY_AUTH}}@127.0.0.1:{guarded.port}",
+        ),
         provider("refused", f"https://localhost:{secure}/v1", proxy_url=wrong_password),
         provider("nowhere", f"https://localhost:{secure}/v1", proxy_url="http://127.0.0.1:1"),
         # By a name that is not this machine's own: those never go through the environment's proxy.
@@ -121,6 +126,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "SSL_CERT_FILE": str(trusted.path),
             "HTTP_PROXY": of_environment.url,
             "NO_PROXY": "other.test",
+            "PROXY_AUTH": f"tests:{PASSWORD}",
         },
     )
     of_environment.names["provider.patchbay.test"] = upstream.port
@@ -132,7 +138,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     relays.stop()
 
 
-@pytest.mark.parametrize("model", ["direct", "tunnelled", "forwarded", "guarded"])
+@pytest.mark.parametrize("model", ["direct", "tunnelled", "forwarded", "guarded", "referring"])
 def test_answers_and_streams_arrive_whole(world: World, model: str) -> None:
     answer = world.ask(model)
     assert answer.status_code == 200, answer.text

@@ -59,7 +59,27 @@ def test_problems_are_printed_as_json(tmp_path):
             }
         ],
         "warnings": [],
+        "in_clear": [],
     }
+
+
+def test_password_of_a_proxy_in_the_file_is_a_warning_and_a_reference_is_none(tmp_path):
+    file = tmp_path / "patchbay.yaml"
+    file.write_text(
+        "providers:\n"
+        "  - {name: a, plugin: echo, proxy_url: 'http://me:test-password@p:1'}\n"
+        "  - name: b\n"
+        "    plugin: echo\n"
+        "    proxy_url: http://${PROXY_AUTH}@p:1\n"
+        "    credentials: [{id: x, proxy_url: 'http://p:1'}, {id: y, proxy_url: 'http://token@p:1'}]\n"
+    )
+    result = invoke("config", "check", file)
+    assert result.exit_code == 0
+    assert result.stderr.count("warning") == 2
+    assert "providers.0.proxy_url: user and password lie in clear in Redis" in result.stderr
+    assert "test-password" not in result.stderr
+    told = json.loads(invoke("config", "check", file, "--json").stdout)
+    assert told["in_clear"] == ["providers.0.proxy_url", "providers.1.credentials.1.proxy_url"]
 
 
 def test_secrets_are_demanded_only_when_asked(tmp_path, monkeypatch):

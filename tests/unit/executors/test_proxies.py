@@ -58,6 +58,37 @@ def test_choose_socks_refused() -> None:
     assert caught.value.reason == "PROXY_UNSUPPORTED"
 
 
+@pytest.mark.parametrize(
+    ("setting", "proxy"),
+    [
+        ("http://${PROXY_AUTH}@own:1", "http://me:p%40ss@own:1"),
+        ("https://you:${PROXY_PASSWORD}@own:1", "https://you:a%2Fb@own:1"),
+    ],
+)
+def test_user_and_password_of_a_setting_are_the_executors(setting: str, proxy: str) -> None:
+    env = {"PROXY_AUTH": "me:p%40ss", "PROXY_PASSWORD": "a/b"}
+    assert Proxies(env).choose("https://api.example.com/", setting) == proxy
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "http://${PROXY_ABSENT}@own:1",
+        "http://${SECRET}@own:1",
+        "http://${}@own:1",
+        "http://${PROXY_AUTH}:1",
+        "http://a@${PROXY_AUTH}/",
+    ],
+)
+def test_reference_to_what_is_not_the_proxys_is_refused(setting: str) -> None:
+    """A setting must not send variables of another purpose, or any of them, to a host of its choice."""
+    env = {"PROXY_AUTH": "me:secret", "SECRET": "secret"}
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        Proxies(env).choose("https://api.example.com/", setting)
+    assert caught.value.reason == "PROXY_VARIABLE"
+    assert "me:secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("setting", ["direct", "none"])
 def test_setting_that_says_no_proxy_wins_over_the_environment(setting: str) -> None:
     proxies = Proxies({"HTTPS_PROXY": "http://proxy.example:1"})

@@ -4,6 +4,7 @@ Configuration: the model of `patchbay.yaml`, its loader, and the settings of one
 This file is the package's face; import from here. Nothing below knows a service.
 """
 
+from patchbay_gateway.kernel.config.clear_text import in_clear
 from patchbay_gateway.kernel.config.environment import (
     for_up,
     load_for,
@@ -95,6 +96,7 @@ __all__ = [
     "UsageConfig",
     "environment_secret",
     "for_up",
+    "in_clear",
     "is_loopback",
     "load",
     "load_for",

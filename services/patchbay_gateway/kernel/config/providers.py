@@ -261,7 +261,8 @@ or without it for claude and gemini, which also have a default."""
     models: tuple[ModelSpec, ...] = ()
     """What clients may ask it for."""
     proxy_url: ProxyUrl | None = None
-    """Proxy for its calls: http or https; no built-in knows socks5. `direct` ignores HTTPS_PROXY."""
+    """Proxy for its calls: http or https; no built-in knows socks5. `direct` ignores HTTPS_PROXY. User and \
+password as `${PROXY_AUTH}@`, a variable of the executors: written out they lie in clear in Redis."""
     retry: RetryOverride = RetryOverride()
     """Overrides of `routing.retry`."""
     cooldown: Cooldown = Cooldown()
