@@ -125,10 +125,7 @@ class World:
         """Wait until the gateway uses the plugin."""
         deadline = time.monotonic() + limit
         while True:
-            found = httpx.get(
-                f"{self.gateway.management_url}/v0/management/plugins",
-                headers={"authorization": f"Bearer {self.gateway.management_key}"}, timeout=60,
-             verify=False).json()  # fmt: skip
+            found = self.gateway.managed("plugins")
             (told,) = (plugin for plugin in found if plugin["id"] == ID)
             if told["ready"]:
                 return

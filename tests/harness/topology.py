@@ -15,10 +15,10 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import redis.asyncio
 import yaml
 from tests.harness import redis_server
+from tests.harness.observing import get
 from tests.harness.processes import PATCHBAY, READY, Process, Verb, free_port
 
 if TYPE_CHECKING:
@@ -119,6 +119,11 @@ class Gateway:
             "PATCHBAY_MANAGEMENT_URL": self.management_url,
             "PATCHBAY_MANAGEMENT_KEY": self.management_key,
         }
+
+    def managed(self, what: str) -> Any:
+        """Return what the management API says of *what*."""
+        key = {"authorization": f"Bearer {self.management_key}"}
+        return get(f"{self.management_url}/v0/management/{what}", key).json()
 
     def usage(self, by: str = "model") -> list[dict[str, Any]]:
         """Return `patchbay usage report --json`."""
@@ -253,12 +258,7 @@ class Services(Gateway):
         wanted = sum(p.running for n, p in self.processes.items() if n.startswith("executor"))
         deadline = time.monotonic() + limit
         while True:
-            plugins = httpx.get(
-                f"{self.management_url}/v0/management/plugins",
-                headers={"authorization": f"Bearer {self.management_key}"},
-                timeout=READY,
-                verify=False,
-            ).json()
+            plugins = self.managed("plugins")
             states = [[a["state"] for a in p["addresses"]].count("ready") for p in plugins]
             if states and min(states) >= wanted:
                 return

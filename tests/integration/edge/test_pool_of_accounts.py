@@ -194,12 +194,7 @@ def resting(gateway: Up, *credentials: str) -> None:
     case = credentials[0].rpartition("-")[0]
 
     def rest() -> bool:
-        found = httpx.get(
-            f"{gateway.management_url}/v0/management/credentials?provider={case}",
-            headers={"authorization": f"Bearer {gateway.management_key}"},
-            timeout=60,
-            verify=False,
-        ).json()
+        found = gateway.managed(f"credentials?provider={case}")
         states = {c["id"]: {m["state"] for m in c["models"]} for c in found}
         return all("cooling" in states[credential] for credential in credentials)
 

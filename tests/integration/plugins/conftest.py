@@ -56,13 +56,7 @@ class World:
 
     def plugins(self) -> dict[str, dict[str, Any]]:
         """Return what the management API says of plugins."""
-        answer = httpx.get(
-            f"{self.gateway.management_url}/v0/management/plugins",
-            headers={"authorization": f"Bearer {self.gateway.management_key}"},
-            timeout=60,
-            verify=False,
-        )
-        return {p["id"]: p for p in answer.json()}
+        return {p["id"]: p for p in self.gateway.managed("plugins")}
 
     def wait_registered(self, limit: float = 60.0) -> None:
         """Wait until the edge uses the plugin."""

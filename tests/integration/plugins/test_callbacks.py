@@ -30,12 +30,7 @@ def made_world(
         world.gateway.start()
         deadline = time.monotonic() + 60
         while True:
-            answer = httpx.get(
-                f"{world.gateway.management_url}/v0/management/plugins",
-                headers={"authorization": f"Bearer {world.gateway.management_key}"},
-                timeout=60,
-                verify=False,
-            ).json()
+            answer = world.gateway.managed("plugins")
             if all(p["ready"] for p in answer if p["id"] in IDS):
                 break
             assert time.monotonic() < deadline, answer

@@ -9,7 +9,7 @@ import anthropic
 import openai
 import pytest
 from google.genai import errors, types
-from tests.harness.observing import get, until
+from tests.harness.observing import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,10 +132,7 @@ def test_refused_credential_told_by_a_400_is_none_of_the_clients(
 
 def rests(gateway: Gateway, model: str) -> bool:
     """Whether the one credential for *model* rests."""
-    found = get(
-        f"{gateway.management_url}/v0/management/credentials/{model}",
-        {"authorization": f"Bearer {gateway.management_key}"},
-    ).json()
+    found = gateway.managed(f"credentials/{model}")
     return [each["state"] for each in found["models"]] == ["cooling"]
 
 

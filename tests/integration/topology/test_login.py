@@ -69,13 +69,7 @@ def login(gateway: Gateway, *args: str) -> Verb:
 
 def credential(gateway: Gateway, id_: str) -> dict[str, Any]:
     """Return how a credential stands."""
-    answer = httpx.get(
-        f"{gateway.management_url}/v0/management/credentials/{id_}",
-        headers={"authorization": f"Bearer {gateway.management_key}"},
-        timeout=60,
-        verify=False,
-    )
-    found: dict[str, Any] = answer.json()
+    found: dict[str, Any] = gateway.managed(f"credentials/{id_}")
     return found
 
 
