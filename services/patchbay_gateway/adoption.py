@@ -24,6 +24,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
+
 from patchbay.errors import PatchbayError
 from patchbay_gateway.edge.outbox import Outbox
 from patchbay_gateway.kernel import logs
@@ -92,7 +94,7 @@ class Adoption:
             while True:
                 for kind, path in self._candidates():
                     if (log := self._claim(kind, path)) is not None:
-                        group.create_task(self._bring(kind, log, path), name=f"adopted-{kind}")
+                        group.create_task(self._bring(kind, log), name=f"adopted-{kind}")
                 await self._clock.sleep(LOOK_EVERY)
 
     def _candidates(self) -> Iterator[tuple[str, Path]]:
@@ -100,10 +102,12 @@ class Adoption:
         parents = [self._data_dir, *sorted(self._data_dir.glob("workers/data-*"))]
         for parent in parents:
             for kind in (OUTBOX, JOURNAL):
-                if (parent / kind).is_dir():
+                # A mount stays when all in it is removed.
+                if (parent / kind / "writer").is_file():
                     yield kind, parent / kind
-        for path in sorted(self._adopted.glob("*-*")):
-            yield path.name.partition("-")[0], path
+        for kind in (OUTBOX, JOURNAL):
+            for path in sorted(self._adopted.glob(f"{kind}-*")):
+                yield kind, path
 
     def _claim(self, kind: str, path: Path) -> AppendLog | None:
         """Return what is at *path* as a log of this process; None when it is not to be taken."""
@@ -119,13 +123,18 @@ class Adoption:
                 if now - self._free_since.setdefault(path, now) < PATIENCE:
                     os.close(lock)
                     return None
-            return AppendLog(self._moved(kind, path), lock=lock)
+            path = self._moved(kind, path)
+            return AppendLog(path, lock=lock)
         except (OSError, PatchbayError) as error:
-            self._unusable.add(path)
-            _log.error("what a process left cannot be taken", directory=str(path), why=str(error))
+            self._set_aside(path, error)
             if lock is not None:
                 os.close(lock)
             return None
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        """Leave *path* to the next start."""
+        self._unusable.add(path)
+        _log.error("what a process left cannot be taken", directory=str(path), why=str(error))
 
     def _moved(self, kind: str, path: Path) -> Path:
         if path.parent == self._adopted:
@@ -136,26 +145,23 @@ class Adoption:
             path.rename(target)
         except OSError:
             return path  # a mount of its own; its lock keeps others out
+        _log.info(f"adopts the {kind} of a process that is gone", was=str(path), now=str(target))
         with contextlib.suppress(OSError):
             if path.parent != self._data_dir:
                 path.parent.rmdir()
         return target
 
-    async def _bring(self, kind: str, log: AppendLog, path: Path) -> None:
-        """Bring all of *log*, which was found at *path*, to where it belongs; then remove it."""
+    async def _bring(self, kind: str, log: AppendLog) -> None:
+        """Bring all of *log* to where it belongs; then remove it."""
         try:
-            held = await asyncio.to_thread(log.newest)
-            if held:
-                _log.info(f"adopts the {kind} of a process that is gone", directory=str(path))
             if kind == OUTBOX:
                 await self._report(log)
             else:
                 await bring_to_ledger(log, store=self._store, clock=self._clock)
             log.remove()
-            if held:
-                _log.info(f"all of an adopted {kind} has arrived", directory=str(path))
-        except OSError as error:
-            _log.error("an adopted directory cannot be used", directory=str(path), why=str(error))
+            _log.info(f"all of an adopted {kind} has arrived", directory=str(log.directory))
+        except (OSError, DecodeError) as error:
+            self._set_aside(log.directory, error)
         finally:
             log.close()
 

@@ -97,6 +97,11 @@ class AppendLog:
         self._synced = self._next - 1
 
     @property
+    def directory(self) -> Path:
+        """Where it is."""
+        return self._dir
+
+    @property
     def last_sequence(self) -> int:
         """The newest record's sequence, or the number before the first that will be given."""
         return self._next - 1

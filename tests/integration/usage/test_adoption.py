@@ -194,6 +194,22 @@ async def test_adoption_that_ended_early_is_taken_up_by_the_next(
     assert scheduler.taken == ["a-1"]
 
 
+async def test_file_that_is_no_outbox_harms_nobody(store: Store, tmp_path: Path) -> None:
+    """It is left where it is; the others arrive."""
+    data = tmp_path / "data"
+    log = AppendLog(data / "workers" / "data-1" / "outbox")
+    log.append([b"\xff no message"])
+    log.close()
+    leave_outbox(data / "workers" / "data-2" / "outbox", "a-1")
+    scheduler = FakeScheduler()
+    async with running(data, store, scheduler):
+
+        async def one_left() -> bool:
+            return scheduler.taken == ["a-1"] and len(left(data)) == 1
+
+        await eventually(one_left)
+
+
 async def test_held_directories_are_left_alone(store: Store, tmp_path: Path) -> None:
     """Two adopt at once, and a process still has its outbox: each is one's alone."""
     data = tmp_path / "data"
