@@ -9,6 +9,7 @@ first request; what a running gateway has seen is told. Not here: the other chec
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from patchbay.secrets import origin_of
 from patchbay_gateway.checks import Check
@@ -122,10 +123,11 @@ class _Places:
 
 
 def _place(url: str, setting: str | None, proxies: Proxies) -> str:
-    if setting and "://" in setting:
-        # As it is: kinds that executors refuse are theirs to refuse.
-        return origin_of(setting)
-    return origin_of(proxies.choose(url, setting or "") or url)
+    # A setting as it is: kinds that executors refuse are theirs to refuse.
+    found = setting if setting and "://" in setting else proxies.choose(url, setting or "") or url
+    parts = urlsplit(found)
+    # User and password are nothing to be reached, nor to be shown.
+    return origin_of(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
 
 
 def _auth_files(config: Config, planted: Planted) -> Check:

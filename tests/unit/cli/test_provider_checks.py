@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from patchbay_gateway.kernel.config import Config
 from patchbay_gateway.provider_checks import examine_pool, examine_providers
 
@@ -107,6 +109,18 @@ def test_proxy_of_the_credential_counts_for_its_token_endpoint() -> None:
         env={"HTTPS_PROXY": "http://proxy.example:3128"},
     )
     assert network.asked == ["https://api.example", "http://own.example:1"]
+
+
+@pytest.mark.parametrize("user", ["me:test-password", "${PROXY_AUTH}"])
+def test_proxy_that_asks_for_a_password_is_examined_without_it(user: str) -> None:
+    for where in (
+        {"provider": {"proxy_url": f"http://{user}@own.example:1"}},
+        {"env": {"HTTPS_PROXY": f"http://{user}@own.example:1"}},
+    ):
+        network = Network()
+        found = checks(network=network, **where)
+        assert network.asked == ["http://own.example:1"]
+        assert "@" not in found["p: base_url"].detail
 
 
 def test_missing_keys_are_counted_and_named() -> None:
