@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _STOP = b'"message_stop"'
 _DELTA = b'"message_delta"'
-_BLOCK = b'"content_block_'
+_SAID = b'"content_block_delta"'
 _ERROR_SIGN = re.compile(rb'"type"\s*:\s*"error"')
 
 
@@ -126,7 +126,7 @@ class ClaudeStream:
         if block.find(b'"error"') >= 0 and _ERROR_SIGN.search(block):
             self._look_for_errors(events)
         if not self._content:
-            self._content = block.find(_BLOCK) >= 0
+            self._content = block.find(_SAID) >= 0
         if block.find(_STOP) >= 0 and _has(events, _STOP, "message_stop"):
             self.done = True
         if has_usage(block):
@@ -157,7 +157,7 @@ class ClaudeStream:
                 document = error_document(data)
                 if document is not None:
                     # One read may bring content and then the error.
-                    if not self._content and not any(e.find(_BLOCK) >= 0 for e in events[:index]):
+                    if not self._content and not any(e.find(_SAID) >= 0 for e in events[:index]):
                         raise reported_failure(document, data, self._headers)
                     # After content the event is the client's to see; nothing more will come.
                     self.done = True

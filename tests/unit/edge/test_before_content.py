@@ -1,5 +1,6 @@
 """Streams that fail before or after their first content, in virtual time: what is held, tried again, told."""
 
+import orjson
 import pytest
 from tests.harness.pipeline import Edge, Script, pool
 from tests.harness.virtual_time import virtual
@@ -40,6 +41,50 @@ async def test_error_inside_a_200_after_lifecycle_events_goes_to_the_next_creden
     client = await Edge(script, pool("a", "b")).ask(STREAM, dialect="claude")
     assert client.answer == created + delta + stop
     assert kinds(script) == ["OVERLOADED", "-"]
+
+
+def event(kind: str, **more: object) -> bytes:
+    return f"event: {kind}\n".encode() + b"data: " + orjson.dumps({"type": kind, **more}) + b"\n\n"
+
+
+BEGUN = {
+    "claude": [
+        event("message_start"),
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        event("ping"),
+    ],
+    "openai-response": [
+        event("response.created"),
+        event("response.output_item.added", item={"type": "message", "content": []}),
+        event("response.content_part.added", part={"type": "output_text", "text": ""}),
+    ],
+}
+WORDS = {
+    "claude": [
+        event("content_block_delta", delta={"type": "text_delta", "text": "hi"}),
+        event("message_stop"),
+    ],
+    "openai-response": [
+        event("response.output_text.delta", delta="hi"),
+        event("response.completed"),
+    ],
+}
+OVERLOADED = event("error", error={"type": "overloaded_error", "message": "x"})
+
+
+@pytest.mark.parametrize("failure", [OVERLOADED, answered(529)], ids=["event", "failure"])
+@pytest.mark.parametrize("dialect", BEGUN)
+@virtual
+async def test_error_after_an_empty_block_goes_to_the_next_credential(
+    dialect: str, failure: bytes | UpstreamError
+) -> None:
+    begun, words = BEGUN[dialect], WORDS[dialect]
+    script = Script(default=[*begun, 1.0, *words])
+    script.answers["a", "up"] = [[*begun, 1.0, failure]]
+    client = await Edge(script, pool("a", "b")).ask(STREAM, dialect=dialect)
+    assert client.answer == b"".join(begun + words)
+    assert kinds(script)[1:] == ["-"]
+    assert len(script.called) == 2
 
 
 @virtual

@@ -1,5 +1,6 @@
 """What each dialect sees in the chunks of a stream."""
 
+import orjson
 import pytest
 
 from patchbay import errors
@@ -57,6 +58,73 @@ def test_classify(name: str, chunk: bytes, kind: ChunkKind) -> None:
     state = StreamState()
     assert dialects()[name].classify(chunk, state) is kind
     assert state.terminal == (kind is T)
+
+
+def claude(kind: str, **more: object) -> bytes:
+    return f"event: {kind}\n".encode() + b"data: " + orjson.dumps({"type": kind, **more}) + b"\n\n"
+
+
+def block(**content_block: object) -> bytes:
+    return claude("content_block_start", index=0, content_block=content_block)
+
+
+def block_delta(**delta: object) -> bytes:
+    return claude("content_block_delta", index=0, delta=delta)
+
+
+def item(**item: object) -> bytes:
+    return claude("response.output_item.added", output_index=0, item={"id": "i", **item})
+
+
+def part(kind: str, **part: object) -> bytes:
+    return claude(kind, item_id="i", content_index=0, part=part)
+
+
+PART = "response.content_part.added"
+SUMMARY = "response.reasoning_summary_part.added"
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "kind"),
+    [
+        ("claude", block(type="text", text=""), L),
+        ("claude", block(type="text", text="", citations=None), L),
+        ("claude", block(type="thinking", thinking="", signature=""), L),
+        ("claude", block(type="text", text="hi"), C),
+        ("claude", block(type="tool_use", id="t", name="search", input={}), C),
+        ("claude", block(type="server_tool_use", id="t", name="web_search", input={}), C),
+        ("claude", block(type="redacted_thinking", data="abc"), C),
+        ("claude", block(type="new_kind"), C),
+        ("claude", block(type=["text"]), C),
+        ("claude", claude("content_block_start"), C),
+        ("claude", claude("content_block_stop", index=0), L),
+        ("claude", block_delta(type="text_delta", text=""), L),
+        ("claude", block_delta(type="text_delta", text="hi"), C),
+        ("claude", block_delta(type="signature_delta", signature="abc"), C),
+        ("claude", claude("content_block_delta"), C),
+        ("claude", claude("message_delta", delta={"stop_reason": "end_turn"}), C),
+        ("openai-response", item(type="message", role="assistant", content=[]), L),
+        ("openai-response", item(type="message", content=[{"text": "hi"}]), C),
+        ("openai-response", item(type="reasoning", summary=[]), L),
+        ("openai-response", item(type="reasoning", summary=[], encrypted_content="abc"), C),
+        ("openai-response", item(type="function_call", name="search", arguments=""), C),
+        ("openai-response", item(type="web_search_call", status="in_progress"), C),
+        ("openai-response", item(), C),
+        ("openai-response", item(type=["message"]), C),
+        ("openai-response", claude("response.output_item.added"), C),
+        ("openai-response", part(PART, type="output_text", text="", annotations=[]), L),
+        ("openai-response", part(PART, type="output_text", text="hi"), C),
+        ("openai-response", part(SUMMARY, type="summary_text", text=""), L),
+        ("openai-response", claude("response.output_text.delta", delta="hi"), C),
+        ("openai-response", claude("response.output_item.done", item={"type": "reasoning"}), C),
+    ],
+)
+def test_classify_beginnings_without_content(name: str, chunk: bytes, kind: ChunkKind) -> None:
+    state = StreamState()
+    assert dialects()[name].classify(chunk, state) is kind
+    assert state.content == (kind is C)
+    state.content = True
+    assert dialects()[name].classify(chunk, state) is C
 
 
 def test_classify_after_content_takes_role_chunks_as_content() -> None:

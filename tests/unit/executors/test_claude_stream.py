@@ -240,3 +240,14 @@ def test_spent_limits_say_when_to_come_back(
     error = errors.UpstreamError(429, headers=list(headers.items()))
     explain(error, 100.0)
     assert (error.retry_after, error.scope) == (wait, scope)
+
+
+def test_error_after_a_block_that_holds_nothing_yet_is_raised() -> None:
+    failed = event("error", error={"type": "overloaded_error", "message": "busy"})
+    for together in (True, False):
+        stream = make()
+        if not together:
+            stream.take(START + BLOCK)
+        with pytest.raises(errors.UpstreamError, match="busy") as caught:
+            stream.take(START + BLOCK + failed if together else failed)
+        assert caught.value.http_status == 529

@@ -14,7 +14,7 @@ import orjson
 
 from patchbay import errors
 from patchbay_gateway.edge.dialects import blotting, faulting, faulting_claude, faults
-from patchbay_gateway.edge.dialects.openai_response import event_type
+from patchbay_gateway.edge.dialects.openai_response import event_type, holds_nothing
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _LIFECYCLE: Final = frozenset({b"message_start", b"ping"})
 _CONTENT: Final = frozenset(
     {b"content_block_delta", b"content_block_start", b"content_block_stop", b"message_delta"}
 )
+# Blocks that begin empty; any other says something by its beginning, as the name of a tool.
+_SAYS_LATER: Final = ("text", "thinking")
 _MAX_INPUT: Final = 200_000
 _MAX_OUTPUT: Final = 64_000
 
@@ -87,9 +89,11 @@ class ClaudeDialect:
         return b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def classify(self, chunk: bytes, state: StreamState) -> ChunkKind:
-        """Go by the event's name."""
+        """Go by the event's name; look closely only until content was seen."""
         kind = event_type(chunk)
         if kind in _CONTENT:
+            if not state.content and _is_empty(kind, chunk):
+                return ChunkKind.LIFECYCLE
             state.content = True
             return ChunkKind.CONTENT
         if kind in _LIFECYCLE:
@@ -140,6 +144,22 @@ def _envelope(error: PatchbayError, status: int, request_id: str) -> dict[str, A
         # Anthropic has no codes; this one tells an unknown model from an unknown path.
         inner["code"] = code
     return {"type": "error", "error": inner, "request_id": request_id}
+
+
+def _is_empty(kind: bytes, chunk: bytes) -> bool:
+    """Whether an event of a block before any content holds none either."""
+    if kind == b"content_block_stop":
+        return True
+    if kind == b"message_delta":
+        return False
+    found = faults.event_json(chunk)
+    if not isinstance(found, dict):
+        return False
+    if kind == b"content_block_start":
+        block = found.get("content_block")
+        return isinstance(block, dict) and block.get("type") in _SAYS_LATER and holds_nothing(block)
+    delta = found.get("delta")
+    return isinstance(delta, dict) and holds_nothing(delta)
 
 
 def _is_shaped(found: Any) -> bool:

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from patchbay_gateway.edge.dialects.port import StreamState
 
 _LIFECYCLE: Final = frozenset({b"response.created", b"response.in_progress", b"response.queued"})
+# How items and their parts begin, nearly always empty.
+_BEGINNINGS: Final = {
+    b"response.output_item.added": "item",
+    b"response.content_part.added": "part",
+    b"response.reasoning_summary_part.added": "part",
+}
+# Items that begin empty; any other says something by its beginning, as the name of a function.
+_SAYS_LATER: Final = {
+    "message": ("content",),
+    "reasoning": ("summary", "content", "encrypted_content"),
+}
 _TERMINAL: Final = frozenset({b"response.completed", b"response.incomplete"})
 _ERROR: Final = frozenset({b"error", b"response.failed", b"response.error"})
 _TYPE: Final = re.compile(rb'\A(?:data: ?)?\{\s*"type"\s*:\s*"([^"\\]*)"')
@@ -47,6 +58,23 @@ def event_type(chunk: bytes) -> bytes:
     return kind.encode() if isinstance(kind, str) else b""
 
 
+def holds_nothing(part: dict[str, Any]) -> bool:
+    """Whether a part of an answer has a type and nothing else."""
+    return not any(value for key, value in part.items() if key != "type")
+
+
+def _is_empty(kind: bytes, chunk: bytes) -> bool:
+    """Whether an item or a part begins without content."""
+    found = faults.event_json(chunk)
+    begun = found.get(_BEGINNINGS[kind]) if isinstance(found, dict) else None
+    if not isinstance(begun, dict):
+        return False
+    if kind != b"response.output_item.added":
+        return holds_nothing(begun)
+    fields = _SAYS_LATER.get(str(begun.get("type")))
+    return fields is not None and not any(begun.get(field) for field in fields)
+
+
 class OpenAIResponseDialect(OpenAIDialect):
     """`openai-response`."""
 
@@ -71,7 +99,7 @@ class OpenAIResponseDialect(OpenAIDialect):
         return b"event: error\ndata: " + orjson.dumps(event) + b"\n\n"
 
     def classify(self, chunk: bytes, state: StreamState) -> ChunkKind:
-        """Go by the event's type."""
+        """Go by the event's type; look closely only until content was seen."""
         kind = event_type(chunk)
         if kind:
             state.last = chunk
@@ -81,6 +109,8 @@ class OpenAIResponseDialect(OpenAIDialect):
         if kind in _ERROR:
             return ChunkKind.ERROR
         if kind in _LIFECYCLE or (not kind and chunk[:1] == b":"):
+            return ChunkKind.LIFECYCLE
+        if not state.content and kind in _BEGINNINGS and _is_empty(kind, chunk):
             return ChunkKind.LIFECYCLE
         # Providers that answer errors of the chat kind on this route as well.
         if not kind and chunk.find(b'"error"') >= 0:

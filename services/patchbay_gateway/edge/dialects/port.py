@@ -27,7 +27,7 @@ class ChunkKind(enum.Enum):
     CONTENT = "content"
     """Model content: commits the answer."""
     LIFECYCLE = "lifecycle"
-    """Comments, pings, `response.created` and the like: does not commit the answer."""
+    """Comments, pings, `response.created`, blocks that begin empty …: does not commit the answer."""
     ERROR = "error"
     """The provider reports a failure inside a 200."""
     TERMINAL = "terminal"
