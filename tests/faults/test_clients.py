@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,9 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
 ) -> None:
     """Upstream is left within 100 ms; what was produced is billed as estimated."""
     gateway: Up | Services = request.getfixturevalue(f"make_{topology}")()
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory()
     client = raw_client(gateway.port)
     await client.connect()
     await client.send(post(CHAT, make_body(chunks=1000), gateway.headers()))
@@ -68,15 +73,17 @@ async def test_client_leaves_mid_stream_upstream_is_cancelled_and_billed(
     getattr(client, way)()
     left = time.time()
     await until_meanwhile(lambda: any(r["aborted"] for r in upstream.records()))
-    (record,) = upstream.attempts()
+    (record,) = (r for r in upstream.attempts() if r["aborted"])
     assert record["ended_at"] - left < 0.1 + lengths.slack, "upstream was not cancelled in time"
-    verdict = judge(gateway)
     verdict.check_ledger()
-    rows = verdict.rows("select outcome, reached, estimated, output_tokens from attempts")
-    ((outcome, reached, estimated, output),) = rows
+    ((outcome, reached, estimated, output),) = verdict.rows(
+        "select outcome, reached, estimated, output_tokens from attempts"
+        f" where attempt_uid = '{record['attempt']}'"
+    )
     assert (outcome, reached, bool(estimated)) == ("cancelled", "yes", True)
     assert isinstance(output, int)
     assert 1 <= output <= record["chunks_sent"] * 3
+    verdict.check_memory()
 
 
 async def test_clients_leave_at_every_stage_nothing_stays(
@@ -136,19 +143,26 @@ async def test_client_takes_nothing_is_gone_after_the_write_stall(
     raw_client: Callable[..., RawClient],
 ) -> None:
     gateway = make_up(streaming={"write_stall": "2s"})
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory()
     stalled = raw_client(gateway.port, receive_buffer=4096)
     await stalled.connect()
     await stalled.send(post(CHAT, make_body(chunks=200_000, delay_ms=0), gateway.headers()))
     await until_meanwhile(lambda: any(r["aborted"] for r in upstream.records()))
-    judge(gateway).check_ledger()
+    verdict.check_ledger()
+    verdict.check_memory()
     stalled.close()
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 async def test_body_too_large_is_413_and_costs_no_memory(
-    encoding: str, make_up: Callable[..., Up], judge: Callable[..., Judge]
+    encoding: str,
+    make_up: Callable[..., Up],
+    judge: Callable[..., Judge],
+    raw_client: Callable[..., RawClient],
 ) -> None:
-    """100 MiB as they are, and as a bomb of 100 KB."""
+    """100 MiB as they are, and as a bomb of 100 KB; a client that reads while it sends sees why."""
     gateway = make_up()
     verdict = judge(gateway)
     verdict.check_answers()
@@ -157,16 +171,17 @@ async def test_body_too_large_is_413_and_costs_no_memory(
     body = head + b"a" * (100 << 20) + b'"}]}'
     if encoding == "gzip":
         body = gzip.compress(body, 6)
-    headers = {**gateway.headers(), "content-encoding": encoding}
-    async with httpx.AsyncClient(timeout=60, verify=False) as client:
-        for _ in range(3):
-            try:
-                response = await client.post(gateway.base_url + CHAT, content=body, headers=headers)
-            except (httpx.WriteError, httpx.ReadError):
-                # The answer went out and the connection was closed while we still sent.
-                continue
-            assert response.status_code == 413, response.text
-            assert response.json()["error"]["message"]
+    request = post(CHAT, body, {**gateway.headers(), "content-encoding": encoding})
+    for _ in range(3):
+        client = raw_client(gateway.port)
+        await client.connect()
+        sending = asyncio.create_task(client.send(request))
+        answer = await client.read_all()
+        with contextlib.suppress(ConnectionError):  # closed while we still sent
+            await sending
+        status, _, told = answer.partition(b"\r\n\r\n")
+        assert status.startswith(b"HTTP/1.1 413 "), answer
+        assert json.loads(told)["error"]["message"]
     verdict.check_answers()
     verdict.check_memory()
 
@@ -204,11 +219,15 @@ async def test_stream_of_three_lease_times_keeps_its_lease(
 ) -> None:
     """It is renewed, never swept, and settled as what it was."""
     gateway = make_services()
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory()
     seconds = 3 * lengths.lease_ttl + lengths.lease_grace
     body = make_body(chunks=int(seconds * 4), delay_ms=250)
     async with httpx.AsyncClient(timeout=seconds * 3, verify=False) as client:
         response = await client.post(gateway.base_url + CHAT, json=body, headers=gateway.headers())
     assert response.text.endswith("data: [DONE]\n\n")
-    verdict = judge(gateway)
     verdict.check_ledger()
-    assert verdict.rows("select outcome, reached from attempts") == [("succeeded", "yes")]
+    newest = "select outcome, reached from attempts order by attempt_uid desc limit 1"
+    assert verdict.rows(newest) == [("succeeded", "yes")]
+    verdict.check_memory()

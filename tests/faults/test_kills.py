@@ -76,11 +76,18 @@ async def test_up_killed_at_random_instants_ledger_agrees(
     load = await hurt(gateway, ["up"], lengths, seed, verdict)
     assert not load.lies
     verdict.check_answers()
+    # The last one has cleaned up after the others and served; from here on it does not grow.
+    verdict.remember_memory()
+    async with load.running():
+        await asyncio.sleep(2.0)
+    assert not load.lies
     verdict.check_ledger()
+    verdict.check_memory()
 
 
 # One after the other, and at full length each alone. Who lives through a test must not have grown.
-VICTIMS = [["edge", "usage"], ["executor0", "scheduler0", "scheduler1"]]
+SCHEDULERS = ("scheduler0", "scheduler1")
+VICTIMS = [["edge", "usage"], ["executor0", *SCHEDULERS]]
 ALONE = [[victim] for victims in VICTIMS for victim in victims]
 
 
@@ -106,15 +113,17 @@ async def test_scheduler_killed_clients_see_nothing(
 ) -> None:
     """With another scheduler there, a dead one costs no client an answer."""
     gateway = make_services()
+    verdict = judge(gateway)
     load = make_load(gateway)
     async with load.running():
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
+        verdict.remember_memory(but=["scheduler0"])
         await asyncio.to_thread(gateway.processes["scheduler0"].kill)
         await asyncio.sleep(1.5)
     assert set(load.verdicts) == {Verdict.COMPLETE}, (load.verdicts, load.statuses)
-    verdict = judge(gateway)
     await asyncio.to_thread(gateway.processes["scheduler0"].start)
     verdict.check_ledger()
+    verdict.check_memory()
 
 
 async def test_every_scheduler_dead_answers_503_with_retry_after(
@@ -124,6 +133,9 @@ async def test_every_scheduler_dead_answers_503_with_retry_after(
     import httpx  # noqa: PLC0415 - only here
 
     gateway = make_services()
+    verdict = judge(gateway)
+    verdict.check_answers()
+    verdict.remember_memory(but=SCHEDULERS)
     async with httpx.AsyncClient(
         base_url=gateway.base_url, headers=gateway.headers(), timeout=60, verify=False
     ) as client:
@@ -136,7 +148,7 @@ async def test_every_scheduler_dead_answers_503_with_retry_after(
         async with client.stream("POST", "/v1/chat/completions", json=body) as running:
             chunks = running.aiter_bytes()
             first = await anext(chunks)
-            for name in ("scheduler0", "scheduler1"):
+            for name in SCHEDULERS:
                 await asyncio.to_thread(gateway.processes[name].kill)
             refused = await client.post(
                 "/v1/chat/completions", json={**body, "stream": False}, timeout=60
@@ -146,11 +158,11 @@ async def test_every_scheduler_dead_answers_503_with_retry_after(
             assert refused.json()["error"]["message"]
             rest = first + b"".join([c async for c in chunks])
             assert rest.endswith(b"data: [DONE]\n\n")
-    for name in ("scheduler0", "scheduler1"):
+    for name in SCHEDULERS:
         await asyncio.to_thread(gateway.processes[name].start)
-    verdict = judge(gateway)
     verdict.check_answers()
     verdict.check_ledger()
+    verdict.check_memory()
 
 
 async def test_workers_killed_then_plain_up_ledger_agrees(
