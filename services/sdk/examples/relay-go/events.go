@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 
 	typev1 "patchbay.dev/examples/relay-go/gen/patchbay/type/v1"
 )
@@ -64,9 +65,15 @@ type meter struct {
 	factor  float64
 	said    int
 	usage   *typev1.Usage
-	// ended is set when a choice had its finish reason, or the provider its last word.
+	// ended is set when each choice that was seen had its finish reason, or the provider its last word.
 	ended bool
+	done  bool
+	// open holds the choices that were seen since the first end, and whether they have not ended.
+	open map[int]bool
 }
+
+// finished is what an event that ends a choice holds; some providers write an empty reason into each event.
+var finished = regexp.MustCompile(`"finish_reason"\s*:\s*"[^"]`)
 
 func newMeter(payload int, factor float64) *meter {
 	if factor == 0 {
@@ -77,8 +84,11 @@ func newMeter(payload int, factor float64) *meter {
 
 // event looks at one event of a stream.
 func (m *meter) event(event []byte) {
-	if bytes.Contains(event, []byte(`"finish_reason":"`)) || bytes.Contains(event, []byte(`"finish_reason": "`)) || bytes.Contains(event, []byte("data: [DONE]")) {
-		m.ended = true
+	if bytes.Contains(event, []byte("data: [DONE]")) {
+		m.ended, m.done = true, true
+	}
+	if !m.done && (m.open != nil || finished.Match(event)) {
+		m.choices(event)
 	}
 	if bytes.Contains(event, []byte(`"usage"`)) {
 		for line := range bytes.Lines(event) {
@@ -88,6 +98,32 @@ func (m *meter) event(event []byte) {
 		}
 	}
 	m.said += len(contents(event))
+}
+
+// choices notes which choices an event speaks of and which of them it ends.
+func (m *meter) choices(event []byte) {
+	var found struct {
+		Choices []struct {
+			Index  int    `json:"index"`
+			Reason string `json:"finish_reason"`
+		} `json:"choices"`
+	}
+	for line := range bytes.Lines(event) {
+		if data, ok := bytes.CutPrefix(line, []byte("data:")); !ok || json.Unmarshal(data, &found) != nil {
+			continue
+		}
+		for _, choice := range found.Choices {
+			if m.open == nil {
+				m.open = map[int]bool{}
+			}
+			open, seen := m.open[choice.Index]
+			m.open[choice.Index] = choice.Reason == "" && (open || !seen)
+		}
+	}
+	m.ended = len(m.open) > 0
+	for _, open := range m.open {
+		m.ended = m.ended && !open
+	}
 }
 
 // document takes the usage of a JSON document, if it has one.

@@ -84,6 +84,34 @@ func TestUsageIsTheProvidersElseAnEstimate(t *testing.T) {
 	}
 }
 
+func TestStreamHasEndedWhenEachChoiceHas(t *testing.T) {
+	choice := func(index int, reason string) string {
+		return fmt.Sprintf("data: {\"choices\":[{\"index\":%d,\"finish_reason\":%s}]}\n\n", index, reason)
+	}
+	for number, try := range []struct {
+		events []string
+		ended  bool
+	}{
+		{[]string{choice(0, "null")}, false},
+		{[]string{choice(0, `""`)}, false},
+		{[]string{choice(0, `"stop"`)}, true},
+		{[]string{"data: {\"choices\" : [{\"index\" : 0, \"finish_reason\" : \"stop\"}]}\n\n"}, true},
+		{[]string{choice(0, `"stop"`), choice(1, "null")}, false},
+		{[]string{choice(0, `"stop"`), choice(1, "null"), choice(1, `"stop"`)}, true},
+		{[]string{choice(0, `"stop"`), choice(0, "null")}, true},
+		{[]string{choice(0, `"stop"`), choice(1, "null"), "data: [DONE]\n\n"}, true},
+		{[]string{choice(0, `"stop"`), "data: {\"choices\":[],\"usage\":{}}\n\n"}, true},
+	} {
+		meter := newMeter(40, 2)
+		for _, event := range try.events {
+			meter.event([]byte(event))
+		}
+		if meter.ended != try.ended {
+			t.Errorf("%d: ended is %v", number, meter.ended)
+		}
+	}
+}
+
 func TestOriginLeavesOutTheSchemesOwnPort(t *testing.T) {
 	for _, text := range []string{"/v1", "https://a@example.com/", `https://example.com/\x`, "https://[::1/", ""} {
 		if _, err := parseURL(text); reason(err) != "INVALID_URL" {
