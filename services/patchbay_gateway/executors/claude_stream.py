@@ -170,7 +170,7 @@ def _has(events: Sequence[bytes], sign: bytes, kind: str) -> bool:
             try:
                 if _decode(event_data(event)).type == kind:
                     return True
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, RecursionError):
                 continue
     return False
 

@@ -65,7 +65,7 @@ def usage_object(body: bytes) -> dict[str, Any] | None:
     """Return the `usage` of a JSON body, or of the `message` in it; None without one or if malformed."""
     try:
         document = _decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     usage = document.usage
     if not isinstance(usage, dict) and isinstance(document.message, dict):

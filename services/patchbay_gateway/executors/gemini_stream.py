@@ -195,7 +195,7 @@ def _ends(event: bytes) -> bool:
         return False
     try:
         document = _decode(event_data(event))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     feedback = document.prompt_feedback
     if feedback is not None and feedback.block_reason:

@@ -70,7 +70,7 @@ def usage_of_body(body: bytes) -> UsageMetadata | None:
     """Return the `usageMetadata` of a JSON body; None without one or if malformed."""
     try:
         return _decode(body).usage_metadata
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

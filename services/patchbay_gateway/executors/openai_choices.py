@@ -50,7 +50,7 @@ def several_asked(payload: bytes) -> bool:
         return False
     try:
         asked = _decode_asked(payload)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     prompts = len(asked.prompt) if isinstance(asked.prompt, list) else 1
     return prompts > 1 or (asked.n is not None and asked.n != 1)
@@ -96,7 +96,7 @@ class Choices:
     def _look(self, event: bytes) -> None:
         try:
             choices = _decode(event_data(event)).choices or ()
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             # No JSON as our decoder has it (`NaN`): what it says is better believed than called half.
             choices = [_Choice(finish_reason=bool(_END.search(event)))]
         for choice in choices:

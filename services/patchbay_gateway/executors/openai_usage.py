@@ -97,7 +97,7 @@ def usage_of_body(body: bytes) -> Usage | None:
         document = _decode(body)
     except msgspec.ValidationError:
         return _oddly_typed(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     counts = document.usage
     if counts is None and document.response is not None:
@@ -138,7 +138,7 @@ def _oddly_typed(body: bytes) -> Usage | None:
     """Return the usage where some number is written as another type, or `usage` is no object."""
     try:
         document = _decode_any(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     usage = document.usage
     if not isinstance(usage, dict) and isinstance(document.response, dict):
