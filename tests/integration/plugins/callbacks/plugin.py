@@ -8,6 +8,7 @@ text of the last message is a JSON list of commands; the answer's text is the li
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -88,25 +89,31 @@ class Caller(Executor, ModelRouter, RequestInterceptor):
             asked = HostModelExecutionRequest(
                 "echo", chat("one two three", "echo"), headers=[(b"x-echo-delay-ms", b"60000")]
             )
-            if b"leak a stream" in request.body:
+            streams = b"leak a stream" in request.body
+            if streams:
                 asked = HostModelExecutionRequest(
-                    "echo", chat("a b c d", "echo"), headers=[(b"x-echo-delay-ms", b"300")]
+                    "echo", chat("word " * 600, "echo"), headers=[(b"x-echo-delay-ms", b"100")]
                 )
-            self._leaks.add(asyncio.ensure_future(self._leak(request.callbacks, asked)))
-            await asyncio.sleep(
-                0.5
-            )  # until the call is under way; its end is what the test is about
+            begun = asyncio.Event()
+            self._leaks.add(asyncio.ensure_future(self._leak(request.callbacks, asked, begun)))
+            # Until the call is under way; its end is what the test is about. Of one that is silent nothing
+            # tells, and one that comes too late ends the same way.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(begun.wait(), 30 if streams else 0.5)
         if f"end at {ID}".encode() in request.body:
             return RequestInterceptResponse(
                 terminate=True, status_code=429, response_body=b'{"ended":true}'
             )
         return None
 
-    async def _leak(self, host: HostClient, asked: HostModelExecutionRequest) -> None:
+    async def _leak(
+        self, host: HostClient, asked: HostModelExecutionRequest, begun: asyncio.Event
+    ) -> None:
         chunks = 0
         try:
             async for _ in await host.execute_model_stream(asked):
                 chunks += 1
+                begun.set()
         except errors.PatchbayError as error:
             note(leaked=error.reason, began=chunks > 0)
         else:
