@@ -126,10 +126,12 @@ class EdgeProtocol(HttpToolsProtocol):
         refusal = heads.objection(
             self.url,
             self.headers,
-            [name for name, _ in self.headers],
+            sum(name == b"host" for name, _ in self.headers),
             old=self.parser.get_http_version() == "1.0",
             read=self._read + self._head_bytes,
         )
+        if not heads.only_chunked(self.headers):
+            refusal = refusal or 501
         if refusal:
             self._refusal = refusal
             raise ValueError("an objection to the head")

@@ -9,41 +9,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from patchbay.errors import Headers
 
 MAX_HEAD: Final = 64 << 10
 """Bytes; llhttp itself sets no bound, and this is twice what the usual servers take."""
 
 
-def objection(url: bytes, headers: Headers, names: Sequence[bytes], *, old: bool, read: int) -> int:
+def objection(url: bytes, headers: Headers, hosts: int, *, old: bool, read: int) -> int:
     """
     Return the status by which a head is refused, 0 if nothing is wrong with it.
 
     One Host, which says for whom the request is: another one, or none, is how a request is smuggled past who
-    looks at the first (RFC 9112, section 3.2). `chunked` and no other coding: what was coded otherwise would
-    be taken for the body as it is (section 6.1).
+    looks at the first (RFC 9112, section 3.2).
 
     Args:
         url: The target.
         headers: Names in lower case.
-        names: Those of *headers*, in order.
+        hosts: How many of them are Host.
         old: HTTP/1.0, which knows no Host.
         read: At least as many bytes as the head has.
     """
     if read > MAX_HEAD and _size(url, headers) > MAX_HEAD:
         return 431
-    hosts = names.count(b"host")
-    if hosts > 1 or not (hosts or old):
-        return 400
-    if b"transfer-encoding" in names:
-        codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
-        if old:
-            return 400
-        if codings != [b"chunked"]:
-            return 501
-    return 0
+    return 400 if hosts > 1 or not (hosts or old) else 0
+
+
+def only_chunked(headers: Headers) -> bool:
+    """
+    Whether a body is coded in no other way than in chunks.
+
+    What was coded otherwise would be taken for the body as it is (RFC 9112, section 6.1).
+    """
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    return not codings or (len(codings) == 1 and codings[0].strip().lower() == b"chunked")
 
 
 def _size(url: bytes, headers: Headers) -> int:

@@ -39,7 +39,7 @@ class HttpExchange:
         "_connection",
         "_ended",
         "_head",
-        "_names",
+        "_length",
         "_old",
         "_remaining",
         "_size",
@@ -53,12 +53,10 @@ class HttpExchange:
         "keep_alive",
     )
 
-    def __init__(
-        self, connection: HttpProtocol, head: Head, names: list[bytes], *, old: bool
-    ) -> None:
-        """*names* are those of the head's headers, in their order."""
+    def __init__(self, connection: HttpProtocol, head: Head, length: bytes, *, old: bool) -> None:
+        """*length* is the value of `content-length`, empty without."""
         self.head = head
-        self._names = names
+        self._length = length
         self.gone: asyncio.Future[None] = connection.loop.create_future()
         self.committed = False
         self.complete = False
@@ -162,10 +160,7 @@ class HttpExchange:
 
     def _announced(self) -> int:
         # The parser has refused what is no number already.
-        names = self._names
-        if b"content-length" not in names:
-            return 0
-        return int(self.head.headers[names.index(b"content-length")][1])
+        return int(self._length) if self._length else 0
 
     def _continue(self) -> None:
         for name, value in self.head.headers:
