@@ -17,6 +17,7 @@ from tests.harness.observing import (
     get,
     open_stream,
     read_whole,
+    registrations,
     until,
 )
 from tests.harness.processes import PATCHBAY, Process, Verb, free_port
@@ -140,10 +141,13 @@ def test_later_start_without_redis_answers_and_bills_when_it_is_back(
         assert process.stop() == 0
         own_valkey.kill()
         before = process.log.stat().st_size
+        known = registrations(process)["echo"]
         # Not until it is ready: with workers that is asked of Redis.
         process.start(wait=0)
         until(lambda: b"listens on" in process.log.read_bytes()[before:], 90, "it serves")
         assert b"starting without Redis" in process.log.read_bytes()[before:]
+        # Its plugins register a moment after the greeting; until then the answer is a 503.
+        until(lambda: registrations(process)["echo"] >= known + workers, 90, "plugins register")
         assert [ask(gateway).status_code for _ in range(4)] == [200] * 4
         own_valkey.start()
         until(
