@@ -16,7 +16,7 @@ from patchbay_gateway import workers
 from patchbay_gateway.adoption import Adoption, adopting
 from patchbay_gateway.edge.callbacks.serving import edge_callbacks
 from patchbay_gateway.edge.clients import LocalCalls
-from patchbay_gateway.edge.main import running_edge, running_management
+from patchbay_gateway.edge.main import able, running_edge, running_management
 from patchbay_gateway.executors.main import BUILT_IN, running_executors
 from patchbay_gateway.kernel import keys, lifecycle, logs, memory
 from patchbay_gateway.kernel.channels.inprocess import InProcessChannel
@@ -139,6 +139,8 @@ async def _serve(config: Config, settings: ProcessSettings, shutdown: lifecycle.
             )
         )
         memory.freeze()
+        # Whoever tries at once what the greeting proposes gets an answer.
+        await able(holder, edge.registry, shutdown)
         greet(config, settings)
         await shutdown.wait()
         await edge.drain()

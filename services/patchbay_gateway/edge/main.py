@@ -204,7 +204,7 @@ async def running_edge(
         tasks.start("edge-registry", holder.follow(registry.apply))
         if reuse_port:
             # The kernel gives it its share of the connections from then on, whatever it can do with them.
-            await _able(holder, registry, shutdown)
+            await able(holder, registry, shutdown)
         await edge_server.start()
         edge = RunningEdge(
             edge_id,
@@ -239,7 +239,7 @@ async def running_edge(
         log.close()
 
 
-async def _able(holder: SnapshotHolder, registry: PluginRegistry, shutdown: Shutdown) -> None:
+async def able(holder: SnapshotHolder, registry: PluginRegistry, shutdown: Shutdown) -> None:
     """Return when all executors of the snapshot are registered, patience has run out, or the end has come."""
 
     async def registered() -> None:
