@@ -87,9 +87,14 @@ docs: setup ## Generate the pages that are made from code
 
 ## Test -----------------------------------------------------------------------------------------
 
+# Files are dealt to two processes (tests/harness/workers.py says which to whom); WORKERS=0 runs them in one.
+# A process that dies ends the run: with another in its place, what it had taken may never come to an end.
+WORKERS := 2
+WORKING := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 .PHONY: test
 test: setup ## Everything that this machine can run
-	$(PYTEST) tests
+	$(PYTEST) -n $(WORKERS) $(WORKING) tests
 
 .PHONY: test-unit test-golden test-contract test-integration test-faults
 test-unit: setup ## Pure logic

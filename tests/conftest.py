@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncIterator, Callable, Iterator
 
-# Named requirements, and the list of what was not run; an API server where the machine has one.
-pytest_plugins = ("tests.requirements", "tests.harness.apiserver_fixtures")
+# Named requirements, and the list of what was not run; an API server where there is one; who runs what.
+pytest_plugins = ("tests.requirements", "tests.harness.apiserver_fixtures", "tests.harness.workers")
 
 
 def pytest_configure() -> None:
