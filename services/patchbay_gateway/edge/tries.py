@@ -28,6 +28,11 @@ RESTLESS: Final = "POOL_RESTLESS"
 _MOST_RESTLESS: Final = 3
 """So often a request asks again after it; each time the scheduler has made several choices."""
 
+_LATE: Final = 1.0
+"""Seconds. A credential recovers later than was foretold by what its failure took to reach all schedulers."""
+_MOST_LATE: Final = 3
+"""So often such a wait goes on."""
+
 # Refusals that another round may not meet again.
 _PASSING: Final = frozenset({"MODEL_COOLDOWN", "CREDENTIALS_BUSY", "CREDENTIALS_TRIED"})
 
@@ -39,6 +44,7 @@ class Tries:
         "_candidates",
         "_excluded",
         "_last",
+        "_late",
         "_prefer",
         "_refreshed",
         "_restless",
@@ -65,6 +71,8 @@ class Tries:
         self._refreshed: set[str] = set()
         self._waited = False
         """Whether this round has had its wait."""
+        self._late = 0
+        """How often that wait went on."""
         self._restless = 0
         self._last: Fault | None = None
 
@@ -138,6 +146,8 @@ class Tries:
         if not self._seen and self._round and not self._waited:
             # A new round found everybody cooling down: this is the wait that it stands for.
             self._waited = True
+        elif not self._seen and self._waited and wait <= _LATE and self._late < _MOST_LATE:
+            self._late += 1
         elif self._another_round():
             self._waited = wait > 0
         else:
@@ -165,6 +175,7 @@ class Tries:
         self._seen.clear()
         self._prefer = ""
         self._waited = False
+        self._late = 0
         return True
 
     def _same_once_more(self, error: errors.PatchbayError, fault: Fault | None) -> bool:

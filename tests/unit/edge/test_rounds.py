@@ -7,6 +7,7 @@ from tests.harness.pipeline import Edge, Script, pool
 from tests.harness.virtual_time import virtual
 from tests.unit.edge.provider_failures import DONE, STREAM, TEXT, answered
 
+from patchbay.scheduler.v1 import scheduler_pb2
 from patchbay_gateway.plugins.snapshot import (
     RetryEntry,
     SettingsEntry,
@@ -23,6 +24,30 @@ async def test_round_waits_for_the_earliest_recovery_and_goes_on() -> None:
     assert script.called == [("a", "up")]
     assert client.sent[0][0] == pytest.approx(5.0), "4 s and a quarter of spread"
     assert [item.round for item in script.acquired] == [0, 1]
+
+
+def cooling_for(seconds: float) -> scheduler_pb2.Refusal:
+    refusal = scheduler_pb2.Refusal(code=8, reason="MODEL_COOLDOWN", message="all cool down")
+    refusal.retry_after.FromMilliseconds(int(seconds * 1000))
+    return refusal
+
+
+@virtual
+async def test_round_whose_credential_recovers_a_little_later_than_told_waits_on() -> None:
+    """What a failure takes to reach all schedulers is nobody's fault, and no further round's."""
+    script = Script(refusals=[cooling_for(2.0), cooling_for(0.2)])
+    client = await Edge(script, pool("a", retry=RetryEntry(rounds=1, max_wait=10))).ask()
+    assert client.status == 200
+    assert client.sent[0][0] == pytest.approx(2.75), "2.2 s and a quarter of spread"
+    assert [item.round for item in script.acquired] == [0, 1, 1]
+
+
+@virtual
+async def test_round_whose_credential_always_recovers_later_than_told_ends() -> None:
+    script = Script(refusals=[cooling_for(1.0) for _ in range(20)])
+    client = await Edge(script, pool("a", retry=RetryEntry(rounds=1, max_wait=10))).ask()
+    assert client.status == 429
+    assert client.sent[0][0] == pytest.approx(5.0), "the wait, and three times on"
 
 
 @virtual
