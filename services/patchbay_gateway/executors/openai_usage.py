@@ -106,7 +106,7 @@ def usage_of_body(body: bytes) -> Usage | None:
 
 
 def _usage_of(counts: _Counts) -> Usage | None:
-    """Return what `read_usage` returns, for numbers that are numbers: a quarter of its cost."""
+    """Return the units of *counts*; a number below 0, or over `MOST`, counts as none."""
     items: list[tuple[str, int]] = []
     prompt = _first(counts.prompt_tokens, counts.input_tokens)
     completion = _first(counts.completion_tokens, counts.output_tokens)
@@ -150,44 +150,35 @@ def read_usage(usage: dict[str, Any]) -> Usage | None:
     """
     Return the units of a `usage` object of any OpenAI shape; None when it says nothing.
 
-    Cached tokens are part of the input and reasoning tokens of the output, as OpenAI has it.
+    Cached tokens are part of the input and reasoning tokens of the output, as OpenAI has it. What is no
+    number, or no object of them, is left out.
     """
-    items: list[tuple[str, int]] = []
-    prompt = _number(usage, "prompt_tokens", "input_tokens")
-    completion = _number(usage, "completion_tokens", "output_tokens")
-    if prompt is not None:
-        items.append(("input_tokens", prompt))
-    if completion is not None:
-        items.append(("output_tokens", completion))
-    if not items:
+    return _usage_of(
+        _Counts(
+            _number(usage.get("prompt_tokens")),
+            _number(usage.get("completion_tokens")),
+            _number(usage.get("input_tokens")),
+            _number(usage.get("output_tokens")),
+            _details(usage.get("prompt_tokens_details")),
+            _details(usage.get("input_tokens_details")),
+            _details(usage.get("completion_tokens_details")),
+            _details(usage.get("output_tokens_details")),
+        )
+    )
+
+
+def _details(value: Any) -> _Details | None:
+    if not isinstance(value, dict):
         return None
-    details = _details(usage, "prompt_tokens_details", "input_tokens_details")
-    for unit, names in _INPUT_DETAILS:
-        if found := _number(details, *names):
-            items.append((unit, found))
-    details = _details(usage, "completion_tokens_details", "output_tokens_details")
-    if found := _number(details, "reasoning_tokens"):
-        items.append(("reasoning_tokens", found))
-    return Usage(tuple(items))
+    return _Details(
+        _number(value.get("cached_tokens")),
+        _number(value.get("cache_creation_tokens")),
+        _number(value.get("cache_write_tokens")),
+        _number(value.get("reasoning_tokens")),
+    )
 
 
-_INPUT_DETAILS = (
-    ("cache_read_tokens", ("cached_tokens",)),
-    ("cache_creation_tokens", ("cache_creation_tokens", "cache_write_tokens")),
-)
-
-
-def _details(usage: dict[str, Any], *names: str) -> dict[str, Any]:
-    for name in names:
-        found = usage.get(name)
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _number(source: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = source.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST:
-            return int(value)
+def _number(value: Any) -> int | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST:
+        return int(value)
     return None
