@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from patchbay.errors import InvalidRequest
 from patchbay_gateway.edge import heads
 from patchbay_gateway.edge.exchange import ClientGone, Head
-from patchbay_gateway.edge.http1_exchange import STATUS_LINES
+from patchbay_gateway.edge.http1_exchange import NO_BODY, STATUS_LINES
 from patchbay_gateway.edge.stall import CLOSE_GRACE, KEEP_ALIVE
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ CONNECTION: Final = "patchbay.connection"
 # reset the connection, and the reset would take the answer with it.
 _LINGER: Final = 2.0
 
-_NO_BODY: Final = frozenset({204, 304})
 _HEAD_DEADLINE: Final = 30.0
 # Nobody here reads trailers.
 _MAX_TRAILERS: Final = 8 << 10
@@ -299,7 +298,7 @@ class AsgiExchange:
             raise ClientGone
         self.committed = True
         headers = [*headers, (b"date", self._connection.shared.date)]
-        if status in _NO_BODY:
+        if status in NO_BODY:
             self._without_body = True
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         if not self._body_read and self._cycle.more_body:

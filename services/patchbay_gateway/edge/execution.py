@@ -17,6 +17,7 @@ from patchbay import errors, status
 from patchbay.plugin.v1 import executor_pb2
 from patchbay_gateway.edge import asking
 from patchbay_gateway.edge.dialects import blotting, faults
+from patchbay_gateway.edge.dialects.openai import NO_CHOICES
 from patchbay_gateway.edge.dialects.port import ChunkKind, StreamState
 from patchbay_gateway.edge.exchange import ClientGone
 from patchbay_gateway.edge.stream import HOLD_BYTES
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 
 _LAST: Final = frozenset({ChunkKind.TERMINAL, ChunkKind.ERROR})
 
-# A chunk that only carries usage has no choices; nearly every write is without one.
-_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 # An event with its end, whatever the line breaks; the last one may lack it.
 _EVENT: Final = re.compile(rb".+?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
 
@@ -414,7 +413,7 @@ class Execution:
         request = self._request
         dialect = request.routed.dialect
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if self._hide_usage and _NO_CHOICES.search(data):
+        if self._hide_usage and NO_CHOICES.search(data):
             chunks = [c for c in chunks if c.find(b'"usage"') < 0 or not dialect.is_usage_only(c)]
             data = b"".join(chunks)
         if data.find(b"error") >= 0:

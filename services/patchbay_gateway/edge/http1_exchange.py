@@ -27,7 +27,7 @@ STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
     for status in http.HTTPStatus
 }
-_NO_BODY: Final = frozenset({204, 304})
+NO_BODY: Final = frozenset({204, 304})
 
 
 class HttpExchange:
@@ -189,7 +189,7 @@ class HttpExchange:
             raise ValueError("a header holds a line break or NUL")
         self.committed = True
         head = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        if status in _NO_BODY or self._without_body:
+        if status in NO_BODY or self._without_body:
             # What would follow the head would be taken for the next answer (RFC 9112, section 6.3).
             self._without_body = True
             if status == 204 and length >= 0:

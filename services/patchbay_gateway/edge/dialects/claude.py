@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import blotting, faulting, faulting_claude, faults
+from patchbay_gateway.edge.dialects import faulting, faulting_claude, faults
 from patchbay_gateway.edge.dialects.openai_response import event_type, holds_nothing
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
@@ -71,10 +71,10 @@ class ClaudeDialect:
         body = _envelope(error, status, request_id)
         found = faults.shaped(error, _is_shaped)
         if found is not None:
-            assert isinstance(error, errors.UpstreamError)
-            if blotting.harmless(error.body, found):
-                return ClientError(status, error.body, headers)
-            body["error"]["type"] = faults.text_of(found["error"], "type")
+            document, whole = found
+            if whole is not None:
+                return ClientError(status, whole, headers)
+            body["error"]["type"] = faults.text_of(document["error"], "type")
         return ClientError(status, orjson.dumps(body), headers)
 
     def stream_error(self, error: PatchbayError, state: StreamState, request_id: str) -> bytes:

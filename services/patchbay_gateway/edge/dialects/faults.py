@@ -229,12 +229,21 @@ def text_of(inner: dict[str, Any], name: str) -> str:
     return blotting.field(found) if isinstance(found, str) else ""
 
 
-def shaped(error: PatchbayError, fits: Callable[[Any], bool]) -> dict[str, Any] | None:
-    """Return a provider's error document if it *fits* the client's dialect and is the client's business."""
+def shaped(
+    error: PatchbayError, fits: Callable[[Any], bool]
+) -> tuple[dict[str, Any], bytes | None] | None:
+    """
+    Return a provider's error document if it *fits* the client's dialect and is the client's business.
+
+    Returns:
+        The document, and its bytes if they may be passed on as they are; else it is to be said anew.
+    """
     if not isinstance(error, errors.UpstreamError) or refuses_credential(error):
         return None
     found = upstream_object(error)
-    return found if fits(found) else None
+    if not fits(found):
+        return None
+    return found, error.body if blotting.harmless(error.body, found) else None
 
 
 def retry_headers(error: PatchbayError, status: int, *, milliseconds: bool) -> Headers:

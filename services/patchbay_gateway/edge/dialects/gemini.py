@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import blotting, faulting, faulting_gemini, faults
+from patchbay_gateway.edge.dialects import faulting, faulting_gemini, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ class GeminiDialect:
         body = _envelope(error, status, request_id)
         found = faults.shaped(error, _is_shaped)
         if found is not None:
-            assert isinstance(error, errors.UpstreamError)
-            if blotting.harmless(error.body, found):
-                return ClientError(status, error.body, headers)
-            body["error"]["status"] = faults.text_of(found["error"], "status")
+            document, whole = found
+            if whole is not None:
+                return ClientError(status, whole, headers)
+            body["error"]["status"] = faults.text_of(document["error"], "status")
         return ClientError(status, orjson.dumps(body), headers)
 
     def stream_error(self, error: PatchbayError, state: StreamState, request_id: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from patchbay import errors
-from patchbay_gateway.edge.dialects import blotting, faulting, faulting_openai, faults
+from patchbay_gateway.edge.dialects import faulting, faulting_openai, faults
 from patchbay_gateway.edge.dialects.port import ChunkKind, ClientError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ _KINDS: Final = {
     404: ("invalid_request_error", "model_not_found"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
 }
-_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+"""A chunk that only carries usage has no choices; nearly every write is without one."""
 _DELTAS: Final = (
     "content",
     "reasoning_content",
@@ -100,10 +101,10 @@ class OpenAIDialect:
         headers = [_JSON, *faults.retry_headers(error, status, milliseconds=True)]
         found = faults.shaped(error, is_shaped)
         if found is not None:
-            assert isinstance(error, errors.UpstreamError)
-            if blotting.harmless(error.body, found):
-                return ClientError(status, error.body, headers)
-            inner, code = found["error"], found["error"].get("code")
+            document, whole = found
+            if whole is not None:
+                return ClientError(status, whole, headers)
+            inner, code = document["error"], document["error"].get("code")
             body["error"].update(
                 type=faults.text_of(inner, "type") or body["error"]["type"],
                 param=faults.text_of(inner, "param") or None,
@@ -152,7 +153,7 @@ class OpenAIDialect:
 
     def is_usage_only(self, chunk: bytes) -> bool:
         """Whether it is the chunk of `include_usage`: `choices` empty and `usage` set."""
-        if chunk.find(b'"usage"') < 0 or not _NO_CHOICES.search(chunk):
+        if chunk.find(b'"usage"') < 0 or not NO_CHOICES.search(chunk):
             return False
         found = faults.event_json(chunk)
         return isinstance(found, dict) and found.get("choices") == [] and bool(found.get("usage"))
